@@ -72,13 +72,13 @@ def _shared_folder(tmp_path_factory: pytest.TempPathFactory, config: pytest.Conf
 
 
 def _once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """Fill ``folder`` by ``make`` once per run, whichever worker comes first; a failed attempt leaves nothing."""
+    """Fill ``folder`` by ``make`` once per run, whichever worker comes first; a failed attempt is started anew."""
+    complete = folder.with_name(f"{folder.name}.complete")
     with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            draft = folder.with_name(f"{folder.name}.draft")
-            shutil.rmtree(draft, ignore_errors=True)
-            make(draft)
-            draft.rename(folder)
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            complete.touch()
     return folder
 
 
@@ -139,9 +139,8 @@ def run_yolo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             check=False,
         )
         if check and done.returncode:
-            pytest.fail(
-                f"{script} {' '.join(arguments)} exited with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-            )
+            ending = f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            pytest.fail(f"{script} {' '.join(arguments)} exited with {done.returncode}:\n{ending}")
         return done
 
     return run
