@@ -1,1 +1,34 @@
-"""TODO."""
+"""Blocks of the papers as ordinary modules; importing this package enrols them for the model YAMLs."""
+
+from ultra_dsmoe.nn.backbone.dsa import DSA
+from ultra_dsmoe.nn.backbone.gad import GAD
+from ultra_dsmoe.nn.neck.cbam import CBAM
+from ultra_dsmoe.nn.neck.expert_ensemble import ExpertEnsemble
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
+from ultra_dsmoe.nn.neck.hub_fusion import HubFusion
+from ultra_dsmoe.nn.neck.hub_inject import HubInject
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
+from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.nn.registry import LAYERS, RowContext, RowPlan, register
+
+__all__ = [
+    "CBAM",
+    "DSA",
+    "GAD",
+    "LAYERS",
+    "ExpertEnsemble",
+    "ExpertGate",
+    "FeatureAggregation",
+    "HubFusion",
+    "HubInject",
+    "HyperbolicFusion",
+    "RowContext",
+    "RowPlan",
+    "SpaceBroadcast",
+    "SparseMoE",
+    "TextSemantics",
+    "register",
+]

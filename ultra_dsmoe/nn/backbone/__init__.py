@@ -1,1 +1,1 @@
-"""TODO."""
+"""Encoders: the convolution cascade's blocks and MobileSAM."""

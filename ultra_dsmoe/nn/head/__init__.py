@@ -1,1 +1,1 @@
-"""TODO."""
+"""Head blocks, one per file."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Neck blocks, one per file."""

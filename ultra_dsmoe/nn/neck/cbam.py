@@ -1,0 +1,47 @@
+"""Convolutional block attention module (CBAM): channel, then spatial attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+
+_MIN_HIDDEN = 4  # so that narrow models keep a channel bottleneck at all
+
+
+@register
+class CBAM(nn.Module):
+    """Reweight a map by channel, then by position.
+
+    Source: [DSMoE] Eq. 6-8. The paper calls its CBAM modified without saying how; this is the standard form with
+    reduction 16 and a 7x7 kernel. (The host's own CBAM pools by average only and has no bottleneck.)
+    """
+
+    def __init__(self, c: int, reduction: int = 16, k: int = 7) -> None:
+        """Build the block for ``c`` channels."""
+        super().__init__()
+        hidden = max(c // reduction, _MIN_HIDDEN)
+        self.mlp = nn.Sequential(nn.Conv2d(c, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, c, 1))
+        self.spatial = nn.Conv2d(2, 1, k, padding=k // 2, bias=False)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[from, 1, CBAM, [reduction]]``."""
+        (c1,) = ctx.inputs(1)
+        return RowPlan([c1], c1, {"reduction": ctx.arg(0, 16)})
+
+    def channel_attention(self, x: Tensor) -> Tensor:
+        """Return Mc, (B, C, 1, 1)."""
+        mean, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+        return torch.sigmoid(self.mlp(mean) + self.mlp(peak))  # [DSMoE] Eq. 7
+
+    def spatial_attention(self, x: Tensor) -> Tensor:
+        """Return Ms, (B, 1, H, W)."""
+        pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return torch.sigmoid(self.spatial(pooled))  # [DSMoE] Eq. 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reweighted map, (B, C, H, W)."""
+        x = self.channel_attention(x) * x  # [DSMoE] Eq. 6
+        return self.spatial_attention(x) * x

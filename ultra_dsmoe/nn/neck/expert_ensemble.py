@@ -1,0 +1,49 @@
+"""Stage 9: heterogeneous ensemble of the hub map and the expert mixture."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from ultralytics.nn.modules import Conv
+
+from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.neck.space_broadcast import TEXT_MAP_WIDTH
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+
+
+@register
+class ExpertEnsemble(TextFoldMixin):
+    """Add a dilated, gate-weighted stream and a text-concatenated stream.
+
+    ``X' = X + M'``; ``E = CBS3x3_dil2(X' sigmoid(Linear G)) + CBS3x3(Concat[X', tb])``.
+
+    Source: [DSMoE] Eq. 25. Feeding M' in with X is our choice: reading X alone left the mixture unused.
+    """
+
+    def __init__(self, c: int, text_width: int, experts: int) -> None:
+        """Build the block for ``c`` channels, T of width ``text_width`` and ``experts`` experts."""
+        super().__init__()
+        self.channel_gate = nn.Linear(experts, c)
+        self.text = nn.Linear(text_width, TEXT_MAP_WIDTH)
+        self.dilated = Conv(c, c, 3, d=2)
+        self.textual = Conv(c + TEXT_MAP_WIDTH, c, 3)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[[map, mixture, text, gate], 1, ExpertEnsemble, []]``."""
+        c1, _, text_width, experts = ctx.inputs(4)
+        return RowPlan([c1, text_width, experts], c1)
+
+    def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
+        """Return the text map's vector, (1, C_t, 1, 1)."""
+        assert text is not None
+        return (self.text(text.mean(0, keepdim=True))[..., None, None],)
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        """Return E, (B, C, H, W), from X and M' (both (B, C, H, W)), T (K, d_t) and G (B, N)."""
+        feat, mixture, text, gate = x
+        (text_map,) = self.constants(text)
+        joined = feat + mixture
+        gated = joined * torch.sigmoid(self.channel_gate(gate))[..., None, None]
+        tb = text_map.to(joined.dtype).expand(joined.shape[0], -1, joined.shape[2], joined.shape[3])
+        return self.dilated(gated) + self.textual(torch.cat([joined, tb], 1))

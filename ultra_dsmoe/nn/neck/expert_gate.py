@@ -1,0 +1,181 @@
+"""Stage 7: the gate that chooses k of N experts once per image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin, autocast_off
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+
+HIDDEN = 128  # width of the two hidden layers, [DSMoE]; also the latent width (our choice)
+HEADS = 4  # cosine heads (our choice)
+UNIVERSAL = 2  # experts 0 (local) and 1 (global) see the mean of all classes, the others one class each
+TOKEN_STD = 0.5  # of the expert tokens: smaller ones left the gate uniform
+GATE_FLOOR = 1e-6  # weights below become denormals and slow every MatMul down (measured)
+_TAU_RANGE = (0.01, 1.0)
+_BN_EPS = 1e-5
+
+
+def resolve_topk(topk: int | str, experts: int) -> int:
+    """Return k: ``auto`` is ceil(log2 N), at least 1.
+
+    Source: [DSMoE] Sec. on dynamic sparsity: k = log2 N.
+
+    Raises:
+        ConfigError: If k is not an integer from 1 to N.
+    """
+    if topk == "auto":
+        return max(1, math.ceil(math.log2(experts)))
+    if not isinstance(topk, int) or isinstance(topk, bool) or not 1 <= topk <= experts:
+        raise ConfigError("topk", f"'auto' or an integer from 1 to {experts} (the number of experts)", topk)
+    return topk
+
+
+def mlp(c1: int) -> nn.Sequential:
+    """Return a perceptron with two hidden layers, c1 -> 128 -> 128 -> 128."""
+    return nn.Sequential(nn.Linear(c1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN))
+
+
+@register
+class ExpertGate(AuxLossMixin, TextFoldMixin):
+    """Score N experts by the cosine between the image and text-conditioned expert keys; keep the best k.
+
+    Source: [DSMoE] Eq. 20. Normalised inputs, centred keys and large tokens are our choice: without them the gate
+    stayed uniform through a whole training.
+    """
+
+    fast_parameters = ("log_tau",)
+
+    def __init__(self, c: int, experts: int = 32, topk: int | str = "auto", text_width: int | None = None) -> None:
+        """Build the gate.
+
+        Args:
+            c: Channels of the map.
+            experts: Number of experts N.
+            topk: Experts k per image, or ``auto``.
+            text_width: Width of T; None for a gate without text.
+
+        Raises:
+            ConfigError: If N < 1 or k is not within 1..N.
+        """
+        super().__init__()
+        if not isinstance(experts, int) or experts < 1:
+            raise ConfigError("experts", "a positive integer", experts)
+        self.experts, self.k = experts, resolve_topk(topk, experts)
+        width = text_width or HIDDEN
+        self.has_text = text_width is not None
+        self.norm = nn.LayerNorm(c)
+        self.image = mlp(c)
+        self.key = mlp(width)
+        # Tokens have three axes because a host optimizer orthogonalises every two-dimensional parameter.
+        self.token = nn.Parameter(torch.randn(1, experts, width) * TOKEN_STD)
+        self.log_tau = nn.Parameter(torch.tensor([math.log(0.1)]))
+        self.register_buffer("running_mean", torch.zeros(HIDDEN))
+        self.register_buffer("running_var", torch.ones(HIDDEN))
+        self.register_buffer("usage", torch.zeros(experts), persistent=False)  # images per expert since the last reset
+        self.register_buffer("entropy_sum", torch.zeros(1), persistent=False)
+        self.register_buffer("images", torch.zeros(1), persistent=False)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[[map, text], 1, ExpertGate, [experts, topk]]``; one input gives a gate without text."""
+        c1, *text = ctx.inputs(1, 2)
+        experts = ctx.arg(0, ctx.options.get("experts", 32))
+        topk = ctx.arg(1, ctx.options.get("topk", "auto"))
+        return RowPlan([c1, experts, topk, *text], experts)
+
+    @property
+    def tau(self) -> Tensor:
+        """Temperature of the softmax, within [0.01, 1]."""
+        return self.log_tau.float().exp().clamp(*_TAU_RANGE)
+
+    def set_topk(self, topk: int | str) -> None:
+        """Change the number of experts chosen per image."""
+        self.k = resolve_topk(topk, self.experts)
+
+    def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
+        """Return the centred, head-wise normalised expert keys, (N, 128), in fp32."""
+        with autocast_off(self.token):
+            keys = self.token[0].float()
+            if self.has_text:
+                assert text is not None
+                t = text.float()
+                n = torch.arange(self.experts, device=t.device)
+                own = t[(n - UNIVERSAL) % len(t)]
+                keys = keys + torch.where((n < UNIVERSAL).unsqueeze(-1), t.mean(0, keepdim=True), own)
+            keys = _run(self.key, keys)
+            return (_normalise_heads(keys - keys.mean(0)),)
+
+    def query(self, x: Tensor) -> Tensor:
+        """Return the normalised image query, (B, C, H, W) -> (B, 128), in fp32."""
+        pooled = x.float().mean((2, 3))
+        pooled = F.layer_norm(pooled, pooled.shape[-1:], self.norm.weight.float(), self.norm.bias.float())
+        q = _run(self.image, pooled)
+        if self.training and len(q) > 1:  # one image has no variance
+            q = F.batch_norm(q, self.running_mean, self.running_var, training=True, momentum=0.1, eps=_BN_EPS)
+        else:
+            q = (q - self.running_mean.float()) * torch.rsqrt(self.running_var.float() + _BN_EPS)
+        return _normalise_heads(q)
+
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+        """Choose the experts of each image.
+
+        Args:
+            x: The map, (B, C, H, W), or the map and T, (K, d_t).
+
+        Returns:
+            Gate G with exactly k non-zero weights per image that sum to 1, (B, N).
+        """
+        feat, text = x if isinstance(x, (list, tuple)) else (x, None)
+        (keys,) = self.constants(text)
+        with autocast_off(feat):
+            logits = self.query(feat) @ keys.T / (HEADS * self.tau)  # mean over heads of the cosine
+            prob = torch.softmax(logits, -1)
+            weight, idx = prob.topk(self.k, -1)
+            weight = (weight / weight.sum(-1, keepdim=True)).clamp_min(GATE_FLOOR)
+            gate = torch.zeros_like(prob).scatter(1, idx, weight)  # [DSMoE] Eq. 20
+        if self.training:
+            self.aux = {"bal": load_balance(prob, idx)}
+            self._record(prob.detach(), idx)
+        return gate.to(feat.dtype)
+
+    @torch.no_grad()
+    def _record(self, prob: Tensor, idx: Tensor) -> None:
+        self.usage += torch.bincount(idx.flatten(), minlength=self.experts).to(self.usage)
+        self.entropy_sum += -(prob * prob.clamp_min(GATE_FLOOR).log()).sum()
+        self.images += len(prob)
+
+    @torch.no_grad()
+    def reset_record(self) -> None:
+        """Forget usage and entropy of the images seen so far."""
+        for buffer in (self.usage, self.entropy_sum, self.images):
+            buffer.zero_()
+
+
+def load_balance(prob: Tensor, idx: Tensor) -> Tensor:
+    """Return ``N sum_n f_n Pbar_n``, 1 when balanced, up to N/k when collapsed.
+
+    Args:
+        prob: Gate probabilities, (B, N); they get the gradient.
+        idx: Chosen experts, (B, k); their shares f_n count as constants.
+    """
+    n = prob.shape[-1]
+    share = torch.bincount(idx.flatten(), minlength=n).to(prob) / idx.numel()
+    return n * (share * prob.mean(0)).sum()
+
+
+def _run(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Run a perceptron in fp32 whatever the precision of its parameters."""
+    for layer in layers:
+        x = F.linear(x, layer.weight.float(), layer.bias.float()) if isinstance(layer, nn.Linear) else layer(x)
+    return x
+
+
+def _normalise_heads(x: Tensor) -> Tensor:
+    """Normalise each head's slice of (M, 128)."""
+    return F.normalize(x.view(len(x), HEADS, -1), dim=-1).flatten(1)

@@ -1,0 +1,105 @@
+"""The three kinds of expert of the sparse mixture."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LOCAL_KERNEL = 7  # length of the axis kernels (our choice)
+GLOBAL_POOLS = (3, 7)  # boundaries, clusters (our choice: 7 at stride 16 spans 112 px)
+_EPS = 1e-5  # of the layer normalisation
+_KERNEL = 3
+
+
+class LocalExpert(nn.Module):
+    """Axis-decomposed local expert: ``SiLU(Concat[PW(DW_1x7 X), PW(DW_7x1 X)])``.
+
+    Source: [DSMoE] Eq. 22.
+    """
+
+    def __init__(self, c: int) -> None:
+        """Build the expert for ``c`` channels, even."""
+        super().__init__()
+        pad = LOCAL_KERNEL // 2
+        self.row = nn.Conv2d(c, c, (1, LOCAL_KERNEL), padding=(0, pad), groups=c, bias=False)
+        self.col = nn.Conv2d(c, c, (LOCAL_KERNEL, 1), padding=(pad, 0), groups=c, bias=False)
+        self.row_pw, self.col_pw = nn.Conv2d(c, c // 2, 1), nn.Conv2d(c, c - c // 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the input's shape, (B, C, H, W)."""
+        return F.silu(torch.cat([self.row_pw(self.row(x)), self.col_pw(self.col(x))], 1))
+
+
+class GlobalExpert(nn.Module):
+    """Multi-scale pooling expert: ``SiLU(Conv1x1(Concat[X, AvgPool3 X, AvgPool7 X]))``.
+
+    Source: [DSMoE] Eq. 23.
+    """
+
+    def __init__(self, c: int) -> None:
+        """Build the expert for ``c`` channels."""
+        super().__init__()
+        self.pools = nn.ModuleList(nn.AvgPool2d(k, 1, k // 2, count_include_pad=False) for k in GLOBAL_POOLS)
+        self.mix = nn.Conv2d(c * (1 + len(GLOBAL_POOLS)), c, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the input's shape, (B, C, H, W)."""
+        return F.silu(self.mix(torch.cat([x, *(pool(x) for pool in self.pools)], 1)))
+
+
+class CrossModalExperts(nn.Module):
+    """Stacked cross-modal experts: ``SiLU(LN_c(DW3x3(W_f X + W_t txt)))``, addressed by number.
+
+    Expert n owns row n of every parameter. Its text is that of class ``n mod K``; ``W_t txt`` is a bias, exactly what
+    a 1x1 convolution on the replicated text map would add.
+
+    Source: [DSMoE] Eq. 24.
+    """
+
+    def __init__(self, c: int, experts: int, text_width: int | None) -> None:
+        """Build ``experts`` experts for ``c`` channels; ``text_width`` None leaves the text out."""
+        super().__init__()
+        self.c, self.experts = c, experts
+        self.w_f = nn.Parameter(torch.empty(experts, c, c).uniform_(-1, 1) * (3 / c) ** 0.5)
+        self.w_t = nn.Parameter(torch.randn(experts, c, text_width) * text_width**-0.5) if text_width else None
+        # 3-D on purpose: a host optimizer orthogonalises four-dimensional parameters.
+        self.dw = nn.Parameter(torch.empty(experts, c, _KERNEL * _KERNEL).uniform_(-1, 1) * (3 / _KERNEL**2) ** 0.5)
+        self.conv_bias = nn.Parameter(torch.zeros(experts, c, 1))
+        self.ln_gain = nn.Parameter(torch.ones(experts, c, 1))
+        self.ln_bias = nn.Parameter(torch.zeros(experts, c, 1))
+
+    def stacked(self, text: bool = True) -> list[nn.Parameter]:
+        """Return the parameters, one row per expert each."""
+        with_text = [self.w_t] if text and self.w_t is not None else []
+        return [self.w_f, self.dw, self.conv_bias, self.ln_gain, self.ln_bias, *with_text]
+
+    def text_bias(self, text: Tensor | None) -> Tensor:
+        """Return ``W_t txt`` of all experts, (experts, C), from T, (K, d_t)."""
+        if self.w_t is None:
+            return self.w_f.new_zeros(self.experts, self.c)
+        assert text is not None
+        own = text[torch.arange(self.experts, device=text.device) % len(text)]  # (experts, d_t)
+        return (self.w_t @ own.to(self.w_t.dtype).unsqueeze(-1)).squeeze(-1)
+
+    def forward(self, x: Tensor, idx: Tensor, bias: Tensor) -> Tensor:
+        """Run experts ``idx`` on the maps.
+
+        Args:
+            x: Maps, (B, 1, C, H, W).
+            idx: Expert numbers, (B, k).
+            bias: Text biases of all experts, (experts, C).
+
+        Returns:
+            One map per chosen expert, (B, k, C, H, W).
+        """
+        b, _, c, h, w = x.shape
+        k = idx.shape[1]
+        weight = self.w_f[idx].reshape(b, k * c, c)
+        y = weight @ x.reshape(b, c, h * w) + bias[idx].reshape(b, k * c, 1).to(x.dtype)  # (B, kC, HW)
+        kernel = self.dw[idx].reshape(b * k * c, 1, _KERNEL, _KERNEL)
+        y = F.conv2d(y.reshape(1, b * k * c, h, w), kernel, padding=_KERNEL // 2, groups=b * k * c)
+        y = y.reshape(b, k, c, h * w) + self.conv_bias[idx]
+        y = y - y.mean(2, keepdim=True)
+        y = y * torch.rsqrt((y * y).mean(2, keepdim=True) + _EPS)
+        return F.silu(y * self.ln_gain[idx] + self.ln_bias[idx]).reshape(b, k, c, h, w)

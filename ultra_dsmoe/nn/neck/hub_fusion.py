@@ -1,0 +1,57 @@
+"""Hub of the encoder: four pyramid levels brought to stride 16 and fused."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from ultralytics.nn.modules import Conv
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.backbone.gad import GAD
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+
+DOWNSAMPLING = ("gad", "avg")
+
+
+@register
+class HubFusion(nn.Module):
+    """Fuse X2..X5 to one map of stride 16: ``CBS1x1(Concat[GAD(GAD(X2)), GAD(X3), X4, Up2(X5)])``.
+
+    Source: [DSMoE] Eq. 3 (cross-level concatenation). One hub at stride 16 is our choice: it keeps 32 experts
+    affordable.
+    """
+
+    def __init__(self, ch: list[int], c2: int, downsampling: str = "gad") -> None:
+        """Build the hub.
+
+        Args:
+            ch: Channels of X2, X3, X4, X5.
+            c2: Hub width.
+            downsampling: ``gad``, or ``avg`` (average pooling, the ablation).
+
+        Raises:
+            ConfigError: If ``downsampling`` is neither, or there are not four levels.
+        """
+        super().__init__()
+        if downsampling not in DOWNSAMPLING:
+            raise ConfigError("HubFusion downsampling", " or ".join(DOWNSAMPLING), downsampling)
+        if len(ch) != 4:
+            raise ConfigError("HubFusion ch", "channels of four levels X2..X5", ch)
+        gad = downsampling == "gad"
+        c_x2, c_x3, c_x4, c_x5 = ch
+        self.down2 = nn.Sequential(GAD(c_x2, c_x2), GAD(c_x2, c_x2)) if gad else nn.AvgPool2d(4)
+        self.down3 = GAD(c_x3, c_x3) if gad else nn.AvgPool2d(2)
+        self.fuse = Conv(sum(ch), c2, 1)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[[x2, x3, x4, x5], 1, HubFusion, [c2, downsampling]]``."""
+        ch = ctx.inputs(4)
+        c2 = ctx.scaled(ctx.arg(0, 256))
+        return RowPlan([ch, c2], c2, {"downsampling": ctx.arg(1, "gad")})
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        """Return F, (B, C, H/16, W/16), from X2..X5 at strides 4, 8, 16, 32."""
+        x2, x3, x4, x5 = x
+        return self.fuse(torch.cat([self.down2(x2), self.down3(x3), x4, F.interpolate(x5, scale_factor=2.0)], 1))

@@ -1,0 +1,51 @@
+"""Hand the hub's output to one level of the pyramid."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+
+
+@register
+class HubInject(nn.Module):
+    """Add the resized, projected hub output to a pyramid level: ``X_l' = X_l + Conv1x1(Resize(Y))``.
+
+    Source: [DSMoE] Eq. 29. Adding to the inputs of an ordinary PAN neck is our choice; the projection starts at zero,
+    so that the net begins as its YOLO skeleton and can only gain.
+    """
+
+    def __init__(self, c_level: int, c_hub: int, scale: float) -> None:
+        """Build the block.
+
+        Args:
+            c_level: Channels of the level.
+            c_hub: Channels of the hub output.
+            scale: Size of the level over the hub's: a power of two from 1/4 to 8.
+
+        Raises:
+            ConfigError: If ``scale`` is something else.
+        """
+        super().__init__()
+        if scale not in (0.25, 0.5, 1, 2, 4, 8):
+            raise ConfigError("HubInject scale", "0.25, 0.5, 1, 2, 4 or 8", scale)
+        self.scale = scale
+        self.project = nn.Conv2d(c_hub, c_level, 1)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[[level, hub], 1, HubInject, [scale]]``."""
+        c_level, c_hub = ctx.inputs(2)
+        return RowPlan([c_level, c_hub, ctx.arg(0, 1)], c_level)
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        """Return the enriched level, (B, c_level, H, W), from the level and the hub output."""
+        level, hub = x
+        if self.scale >= 1:  # project first: fewer positions
+            y = self.project(hub)
+            return level + (F.interpolate(y, scale_factor=float(self.scale)) if self.scale > 1 else y)
+        return level + self.project(F.max_pool2d(hub, round(1 / self.scale)))

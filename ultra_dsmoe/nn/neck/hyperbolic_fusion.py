@@ -1,0 +1,164 @@
+"""Stage 5: align image positions and class semantics on the Poincaré ball and fuse them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin, autocast_off
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+from ultra_dsmoe.ops import poincare
+
+_INIT_SCALE = 0.15  # s_v of the spec: image vectors start well inside the clip radius
+_INIT_TAU = 0.2  # tau_h of the spec
+_RADIUS_RANGE = (0.05, 2.0)  # of a class anchor's tangent norm
+_TAU_RANGE = (0.02, 5.0)  # our choice: keeps the softmax from overflow and from going flat
+_NORM_MARGIN, _PAIR_MARGIN = 0.05, 0.1  # of the hierarchy loss
+
+
+@register
+class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
+    """Fuse a map with the class anchors in the tangent space at the origin of the ball.
+
+    Image vectors ``u_i = s_v W_v LN(f_i)`` and class anchors ``a_k = r_k normalise(W_h normalise(T_k - mean T))`` are
+    compared by hyperbolic distance; the output ``g_i = lam clip(u_i) + (1 - lam) sum_k softmax_k(-d/tau_h) a_k`` is
+    the logarithm of the fused point, so no map onto the ball is left in the graph. Parameters are Euclidean and the
+    whole block runs in fp32.
+
+    Source: [DSMoE] Eq. 9-13. The fusion (11) is our reading of the prose; centring the text, the learned radii and the
+    supervision of the distances are our choice (without them all anchors coincide and the text does nothing).
+    """
+
+    fast_parameters = ("log_scale", "log_tau", "lam_logit", "radius", "parent_radius")
+
+    def __init__(self, c: int, text_width: int, nc: int, *, hyperbolic: bool = True) -> None:
+        """Build the block.
+
+        Args:
+            c: Channels C of the map, kept.
+            text_width: Width d_t of T.
+            nc: Number of classes K.
+            hyperbolic: False replaces the distance by a cosine at the same shapes (the ablation).
+        """
+        super().__init__()
+        self.nc, self.hyperbolic = nc, hyperbolic
+        self.norm = nn.LayerNorm(c)
+        self.image = nn.Linear(c, c)
+        self.anchor = nn.Linear(text_width, c, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor([math.log(_INIT_SCALE)]))
+        self.log_tau = nn.Parameter(torch.tensor([math.log(_INIT_TAU)]))
+        self.lam_logit = nn.Parameter(torch.zeros(1))  # lam = 0.5
+        self.radius = nn.Parameter(torch.ones(nc))
+        self.parent_radius = nn.Parameter(torch.zeros(0))
+        self.register_buffer("members", torch.zeros(0, nc))  # rows: internal nodes of the taxonomy
+        self.register_buffer("edges", torch.zeros(0, 2, dtype=torch.long))  # (parent, child) over leaves + internals
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[[map, text], 1, HyperbolicFusion, []]``."""
+        c1, text_width = ctx.inputs(2)
+        return RowPlan([c1, text_width, ctx.nc], c1, {"hyperbolic": bool(ctx.options.get("hyperbolic", True))})
+
+    @torch.no_grad()
+    def set_taxonomy(self, members: Tensor, edges: Tensor, radii: Tensor) -> None:
+        """Take a taxonomy of P internal nodes over the K classes.
+
+        Args:
+            members: Which classes lie below each internal node, (P, K).
+            edges: Pairs (parent, child) of node numbers: classes first, then internal nodes, (E, 2).
+            radii: Initial tangent norm of all nodes, (K + P,).
+
+        Raises:
+            TextError: If the shapes do not fit the number of classes.
+        """
+        if members.shape[1:] != (self.nc,) or radii.shape != (self.nc + len(members),):
+            got = f"members {tuple(members.shape)}, radii {tuple(radii.shape)}"
+            raise TextError("taxonomy", f"members (P, {self.nc}) and radii ({self.nc} + P,)", got)
+        like = self.radius
+        self.members, self.edges = members.to(like), edges.long().to(like.device)
+        self.radius.copy_(radii[: self.nc].clamp(*_RADIUS_RANGE))
+        self.parent_radius = nn.Parameter(radii[self.nc :].clamp(*_RADIUS_RANGE).to(like))
+
+    def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
+        """Return the anchors a_k in the tangent space, (K, C), in fp32."""
+        assert text is not None
+        with autocast_off(text):
+            t = text.float()
+            centred = t - t.mean(0) if len(t) > 1 else t  # a single class has no mean to differ from
+            direction = F.normalize(F.linear(F.normalize(centred, dim=-1), self.anchor.weight.float()), dim=-1)
+            return (self.radius.float().clamp(*_RADIUS_RANGE).unsqueeze(-1) * direction,)  # [DSMoE] Eq. 10
+
+    def image_tangent(self, x: Tensor) -> Tensor:
+        """Return the clipped tangent vectors of the positions, (B, C, H, W) -> (B, L, C), in fp32."""
+        tokens = x.float().flatten(2).transpose(1, 2)  # (B, L, C)
+        tokens = F.layer_norm(tokens, tokens.shape[-1:], self.norm.weight.float(), self.norm.bias.float())
+        u = F.linear(tokens, self.image.weight.float(), self.image.bias.float())
+        return poincare.clip_norm(self.log_scale.float().exp() * u)
+
+    def logits(self, u: Tensor, anchors: Tensor) -> Tensor:
+        """Return the class logits -d(exp0 u, exp0 a)/tau_h, (B, L, K)."""
+        tau = self.log_tau.float().exp().clamp(*_TAU_RANGE)
+        if self.hyperbolic:
+            return -poincare.distance(u, anchors) / tau  # [DSMoE] Eq. 12
+        return (u / poincare.norm(u)) @ (anchors / poincare.norm(anchors)).T / tau
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        """Return the fused tangent map g.
+
+        Args:
+            x: The map, (B, C, H, W), and T, (K, d_t).
+
+        Returns:
+            g, (B, C, H, W), norms at most 2.
+        """
+        feat, text = x
+        b, c, h, w = feat.shape
+        (anchors,) = self.constants(text)
+        with autocast_off(feat):
+            u = self.image_tangent(feat)
+            logits = self.logits(u, anchors)
+            lam = torch.sigmoid(self.lam_logit.float())
+            g = lam * u + (1 - lam) * (torch.softmax(logits, -1) @ anchors)  # [DSMoE] Eq. 11
+            g = poincare.clip_norm(g)
+        if self.training:
+            self.aux = {"align_logits": logits.transpose(1, 2).reshape(b, self.nc, h, w)}
+            if len(self.edges):
+                self.aux["hier"] = hierarchy_loss(*self.nodes(anchors), self.edges)
+        return g.transpose(1, 2).reshape(b, c, h, w).to(feat.dtype)
+
+    def nodes(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tangent vectors and radii of all taxonomy nodes, (K + P, C) and (K + P,): classes, then internals."""
+        mean = F.normalize(self.members.float() @ F.normalize(anchors, dim=-1), dim=-1)
+        radius = self.parent_radius.float().clamp(*_RADIUS_RANGE)
+        nodes = torch.cat([anchors, radius.unsqueeze(-1) * mean])
+        return nodes, poincare.norm(nodes).flatten()
+
+
+def hierarchy_loss(nodes: Tensor, radii: Tensor, edges: Tensor) -> Tensor:
+    """Penalise children nearer to the origin than their parent, or nearer to a foreign parent.
+
+    ``mean relu(|p| - |c| + .05) + mean relu(.1 + d(p, c) - d(p, n))`` over the edges (p, c) and all n outside p's
+    children.
+
+    Source: [DSMoE] Eq. 12 (norm ordering of the hierarchy); the margins are our choice.
+
+    Args:
+        nodes: Tangent vectors, (M, C).
+        radii: Their norms, (M,).
+        edges: (parent, child) pairs, (E, 2).
+
+    Returns:
+        Scalar >= 0, with gradients to nodes and radii.
+    """
+    parent, child = edges.unbind(1)
+    order = F.relu(radii[parent] - radii[child] + _NORM_MARGIN).mean()
+    dist = poincare.distance(nodes, nodes)  # (M, M)
+    foreign = torch.ones_like(dist, dtype=torch.bool).fill_diagonal_(False)
+    foreign[parent, child] = foreign[child, parent] = False
+    gap = F.relu(_PAIR_MARGIN + dist[parent, child].unsqueeze(1) - dist[parent])  # (E, M)
+    mask = foreign[parent]
+    return order + (gap * mask).sum() / mask.sum().clamp_min(1)

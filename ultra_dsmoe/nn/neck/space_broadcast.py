@@ -1,0 +1,78 @@
+"""Stage 6: deformable space broadcasting of the text-aware map."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+from ultra_dsmoe.ops import poincare
+from ultra_dsmoe.ops.deform_sample import TAPS, deform_sample
+
+MAX_OFFSET = 3.0  # hub pixels; bounded so that the grid stays finite in low precision (our choice)
+TEXT_MAP_WIDTH = 64  # C_t, width of the text map (our choice)
+
+
+@register
+class SpaceBroadcast(TextFoldMixin):
+    """Resample the attended map where hierarchy depth and text say.
+
+    A modulated deformable 3x3 convolution: dilation ``r = 1 + softplus(kap)(1 - |FH|)`` grows for shallow (uncertain)
+    positions, offsets come from the fused map and the text, the mask from both. It starts as a plain convolution.
+
+    Source: [DSMoE] Eq. 14-19.
+    """
+
+    fast_parameters = ("kappa",)
+
+    def __init__(self, c: int, text_width: int, c2: int) -> None:
+        """Build the block for ``c`` channels of both maps, T of width ``text_width`` and ``c2`` output channels."""
+        super().__init__()
+        half = c // 2
+        self.project = nn.Conv2d(c, half, 1)
+        self.text = nn.Linear(text_width, TEXT_MAP_WIDTH)
+        self.offset_dw = nn.Conv2d(half + TEXT_MAP_WIDTH, half + TEXT_MAP_WIDTH, 3, padding=1, groups=half + TEXT_MAP_WIDTH)
+        self.offset_pw = nn.Conv2d(half + TEXT_MAP_WIDTH, 2 * TAPS, 1)
+        self.mask_image = nn.Conv2d(c + half, TAPS, 1)
+        self.mask_text = nn.Linear(TEXT_MAP_WIDTH, TAPS)
+        self.kappa = nn.Parameter(torch.tensor([math.log(math.e - 1)]))  # softplus gives 1
+        self.conv = nn.Conv2d(c + half, c2, 3, stride=3, bias=False)
+        self.bn = nn.BatchNorm2d(c2)
+        for layer in (self.offset_pw, self.mask_image, self.mask_text):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[[attended map, fused map, text], 1, SpaceBroadcast, [c2]]``."""
+        c1, c_fused, text_width = ctx.inputs(3)
+        assert c1 == c_fused
+        c2 = ctx.scaled(ctx.args[0]) if ctx.args else c1
+        return RowPlan([c1, text_width, c2], c2)
+
+    def text_constants(self, text: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the text map's vector (1, C_t, 1, 1) and its share of the mask (1, 9, 1, 1)."""
+        assert text is not None
+        vector = self.text(text.mean(0, keepdim=True))
+        return vector[..., None, None], self.mask_text(vector)[..., None, None]
+
+    def dilation(self, g: Tensor) -> Tensor:
+        """Return r in [1, 1 + softplus(kap)], (B, C, H, W) -> (B, 1, H, W): deep in the ball, fine; near 0, wide."""
+        depth = torch.tanh(poincare.norm(g.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2))  # |FH|
+        return 1 + F.softplus(self.kappa.float()) * (1 - depth)
+
+    def forward(self, x: list[Tensor]) -> Tensor:
+        """Return X, (B, c2, H, W), from the attended map F'', the tangent map g (both (B, C, H, W)) and T (K, d_t)."""
+        attended, g, text = x
+        text_map, text_mask = self.constants(text)
+        p = self.project(g)  # [DSMoE] Eq. 15
+        f_ms = torch.cat([attended, p], 1)  # [DSMoE] Eq. 16
+        tb = text_map.to(p.dtype).expand(p.shape[0], -1, p.shape[2], p.shape[3])
+        offset = MAX_OFFSET * torch.tanh(self.offset_pw(self.offset_dw(torch.cat([p, tb], 1))))  # [DSMoE] Eq. 18
+        mask = 2 * torch.sigmoid(self.mask_image(f_ms) + text_mask.to(p.dtype))  # [DSMoE] Eq. 19
+        tiles = deform_sample(f_ms, offset.float(), mask, self.dilation(g))
+        return F.silu(self.bn(self.conv(tiles)))  # [DSMoE] Eq. 17

@@ -1,0 +1,177 @@
+"""Stage 8: the sparse mixture of experts, computed for the chosen experts only."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ultra_dsmoe.errors import ConfigError, ShapeError
+from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate
+from ultra_dsmoe.nn.neck.experts import CrossModalExperts, GlobalExpert, LocalExpert
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+
+MODES = ("gather", "dense")
+
+
+@register
+class SparseMoE(TextFoldMixin):
+    """Mix the k chosen of N experts: 0 local, 1 global, 2..N-1 cross-modal; batch-normalise the mixture.
+
+    ``M = sum_{n in top-k} G_n Expert_n(X, T)``. Three ways to compute it, equal to 1e-5:
+
+    * training: the chosen (image, expert) pairs and nothing else;
+    * ``gather`` in evaluation and in exported files: the stacked cross-modal weights of the k chosen experts are
+      gathered inside the graph; experts 0 and 1 always run, scaled by their gate. No branch depends on data;
+    * ``dense`` in evaluation: all N experts, the reference.
+
+    With one input the block brings its own gate and needs no text, so it fits any model YAML.
+
+    Source: [DSMoE] Eq. 21. The closing batch normalisation (M' of the spec) is our choice: it keeps the mixture from
+    being bypassed by the stages behind it.
+    """
+
+    def __init__(self, c: int, experts: int = 32, topk: int | str = "auto", *, text_width: int | None = None,
+                 own_gate: bool = False, mode: str = "gather") -> None:
+        """Build the mixture.
+
+        Args:
+            c: Channels C, kept.
+            experts: Number of experts N, at least 3 (one of each kind).
+            topk: Experts k per image, or ``auto``.
+            text_width: Width of T; None for experts without text.
+            own_gate: Whether the block holds its gate instead of being given one.
+            mode: ``gather`` or ``dense``, in evaluation.
+
+        Raises:
+            ConfigError: If N < 3, k is not within 1..N or the mode is unknown.
+        """
+        super().__init__()
+        if not isinstance(experts, int) or experts < UNIVERSAL + 1:
+            raise ConfigError("experts", f"an integer of at least {UNIVERSAL + 1}", experts)
+        gate = ExpertGate(c, experts, topk)  # also validates k
+        self.gate = gate if own_gate else None
+        self.experts, self.k = experts, gate.k
+        self.local = LocalExpert(c)
+        self.wide = GlobalExpert(c)
+        self.cross = CrossModalExperts(c, experts - UNIVERSAL, text_width)
+        self.bn = nn.BatchNorm2d(c)
+        self.set_mode(mode)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[[map, text, gate], 1, SparseMoE, [experts, topk]]`` or ``[from, 1, SparseMoE, [experts, topk]]``."""
+        channels = ctx.inputs(1, 3)
+        if len(channels) == 2:
+            raise ConfigError("model YAML row SparseMoE", "'from' with 1 (map) or 3 (map, text, gate) inputs", "2")
+        experts = ctx.arg(0, ctx.options.get("experts", 32))
+        topk = ctx.arg(1, ctx.options.get("topk", "auto"))
+        if len(channels) == 1:
+            return RowPlan([channels[0], experts, topk], channels[0], {"own_gate": True})
+        c1, text_width, gated = channels
+        if gated != experts:
+            raise ConfigError("model YAML row SparseMoE", f"a gate over {experts} experts", f"{gated}")
+        return RowPlan([c1, experts, topk], c1, {"text_width": text_width})
+
+    def set_topk(self, topk: int | str) -> None:
+        """Change the number of experts computed per image; a gate given from outside must change with it."""
+        from ultra_dsmoe.nn.neck.expert_gate import resolve_topk
+
+        self.k = resolve_topk(topk, self.experts)
+        if self.gate is not None:
+            self.gate.set_topk(topk)
+
+    def set_mode(self, mode: str) -> None:
+        """Choose how evaluation computes the mixture.
+
+        Raises:
+            ConfigError: If the mode is not one of ``gather`` and ``dense``.
+        """
+        if mode not in MODES:
+            raise ConfigError("moe mode", " or ".join(MODES), mode)
+        self.mode = mode
+
+    def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
+        """Return the text biases of the cross-modal experts, (N - 2, C)."""
+        return (self.cross.text_bias(text),)
+
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+        """Return the normalised mixture M'.
+
+        Args:
+            x: The map X, (B, C, H, W), or X, T (K, d_t) and the gate G (B, N).
+
+        Returns:
+            (B, C, H, W).
+
+        Raises:
+            ShapeError: If the gate's shape does not fit.
+        """
+        feat, text, gate = x if isinstance(x, (list, tuple)) else (x, None, None)
+        if gate is None:
+            assert self.gate is not None
+            gate = self.gate(feat)
+        if gate.shape != (feat.shape[0], self.experts):
+            raise ShapeError("SparseMoE gate", f"shape ({feat.shape[0]}, {self.experts})", tuple(gate.shape))
+        (bias,) = self.constants(text)
+        if self.training:
+            mixture = self._pairs(feat, gate, bias)
+        elif self.mode == "gather":
+            mixture = self._gather(feat, gate, bias)
+        else:
+            mixture = self._dense(feat, gate, bias)
+        return self.bn(mixture)
+
+    def _pairs(self, x: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+        """Compute the chosen (image, expert) pairs only; index lists depend on data, so this is for training."""
+        out = torch.zeros_like(x)
+        for expert, column in ((self.local, 0), (self.wide, 1)):
+            rows = gate[:, column].nonzero().flatten()
+            if len(rows):
+                out = out.index_add(0, rows, (expert(x[rows]) * gate[rows, column, None, None, None]).to(out.dtype))
+        image, expert_id = gate[:, UNIVERSAL:].nonzero(as_tuple=True)
+        if len(image):
+            y = self.cross(x[image].unsqueeze(1), expert_id.unsqueeze(1), bias)[:, 0]  # (P, C, H, W)
+            weight = gate[image, expert_id + UNIVERSAL, None, None, None]
+            out = out.index_add(0, image, (y * weight).to(out.dtype))
+        return out
+
+    def _universal(self, x: Tensor, gate: Tensor) -> Tensor:
+        return self.local(x) * gate[:, 0, None, None, None] + self.wide(x) * gate[:, 1, None, None, None]
+
+    def _gather(self, x: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+        weight, idx = gate.topk(self.k, -1)
+        # Slots routed to experts 0 and 1 compute cross-modal expert 0 for nothing and get weight 0.
+        weight = weight * (idx >= UNIVERSAL).to(weight.dtype)
+        y = self.cross(x.unsqueeze(1), (idx - UNIVERSAL).clamp_min(0), bias)  # (B, k, C, H, W)
+        return self._universal(x, gate) + _weighted_sum(weight, y)
+
+    def _dense(self, x: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+        everyone = torch.arange(self.experts - UNIVERSAL, device=x.device).expand(len(x), -1)
+        return self._universal(x, gate) + _weighted_sum(gate[:, UNIVERSAL:], self.cross(x.unsqueeze(1), everyone, bias))
+
+    @torch.no_grad()
+    def redraw(self, dead: Tensor, source: int, generator: torch.Generator) -> None:
+        """Re-draw dead cross-modal experts near expert ``source``.
+
+        Args:
+            dead: Expert numbers (of all N), 1-D.
+            source: Expert to copy; a universal one has other parameters, then the dead keep theirs.
+            generator: Source of the noise; the same on all workers keeps them equal.
+        """
+        if source < UNIVERSAL:
+            return
+        ids = dead[dead >= UNIVERSAL] - UNIVERSAL
+        for p in self.cross.stacked(text=False):
+            spread = p[source - UNIVERSAL].std(unbiased=False).item() * math.sqrt(0.1)  # our choice: a tenth of variance
+            noise = torch.randn((len(ids), *p.shape[1:]), generator=generator).to(p)
+            p[ids] = p[source - UNIVERSAL] + spread * noise
+
+
+def _weighted_sum(weight: Tensor, y: Tensor) -> Tensor:
+    """Sum y (B, k, C, H, W) over k with weights (B, k) as one MatMul."""
+    b, k, c, h, w = y.shape
+    return (weight.to(y.dtype).unsqueeze(1) @ y.reshape(b, k, c * h * w)).reshape(b, c, h, w)

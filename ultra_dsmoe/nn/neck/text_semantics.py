@@ -1,0 +1,110 @@
+"""Stages 1 and 2: text prompts to class semantics T."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ultra_dsmoe.errors import ConfigError, TextError
+from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+
+TEXT_WIDTH = 256  # d_t, [DSMoE] configuration of the text encoder
+BANK_WIDTH = 1536  # hidden size of DeepSeek-R1-Distill-Qwen-1.5B; the hashed fallback has it too
+_PE_BASE = 10000.0  # of the usual sinusoidal position encoding (our choice of initial frequencies)
+
+
+@register
+class TextSemantics(AuxLossMixin, TextFoldMixin):
+    """Turn the frozen text vectors of the classes into class semantics T.
+
+    ``E0 = W_p bank + PE(k)``; ``T = LayerNorm(E0 + MHA_8(E0, E0, E0))``. The vectors are a buffer: no language model is
+    ever in the graph. With ``text=False`` T is a learnable table (the ablation).
+
+    Source: [DSMoE] Eq. 1, 2. The residual is our choice.
+    """
+
+    def __init__(self, nc: int, width: int = TEXT_WIDTH, heads: int = 8, *, text: bool = True) -> None:
+        """Build the block.
+
+        Args:
+            nc: Number of classes K.
+            width: Text width d_t, even and a multiple of ``heads``.
+            heads: Attention heads.
+            text: Whether T comes from text vectors.
+
+        Raises:
+            ConfigError: If ``nc`` is not positive or ``width`` does not divide.
+        """
+        super().__init__()
+        if nc < 1:
+            raise ConfigError("TextSemantics nc", "at least one class", nc)
+        if width % (2 * heads):
+            raise ConfigError("TextSemantics width", f"a multiple of {2 * heads}", width)
+        self.nc, self.width, self.heads, self.text = nc, width, heads, text
+        if not text:
+            self.table = nn.Parameter(torch.randn(1, nc, width))  # 3-D: see `ExpertGate.token`
+            return
+        # A placeholder until `set_bank`: fixed directions, so that building a net consumes no random numbers.
+        generator = torch.Generator().manual_seed(0)
+        bank = F.normalize(torch.randn(nc, BANK_WIDTH, generator=generator), dim=-1)
+        self.register_buffer("bank", bank)
+        self.project = nn.Linear(BANK_WIDTH, width)
+        self.frequency = nn.Parameter(_PE_BASE ** (-torch.arange(0, width, 2).float() / width))
+        self.phase = nn.Parameter(torch.zeros(width // 2))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[from, 1, TextSemantics, [width, heads]]``; the input only marks the place in the graph."""
+        width = ctx.arg(0, TEXT_WIDTH)
+        return RowPlan([ctx.nc, width, ctx.arg(1, 8)], width, {"text": bool(ctx.options.get("text", True))})
+
+    def set_bank(self, vectors: Tensor) -> None:
+        """Take new text vectors (K, d); another d renews the projection.
+
+        Raises:
+            TextError: If the block has no text side, K differs, or a vector is not finite.
+        """
+        if not self.text:
+            raise TextError("text vectors", "a model with `text: true`", "a model without text")
+        if vectors.ndim != 2 or vectors.shape[0] != self.nc:
+            raise TextError("text vectors", f"shape ({self.nc}, d), one per class", tuple(vectors.shape))
+        if not torch.isfinite(vectors).all():
+            raise TextError("text vectors", "finite numbers", "NaN or infinity")
+        like = self.project.weight
+        if vectors.shape[1] != self.project.in_features:
+            self.project = nn.Linear(vectors.shape[1], self.width).to(like.device, like.dtype)
+        self.bank = vectors.detach().clone().to(like.device, like.dtype)
+
+    def position(self, dtype: torch.dtype) -> Tensor:
+        """Return the class position encoding PE, (K, d_t)."""
+        k = torch.arange(self.nc, device=self.frequency.device, dtype=dtype).unsqueeze(-1)
+        angle = k * self.frequency.to(dtype) + self.phase.to(dtype)
+        return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)  # sin and cos in turn
+
+    def text_constants(self, text: Tensor | None = None) -> tuple[Tensor]:
+        """Return T, (K, d_t)."""
+        if not self.text:
+            return (self.table[0],)
+        e0 = self.project(self.bank) + self.position(self.bank.dtype)  # [DSMoE] Eq. 1
+        q, k, v = self.qkv(e0).view(self.nc, 3, self.heads, -1).permute(1, 2, 0, 3)  # each (heads, K, d_h)
+        attn = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1)
+        mixed = (attn @ v).transpose(0, 1).reshape(self.nc, self.width)
+        if self.training:
+            values = F.normalize(v.transpose(0, 1).reshape(self.nc, -1).float(), dim=-1)
+            self.aux = {"ort": orthogonality(values)}
+        return (self.norm(e0 + self.out(mixed)),)  # [DSMoE] Eq. 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return T, (K, d_t); ``x`` is not read."""
+        return self.constants(None)[0]
+
+
+def orthogonality(values: Tensor) -> Tensor:
+    """Return ``||V V^T - I||_F^2 / K^2`` of unit rows (K, d), a scalar >= 0, zero for orthogonal values."""
+    eye = torch.eye(len(values), device=values.device, dtype=values.dtype)
+    return ((values @ values.T - eye) ** 2).sum() / len(values) ** 2

@@ -1,0 +1,29 @@
+"""Spatial derivatives of feature maps by central and forward differences."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_EPS = 1e-6  # under the square root, so that flat areas have a finite gradient
+
+
+def central_difference(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (d/dx, d/dy) of maps (B, C, H, W) with the kernel [-.5, 0, .5]; borders repeat their last pixel."""
+    wide = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)
+    tall = torch.cat([x[..., :1, :], x, x[..., -1:, :]], dim=-2)
+    return (wide[..., 2:] - wide[..., :-2]) / 2, (tall[..., 2:, :] - tall[..., :-2, :]) / 2
+
+
+def gradient_magnitude(x: Tensor) -> Tensor:
+    """Return the gradient magnitude of the channel mean, (B, C, H, W) -> (B, 1, H, W).
+
+    Source: [DSMoE] Eq. 5 (the mean over channels is our choice: per channel it was memory-bound).
+    """
+    dx, dy = central_difference(x.mean(1, keepdim=True))
+    return torch.sqrt(dx * dx + dy * dy + _EPS)
+
+
+def forward_difference(x: Tensor) -> Tensor:
+    """Return both forward differences stacked on channels, (B, C, H, W) -> (B, 2C, H-1, W-1)."""
+    return torch.cat([x[..., :-1, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, :-1]], dim=1)

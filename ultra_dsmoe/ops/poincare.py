@@ -1,0 +1,80 @@
+"""Pure functions on the Poincaré ball, written so that they export and stay accurate in fp32.
+
+Sources: [DSMoE] Eq. 9, 10, 12 and its text; the distance is the hyperbolic law of cosines on tangent vectors, which
+needs neither ``artanh`` nor a clamp on the ball. ``curvature`` c > 0 means sectional curvature -c.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MAX_TANGENT_NORM = 2.0  # our choice: tanh(2) = 0.964 keeps fp32 exact to about 1e-6
+_EPS_NORM = 1e-6  # norms below count as zero
+_BALL_MARGIN = 1e-5  # distance kept from the boundary by `project`
+_EPS_COSH = 1e-7  # least argument of arcosh(1 + e); its slope is infinite at zero
+
+
+def norm(x: Tensor) -> Tensor:
+    """Return the Euclidean norm over the last axis, kept, at least 1e-6 and with a finite gradient at zero."""
+    return (x * x).sum(-1, keepdim=True).clamp_min(_EPS_NORM**2).sqrt()
+
+
+def clip_norm(u: Tensor, limit: float = MAX_TANGENT_NORM) -> Tensor:
+    """Shorten tangent vectors (..., D) to at most ``limit``."""
+    return u * (limit / norm(u)).clamp_max(1.0)
+
+
+def exp0(u: Tensor, curvature: float = 1.0) -> Tensor:
+    """Map tangent vectors at the origin (..., D) onto the ball.
+
+    Source: [DSMoE] Eq. 9.
+    """
+    r = curvature**0.5 * norm(u)
+    return torch.tanh(r) * u / r
+
+
+def project(x_ball: Tensor, curvature: float = 1.0) -> Tensor:
+    """Pull points (..., D) back inside the ball by a margin of 1e-5."""
+    limit = (1 - _BALL_MARGIN) / curvature**0.5
+    return x_ball * (limit / norm(x_ball)).clamp_max(1.0)
+
+
+def log0(x_ball: Tensor, curvature: float = 1.0) -> Tensor:
+    """Map points of the ball (..., D) back to the tangent space at the origin: the inverse of `exp0`."""
+    r = curvature**0.5 * norm(project(x_ball, curvature))
+    return 0.5 * torch.log((1 + r) / (1 - r)) * x_ball / (curvature**0.5 * norm(x_ball))
+
+
+def distance(u: Tensor, a: Tensor, curvature: float = 1.0) -> Tensor:
+    """Return the distances between exp0(u) and exp0(a), from the tangent vectors themselves.
+
+    With A = 2 sqrt(c)|u|, B = 2 sqrt(c)|a|: cosh(d sqrt(c)) - 1 = 2 sinh^2((A-B)/2) + sinh A sinh B (1 - cos).
+
+    Source: [DSMoE] Eq. 12, in the law-of-cosines form.
+
+    Args:
+        u: Tangent vectors, (..., L, D).
+        a: Tangent vectors, (K, D).
+        curvature: c > 0.
+
+    Returns:
+        Distances >= 0, (..., L, K).
+    """
+    nu, na = norm(u), norm(a)  # (..., L, 1), (K, 1)
+    cos = (u / nu) @ (a / na).transpose(-1, -2)
+    big_a, big_b = 2 * curvature**0.5 * nu, 2 * curvature**0.5 * na.transpose(-1, -2)
+    delta = 2 * _sinh((big_a - big_b) / 2) ** 2 + _sinh(big_a) * _sinh(big_b) * (1 - cos).clamp_min(0)
+    delta = delta.clamp_min(_EPS_COSH)
+    return torch.log(1 + delta + torch.sqrt(delta * (delta + 2))) / curvature**0.5
+
+
+def pair_distance(u: Tensor, a: Tensor, curvature: float = 1.0) -> Tensor:
+    """Return the distance of each pair exp0(u_i), exp0(a_i); u and a are (P, D), the result (P,)."""
+    return distance(u.unsqueeze(1), a.unsqueeze(1), curvature).flatten()
+
+
+def _sinh(x: Tensor) -> Tensor:
+    """Hyperbolic sine by exponentials: the TorchScript exporter has no sinh."""
+    e = torch.exp(x)
+    return (e - 1 / e) / 2
