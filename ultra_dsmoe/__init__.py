@@ -1,7 +1,42 @@
-"""Industrial defect detectors as a plugin for stock Ultralytics."""
+"""Industrial defect detectors as a plugin for stock Ultralytics.
+
+Importing this package, by hand or through torch's entry points, puts the plugin into the host. It stays cheap: the
+public names below are imported when they are first asked for.
+"""
 
 __version__ = "0.1.0"
 
+_PUBLIC = {
+    "ConfigError": "ultra_dsmoe.errors",
+    "DSMoEError": "ultra_dsmoe.errors",
+    "DSMoEModel": "ultra_dsmoe.train.model",
+    "DSMoETrainer": "ultra_dsmoe.train.trainer",
+    "DSMoEValidator": "ultra_dsmoe.train.validator",
+    "RowContext": "ultra_dsmoe.nn.registry",
+    "RowPlan": "ultra_dsmoe.nn.registry",
+    "register": "ultra_dsmoe.nn.registry",
+}
+
 
 def _torch_autoload() -> None:
-    """Entry point that torch calls at the end of its import."""
+    """Put the plugin into the host; entry point that torch calls at the end of its import, and safe to call twice."""
+    from ultra_dsmoe.plugin.boot import install
+
+    install()
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ultra_dsmoe' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names too, so that completion finds them."""
+    return sorted({*globals(), *_PUBLIC})
+
+
+_torch_autoload()

@@ -1,0 +1,74 @@
+"""Wait for the host's modules and change each one as soon as it has been executed.
+
+Nothing of the host, of torch or of this package's layers is imported here: this runs at the end of every
+``import torch``, also in programs that never touch the host.
+"""
+
+import sys
+
+# Host module -> our module and function that change it. The host's `utils` itself is only half executed when torch
+# calls us, so what lives there (the default arguments) is changed from the hook on `cfg`.
+TARGETS = {
+    "ultralytics.utils.checks": ("ultra_dsmoe.plugin.lookup", "patch_checks"),
+    "ultralytics.cfg": ("ultra_dsmoe.plugin.keys", "patch_cfg"),
+    "ultralytics.nn.tasks": ("ultra_dsmoe.plugin.parser", "patch_tasks"),
+    "ultralytics.models.yolo.model": ("ultra_dsmoe.plugin.routing", "patch_yolo"),
+}
+
+
+class _Finder:
+    """Meta path finder that lets the ordinary finders find a target and adds one call behind its execution."""
+
+    searching: set[str] = set()
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        """Return the target's ordinary spec with our call added, None for every other module."""
+        if name not in TARGETS or name in cls.searching:
+            return None
+        cls.searching.add(name)
+        try:
+            finders = (f for f in sys.meta_path if f is not cls and hasattr(f, "find_spec"))
+            spec = next(filter(None, (f.find_spec(name, path, target) for f in finders)), None)
+        finally:
+            cls.searching.discard(name)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            execute = spec.loader.exec_module  # the loader belongs to this spec alone
+
+            def exec_module(module):
+                execute(module)
+                fire(name, module)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def install() -> None:
+    """Start waiting for the host, and change at once what of it is loaded already; does nothing when switched off."""
+    import os
+
+    if os.environ.get("ULTRA_DSMOE_DISABLE", "").strip().lower() in {"1", "true", "yes", "on"}:
+        return
+    if _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]  # a class with a find_spec is a finder
+    for name in TARGETS:
+        module = sys.modules.get(name)
+        if module is not None and not getattr(module.__spec__, "_initializing", False):
+            fire(name, module)
+
+
+def fire(name: str, module) -> None:
+    """Change the host module ``name``, or warn once and take all changes back where it is not the host we know."""
+    from ultra_dsmoe.plugin import host
+
+    if host.refused():
+        return
+    problem = host.misfit(name, module)
+    if problem is None:
+        place, function = TARGETS[name]
+        try:
+            getattr(__import__(place, fromlist=[function]), function)(module)
+        except Exception as e:  # the one place: an unknown host must never break `import torch` or stock models
+            problem = f"{name} ({type(e).__name__}: {e})"
+    if problem is not None:
+        host.refuse(problem)

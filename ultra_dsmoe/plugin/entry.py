@@ -1,0 +1,48 @@
+"""The command line: a user error of ours ends it with one line and exit code 1, everything else passes through."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ultra_dsmoe.errors import ConfigError, DSMoEError
+from ultra_dsmoe.plugin import host
+
+
+def user_error(error: BaseException | None) -> DSMoEError | None:
+    """Return the user error in ``error`` or among those it was raised from, None where there is none."""
+    while error is not None:
+        if isinstance(error, DSMoEError):
+            return error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn user errors into one line on stderr and exit code 1."""
+    try:
+        yield
+    except Exception as e:  # whatever the host wraps around ours; anything else goes on unchanged
+        error = user_error(e)
+        if error is None and isinstance(e, SyntaxError) and str(e).startswith("'dsmoe_"):
+            error = ConfigError(str(e).split("'")[1], "a value, as in 'key=value'", "none")
+        if error is None:
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from e
+
+
+def patch_entrypoint(cfg: Any) -> None:
+    """Wrap the host's command line."""
+    stock = cfg.entrypoint
+
+    @functools.wraps(stock)
+    def entrypoint(*args: Any, **kwargs: Any) -> Any:
+        with one_line_errors():
+            return stock(*args, **kwargs)
+
+    host.replace(cfg, "entrypoint", host.mark(entrypoint), everywhere=True)

@@ -1,0 +1,123 @@
+"""What we lean on in the host, how it is changed, and how all changes are taken back.
+
+The list of facts is the whole surface between plugin and host: a symbol that is not here is not replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from inspect import signature
+from typing import Any
+
+# Host module -> symbol -> its leading parameters; None where only its presence matters.
+FACTS: dict[str, dict[str, tuple[str, ...] | None]] = {
+    "ultralytics.utils.checks": {"check_file": ("file",)},
+    "ultralytics.cfg": {
+        "DEFAULT_CFG": None,
+        "DEFAULT_CFG_DICT": None,
+        "check_cfg": ("cfg",),
+        "check_dict_alignment": ("base", "custom"),
+        "entrypoint": ("debug",),
+    },
+    "ultralytics.nn.tasks": {
+        "parse_model": ("d", "ch", "verbose"),
+        "yaml_model_load": ("path",),
+        "guess_model_scale": ("model_path",),
+        "Index": None,
+        "Conv.default_act": None,
+        "DetectionModel": ("cfg", "ch", "nc", "verbose"),
+        "LOGGER": None,
+    },
+    "ultralytics.models.yolo.model": {
+        "YOLO.task_map": None,
+        "Model.train": ("self", "trainer"),
+        "Model.val": ("self", "validator"),
+        "Model.predict": ("self", "source", "stream", "predictor"),
+        "Model.export": ("self",),
+        "Model.benchmark": ("self",),
+    },
+}
+MARK = "__ultra_dsmoe__"  # set on our replacements, so that none is wrapped twice
+
+_undo: list[tuple[Any, str, Any]] = []
+_problem: str | None = None
+
+
+def misfit(name: str, module: object) -> str | None:
+    """Return the first symbol of the host module ``name`` that is missing or has other parameters, else None."""
+    for symbol, leading in FACTS[name].items():
+        value: Any = module
+        for part in symbol.split("."):
+            value = getattr(value, part, None)
+            if value is None:
+                return f"{name}.{symbol} is missing"
+        if leading is not None:
+            found = tuple(signature(value).parameters)
+            if found[: len(leading)] != leading:
+                return f"{name}.{symbol}({', '.join(found)}) instead of ({', '.join(leading)}, ...)"
+    return None
+
+
+def refused() -> bool:
+    """Whether the host turned out to be one that we do not know."""
+    return _problem is not None
+
+
+def refuse(problem: str) -> None:
+    """Take back every change and warn once, naming the first symbol that does not fit."""
+    global _problem
+    if _problem is not None:
+        return
+    _problem = problem
+    while _undo:
+        owner, name, old = _undo.pop()
+        if isinstance(owner, dict):
+            owner.pop(name, None)
+        elif old is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, old)
+    logging.getLogger("ultralytics").warning(
+        f"WARNING ultra_dsmoe is off, stock models are not affected: this Ultralytics does not fit, {problem}"
+    )
+
+
+def mark(function: Any) -> Any:
+    """Mark a replacement as ours."""
+    setattr(function, MARK, True)
+    return function
+
+
+def is_marked(value: Any) -> bool:
+    """Whether ``value`` is one of our replacements."""
+    return getattr(value.fget if isinstance(value, property) else value, MARK, False)
+
+
+def replace(owner: Any, name: str, new: Any, *, everywhere: bool = False) -> None:
+    """Replace the attribute ``name`` of a host module or class, remembering what was there.
+
+    Args:
+        owner: Module or class.
+        name: Attribute.
+        new: Our replacement, marked with `mark`.
+        everywhere: Also replace the host's own by-name imports of it, which exist when we come late.
+    """
+    old = vars(owner)[name]
+    owners = [owner]
+    if everywhere:
+        modules = [m for key, m in list(sys.modules.items()) if key.split(".")[0] == "ultralytics" and m is not None]
+        owners += [m for m in modules if m is not owner and vars(m).get(name) is old]
+    for place in owners:
+        _undo.append((place, name, old))
+        setattr(place, name, new)
+
+
+def add_default(defaults: dict[str, Any], namespace: Any, key: str) -> None:
+    """Add ``key`` with value None to the host's default arguments, in both of their forms."""
+    if key not in defaults:
+        defaults[key] = None
+        _undo.append((defaults, key, None))
+    if not hasattr(namespace, key):
+        setattr(namespace, key, None)
+        _undo.append((namespace, key, None))

@@ -1,0 +1,129 @@
+"""Our keys on the command line and in Python calls: their names, their checks, their place in the host's defaults."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.plugin import entry, host
+from ultra_dsmoe.plugin.suggest import did_you_mean
+
+PREFIX = "dsmoe_"
+MODES = ("gather", "dense")
+
+
+def _topk(value: Any) -> int:
+    """Check ``dsmoe_topk``; its upper bound is the model's number of experts, which the model checks."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError("dsmoe_topk", "an integer from 1 to the model's number of experts", value)
+    return value
+
+
+def _moe(value: Any) -> str:
+    """Check ``dsmoe_moe``."""
+    if value not in MODES:
+        hint = did_you_mean(value, MODES) if isinstance(value, str) else ""
+        raise ConfigError("dsmoe_moe", f"{' or '.join(MODES)}{hint}", value)
+    return value
+
+
+def _prompts(value: Any) -> str:
+    """Check ``dsmoe_prompts``: the name of a YAML file; `read_prompts` looks inside."""
+    if not isinstance(value, (str, Path)) or not str(value).endswith((".yaml", ".yml")):
+        raise ConfigError("dsmoe_prompts", "a YAML file {class: [prompts]}", value)
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    """Check ``dsmoe_text``; the encoders check the rest of the name."""
+    if not isinstance(value, (str, Path)) or not str(value).strip():
+        raise ConfigError("dsmoe_text", "auto, hash, sentence:<id or folder> or causal-lm:<id or folder>", value)
+    return str(value)
+
+
+KEYS: dict[str, Callable[[Any], Any]] = {
+    "dsmoe_topk": _topk,
+    "dsmoe_moe": _moe,
+    "dsmoe_prompts": _prompts,
+    "dsmoe_text": _text,
+}
+
+
+def check(values: dict[str, Any]) -> None:
+    """Check all keys of ours among ``values`` and write them back in their final form.
+
+    Raises:
+        ConfigError: If one has a value it cannot have, or starts like a key of ours and is none.
+    """
+    for key in [k for k in values if isinstance(k, str) and k.startswith(PREFIX)]:
+        if key not in KEYS:
+            raise unknown(key)
+        if values[key] is not None:
+            values[key] = KEYS[key](values[key])
+
+
+def unknown(key: str) -> ConfigError:
+    """Return the error for a key that starts like ours and is none."""
+    name = key.partition("=")[0]
+    if name in KEYS:
+        return ConfigError(name, "a value, as in 'key=value'", "none")
+    return ConfigError(name, f"one of {', '.join(KEYS)}{did_you_mean(name, KEYS)}", "an unknown key")
+
+
+def read_prompts(path: str) -> dict[str, list[str]]:
+    """Read a prompt file, one or more texts per class.
+
+    Raises:
+        ConfigError: If it is missing, no YAML, or not of the form ``{class: text or [texts]}``.
+    """
+    import yaml
+
+    if not os.path.isfile(path):
+        raise ConfigError("dsmoe_prompts", "an existing YAML file", path)
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError("dsmoe_prompts", f"readable YAML in {path}", str(e)) from e
+    if not isinstance(content, dict) or not content:
+        raise ConfigError("dsmoe_prompts", f"a mapping {{class: [prompts]}} in {path}", content)
+    prompts = {str(name): [text] if isinstance(text, str) else text for name, text in content.items()}
+    for name, texts in prompts.items():
+        if not (isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts)):
+            raise ConfigError(f"dsmoe_prompts, class '{name}'", "one or more texts", texts)
+    return prompts
+
+
+def take(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take our keys that have a value out of the arguments of a call, checked; those without a value go too."""
+    check(kwargs)
+    taken = {key: kwargs.pop(key) for key in KEYS if key in kwargs}
+    return {key: value for key, value in taken.items() if value is not None}
+
+
+def patch_cfg(cfg: Any) -> None:
+    """Put our keys among the host's arguments, check their values where the host checks its own."""
+    for key in KEYS:
+        host.add_default(cfg.DEFAULT_CFG_DICT, cfg.DEFAULT_CFG, key)
+    stock_check, stock_align = cfg.check_cfg, cfg.check_dict_alignment
+    if host.is_marked(stock_check):
+        return
+
+    @functools.wraps(stock_check)
+    def check_cfg(cfg: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        check(cfg)
+        return stock_check(cfg, *args, **kwargs)
+
+    @functools.wraps(stock_align)
+    def check_dict_alignment(base: dict[str, Any], custom: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        for key in custom:
+            if isinstance(key, str) and key.startswith(PREFIX) and key not in base:
+                raise unknown(key)
+        return stock_align(base, custom, *args, **kwargs)
+
+    host.replace(cfg, "check_cfg", host.mark(check_cfg), everywhere=True)
+    host.replace(cfg, "check_dict_alignment", host.mark(check_dict_alignment), everywhere=True)
+    entry.patch_entrypoint(cfg)

@@ -1,0 +1,118 @@
+"""Send our networks to our trainer and validator, and our keys to the network before a verb runs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.plugin import host, keys
+from ultra_dsmoe.plugin.rows import is_ours
+
+ONNX_FORMATS = {"onnx", "engine"}
+OPSET = 17  # the newest that TensorRT 8.6 reads
+
+
+def our_net(model: Any) -> Any:
+    """Return the network of a ``YOLO`` object where it is ours, looking through a distillation wrapper, else None."""
+    net = getattr(model, "model", None)
+    net = getattr(net, "student_model", net)
+    module = sys.modules.get("ultra_dsmoe.train.model")  # a network of ours exists only where this was imported
+    return net if module is not None and isinstance(net, module.DSMoEModel) else None
+
+
+def our_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the host's task map with our classes for detection."""
+    from ultra_dsmoe.train.model import DSMoEModel
+    from ultra_dsmoe.train.trainer import DSMoETrainer
+    from ultra_dsmoe.train.validator import DSMoEValidator
+
+    ours = {"model": DSMoEModel, "trainer": DSMoETrainer, "validator": DSMoEValidator}
+    return {**stock, "detect": {**stock["detect"], **ours}}
+
+
+def chooser(stock_class: Any) -> Any:
+    """Return a stand-in for the host's detection model that builds ours from a YAML that names layers of ours."""
+
+    @functools.wraps(stock_class, updated=())
+    def build(cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        from ultralytics.nn import tasks
+
+        if not is_ours(cfg, vars(tasks)):
+            return stock_class(cfg, *args, **kwargs)
+        from ultra_dsmoe.train.model import DSMoEModel
+
+        return DSMoEModel(cfg, *args, **kwargs)
+
+    return build
+
+
+def apply(model: Any, given: dict[str, Any]) -> None:
+    """Bring the values of our keys into the network of ``model``.
+
+    Raises:
+        ConfigError: If the network is not ours, or a value does not suit it.
+    """
+    net = our_net(model)
+    if net is None:
+        name = getattr(model, "model_name", None) or type(model).__name__
+        raise ConfigError(next(iter(given)), "a DS-MoE model as a .pt file", f"{name}")
+    if "dsmoe_text" in given and "dsmoe_prompts" not in given:
+        raise ConfigError("dsmoe_text", "dsmoe_prompts= beside it (a trained model keeps its vectors)", "none")
+    if "dsmoe_topk" in given:
+        net.set_topk(given["dsmoe_topk"])
+    if "dsmoe_moe" in given:
+        net.set_moe_mode(given["dsmoe_moe"])
+    if "dsmoe_prompts" in given:
+        net.set_prompts(keys.read_prompts(given["dsmoe_prompts"]))
+
+
+def wrap_verb(stock: Any, verb: str) -> Any:
+    """Wrap a method of the host's ``Model`` so that our keys reach the network first."""
+
+    @functools.wraps(stock)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if given := keys.take(kwargs):
+            apply(self, given)
+        if verb == "export" and our_net(self) is not None and str(kwargs.get("format", "")).lower() in ONNX_FORMATS:
+            kwargs["opset"] = kwargs.get("opset") or OPSET
+        return stock(self, *args, **kwargs)
+
+    return host.mark(call)
+
+
+def wrap_train(stock: Any) -> Any:
+    """Wrap ``Model.train``: our trainer reads the keys itself, a stock model cannot have them."""
+
+    @functools.wraps(stock)
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = keys.take(kwargs)
+        if given and our_net(self) is None:
+            apply(self, given)
+        if "dsmoe_prompts" in given:
+            keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
+        return stock(self, *args, **kwargs, **given)
+
+    return host.mark(train)
+
+
+def patch_yolo(module: Any) -> None:
+    """Extend the host's task map and wrap the verbs of its ``Model``."""
+    yolo, model = module.YOLO, module.Model
+    stock_map = vars(yolo)["task_map"]
+    if not host.is_marked(stock_map):
+
+        def task_map(self: Any) -> dict[str, dict[str, Any]]:
+            stock = stock_map.fget(self)
+            if our_net(self) is not None:
+                return our_map(stock)
+            if self.model is None:  # being built from a YAML
+                return {**stock, "detect": {**stock["detect"], "model": chooser(stock["detect"]["model"])}}
+            return stock
+
+        host.replace(yolo, "task_map", property(host.mark(task_map), doc=stock_map.__doc__))
+    if not host.is_marked(model.val):
+        for verb in ("val", "predict", "export", "benchmark"):
+            host.replace(model, verb, wrap_verb(getattr(model, verb), verb))
+        host.replace(model, "train", wrap_train(model.train))

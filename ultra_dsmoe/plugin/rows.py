@@ -1,0 +1,174 @@
+"""Rows of a model YAML: which are ours, what they read, and how the layer's own rule is asked."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ultra_dsmoe.errors import ConfigError, DSMoEError
+from ultra_dsmoe.plugin.suggest import did_you_mean
+
+# Names that a row's arguments may use beside literals, as in the host's rows.
+VARIABLES = ("nc", "reg_max", "end2end", "kpt_shape", "scale", "depth", "width", "max_channels")
+
+
+@dataclass
+class Row:
+    """One row: ``[from, repeats, layer, arguments]``.
+
+    Attributes:
+        i: Its index.
+        f: Where its input comes from, as written.
+        n: Repeats.
+        name: Class name of the layer.
+        args: Arguments as written.
+        ours: Whether the layer is one of ours.
+        sources: Absolute indices of its inputs, -1 for the image.
+        plan: What to build, once the layer's rule has been asked.
+    """
+
+    i: int
+    f: int | list[int]
+    n: int
+    name: str
+    args: list[Any]
+    ours: bool
+    sources: list[int] = field(default_factory=list)
+    plan: Any = None
+
+    @property
+    def label(self) -> str:
+        """How errors call this row."""
+        return f"model YAML row {self.i} ({self.name})"
+
+    def stock(self) -> list[Any]:
+        """Return the row as the host reads it."""
+        return [self.f, self.n, self.name, self.args]
+
+    def ask(self, c1: list[Any], args: list[Any], d: dict[str, Any], width: float, max_channels: float) -> None:
+        """Ask the layer's rule for the plan.
+
+        Raises:
+            ConfigError: If the row's arguments do not suit the rule.
+        """
+        from ultra_dsmoe.nn.registry import LAYERS, RowContext
+
+        options = d.get("dsmoe") or {}
+        if not isinstance(options, dict):
+            raise ConfigError("section 'dsmoe' of the model YAML", "a mapping", options)
+        context = RowContext(
+            name=self.name,
+            c1=c1 if isinstance(self.f, list) else c1[0],
+            args=args,
+            n=self.n,
+            nc=d.get("nc", 80),
+            width=width,
+            max_channels=max_channels,
+            reg_max=d.get("reg_max", 16),
+            end2end=bool(d.get("end2end")),
+            options=options,
+        )
+        with self.blamed():
+            self.plan = LAYERS[self.name].parse(context)  # type: ignore[attr-defined]  # register() has seen to it
+
+    def make(self) -> nn.Module:
+        """Build the layer and attach what the host attaches to its own: index, inputs, type, number of parameters."""
+        from ultra_dsmoe.nn.registry import LAYERS
+
+        cls, plan = LAYERS[self.name], self.plan
+        with self.blamed():
+            copies = [cls(*plan.args, **plan.kwargs) for _ in range(plan.repeats)]
+        layer: Any = copies[0] if len(copies) == 1 else nn.Sequential(*copies)
+        layer.np = sum(p.numel() for p in layer.parameters())
+        layer.i, layer.f, layer.type = self.i, self.f, f"{cls.__module__}.{cls.__qualname__}"
+        return layer
+
+    @contextlib.contextmanager
+    def blamed(self):
+        """Name this row in errors that its arguments cause."""
+        try:
+            yield
+        except DSMoEError:
+            raise
+        except (TypeError, ValueError, IndexError) as e:
+            raise ConfigError(self.label, "arguments that the layer accepts", f"{self.args} ({e})") from e
+
+
+def names_of(d: Any) -> list[str]:
+    """Return the layer names of a model YAML, nothing for what is none."""
+    if not isinstance(d, dict):
+        return []
+    rows = [*(d.get("backbone") or ()), *(d.get("head") or ())]
+    return [row[2] for row in rows if isinstance(row, (list, tuple)) and len(row) > 2 and isinstance(row[2], str)]
+
+
+def is_ours(d: Any, known: Mapping[str, Any]) -> bool:
+    """Whether a model YAML names a layer of ours; our layers are only imported when it names one the host lacks.
+
+    Args:
+        d: Content of the YAML.
+        known: Names that the host's parser knows.
+
+    Raises:
+        ConfigError: If it names no layer at all that is ours, but one that looks like a misspelt one.
+    """
+    foreign = [name for name in names_of(d) if "." not in name and name not in known]
+    if not foreign:
+        return False
+    layers = load_layers()
+    if any(name in layers for name in foreign):
+        return True
+    for name in foreign:
+        if hint := did_you_mean(name, layers):
+            raise ConfigError("layer in the model YAML", f"a known name{hint}", name)
+    return False
+
+
+def load_layers() -> dict[str, type[nn.Module]]:
+    """Import all layers of the package and return the registry."""
+    import ultra_dsmoe.nn
+    from ultra_dsmoe.nn.registry import LAYERS
+
+    return LAYERS
+
+
+def read_rows(d: dict[str, Any], known: Mapping[str, Any]) -> list[Row]:
+    """Read the rows of a YAML that has layers of ours.
+
+    Raises:
+        ConfigError: If a row is malformed, names an unknown layer, or reads one that does not come before it.
+    """
+    layers, rows = load_layers(), []
+    for i, raw in enumerate([*d["backbone"], *d["head"]]):
+        if not (isinstance(raw, (list, tuple)) and len(raw) == 4 and isinstance(raw[3], (list, tuple))):
+            raise ConfigError(f"model YAML row {i}", "[from, repeats, layer, [arguments]]", raw)
+        f, n, name, args = raw
+        ours = name in layers
+        if not ours and "." not in name and name not in known:
+            names = [*layers, *(k for k, v in known.items() if isinstance(v, type) and issubclass(v, nn.Module))]
+            raise ConfigError(f"model YAML row {i}", f"a known layer{did_you_mean(name, names)}", name)
+        row = Row(i, f, n, name, list(args), ours)
+        row.sources = [i + j if j < 0 else j for j in ([f] if isinstance(f, int) else f)]
+        if not row.sources or any(j >= i or j < (-1 if i == 0 else 0) for j in row.sources):
+            raise ConfigError(row.label, "'from' with rows that come before it", f)
+        rows.append(row)
+    return rows
+
+
+def resolve(args: list[Any], values: Mapping[str, Any]) -> list[Any]:
+    """Replace names such as ``nc`` by their values and literals in quotes by what they say, as the host does."""
+    resolved = []
+    for arg in args:
+        if isinstance(arg, str):
+            if arg in VARIABLES and arg in values:
+                arg = values[arg]
+            else:
+                with contextlib.suppress(ValueError, SyntaxError):
+                    arg = ast.literal_eval(arg)
+        resolved.append(arg)
+    return resolved
