@@ -1,0 +1,157 @@
+"""The host's decoupled detector with dual attention in its class branch."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from copy import deepcopy
+from typing import Any
+
+from torch import nn
+from ultralytics.nn.modules import Conv, Detect, DWConv
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
+
+_HOST_83_REG_MAX = 16  # what hosts before 8.4 have built in
+_MAX_LEVELS = 6  # the teacher of [TS] detects on P2 to P7
+
+
+@register
+class DualAttentionDetect(Detect):
+    """Detect with a `DualAttention` between the two convolution stages and the output of every class branch.
+
+    Source: [TS] Sec. 5 (attention in the class branch only; anchor-free with DFL is our choice there).
+
+    The attention rides on the activation of a branch's last convolution block. So the branch keeps three children and
+    the host's names (``cv3.i.0``, ``.1``, ``.2``): stock weights transfer by name, and the host goes on finding the
+    output convolution at ``[-1]``, ``[2]`` and ``.2``, for its loading, its class renaming and its INT8 export alike.
+    Since a fresh attention is the identity, a pretrained head starts out as it was.
+
+    In end-to-end mode both class branches have one, each with its own weights.
+    """
+
+    def __init__(
+        self,
+        nc: int = 80,
+        reg_max: int = 16,
+        end2end: bool = False,
+        ch: list[int] | tuple[int, ...] = (),
+        *,
+        dual_attention: bool = True,
+        legacy: bool = False,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            nc: Number of classes.
+            reg_max: Bins of the box distribution; 1 regresses distances directly.
+            end2end: Whether to add the one-to-one branches.
+            ch: Channels of the feature maps, finest first.
+            dual_attention: Whether the class branches have attention; without it the head is the host's.
+            legacy: Whether class branches are plain 3x3 convolutions, as in YOLOv8, not depthwise ones.
+
+        Raises:
+            ConfigError: If a count is not a positive integer, or the host has another ``reg_max`` built in.
+        """
+        counts = {"nc": nc, "reg_max": reg_max, **{f"ch[{i}]": c for i, c in enumerate(ch)}}
+        for name, value in counts.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"DualAttentionDetect {name}", "a positive integer", value)
+        if not ch:
+            raise ConfigError("DualAttentionDetect ch", "the channels of at least one feature map", ch)
+        # On the instance and first, since the host's constructor reads it: the parser leaves the class's flag as the
+        # last stock model wanted it.
+        self.legacy = bool(legacy)
+        if "reg_max" in inspect.signature(Detect.__init__).parameters:
+            super().__init__(nc, reg_max, end2end, ch)
+        elif reg_max == _HOST_83_REG_MAX:
+            self.end2end = bool(end2end)
+            super().__init__(nc, ch)  # type: ignore[arg-type]  # this host's signature
+        else:
+            raise ConfigError("reg_max", f"{_HOST_83_REG_MAX} with ultralytics older than 8.4", reg_max)
+        self.dual_attention = bool(dual_attention)
+        for branches in self._class_branches().values():
+            for branch in branches:
+                self._attach_attention(branch)
+
+    @staticmethod
+    def parse(ctx: RowContext) -> RowPlan:
+        """Parse ``[[from, ...], 1, DualAttentionDetect, [nc, dual_attention, legacy]]``.
+
+        ``reg_max`` and ``end2end`` are the model YAML's own keys, as for the host's Detect.
+        """
+        ch = ctx.inputs(1, _MAX_LEVELS)
+        flags = {"dual_attention": ctx.arg(1, True), "legacy": ctx.arg(2, False)}
+        for name, value in flags.items():
+            if not isinstance(value, bool):
+                raise ConfigError(f"DualAttentionDetect {name}", "true or false", value)
+        return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, flags)
+
+    @property
+    def attentions(self) -> list[DualAttention]:
+        """The attention blocks, finest level first, one-to-many branches before one-to-one; empty without attention."""
+        branches = (branch for group in self._class_branches().values() for branch in group)
+        return [m for branch in branches for m in branch.modules() if isinstance(m, DualAttention)]
+
+    @property
+    def class_width(self) -> int:
+        """Hidden channels of the class branches."""
+        return next(iter(self._class_branches().values()))[0][-1].in_channels
+
+    def rebuild_class_branch(self, width: int) -> None:
+        """Build every class branch anew with ``width`` hidden channels.
+
+        The host derives the width from the number of classes, so a head pretrained on many has another one than a head
+        for few; at the source's width all hidden layers transfer. Output biases, activation, normalisation settings,
+        device, precision and training mode are kept.
+
+        Raises:
+            ConfigError: If ``width`` is not a positive integer or the head is fused already.
+        """
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise ConfigError("rebuild_class_branch width", "a positive integer", width)
+        groups = self._class_branches()
+        if "cv3" not in groups or not hasattr(_last_conv(groups["cv3"][0]), "bn"):
+            raise ConfigError("rebuild_class_branch", "a head that is not fused", "a fused one")
+        fresh = nn.ModuleList(self._fresh_branch(branch, width) for branch in groups["cv3"])
+        for name, branches in groups.items():  # one-to-one starts as a copy, as in the host's constructor
+            setattr(self, name, deepcopy(fresh).train(branches.training))
+            for new, old in zip(getattr(self, name), branches, strict=True):
+                new[-1].bias.data.copy_(old[-1].bias.data)
+
+    def _class_branches(self) -> dict[str, Any]:  # of module lists of Sequentials, which the type checker cannot see
+        """Return the class branches by attribute name, without those that fusing removed."""
+        groups = {name: getattr(self, name, None) for name in ("cv3", "one2one_cv3")}
+        return {name: branches for name, branches in groups.items() if branches is not None}
+
+    def _attach_attention(self, branch: nn.Sequential) -> None:
+        """Put a fresh attention behind the activation of the branch's last convolution block."""
+        if self.dual_attention:
+            conv = _last_conv(branch)
+            attention = DualAttention(conv.conv.out_channels)
+            conv.act = nn.Sequential(OrderedDict(act=conv.act, attention=attention))
+
+    def _fresh_branch(self, old: nn.Sequential, width: int) -> nn.Sequential:
+        """Return a branch like ``old`` with another hidden width and new weights."""
+        first = next(m for m in old.modules() if isinstance(m, Conv))
+        c1, act, bn = first.conv.in_channels, first.act, first.bn
+        out: Any = old[-1]
+        stages: list[nn.Module]
+        if self.legacy:
+            stages = [Conv(c1, width, 3, act=act), Conv(width, width, 3, act=act)]
+        else:
+            stages = [nn.Sequential(DWConv(c, c, 3, act=act), Conv(c, width, 1, act=act)) for c in (c1, width)]
+        new = nn.Sequential(*stages, nn.Conv2d(width, out.out_channels, 1))
+        self._attach_attention(new)
+        for m in new.modules():
+            if isinstance(m, nn.BatchNorm2d):  # the host sets these once, when the model is built
+                m.eps, m.momentum = bn.eps, bn.momentum
+        return new.to(out.weight.device, out.weight.dtype)
+
+
+def _last_conv(branch: nn.Sequential) -> Conv:
+    """Return the convolution block before the branch's output, whichever style the branch has."""
+    stage: Any = branch[1]
+    return stage if isinstance(stage, Conv) else stage[-1]
