@@ -14,32 +14,32 @@ TARGETS = {
     "ultralytics.nn.tasks": ("ultra_dsmoe.plugin.parser", "patch_tasks"),
     "ultralytics.models.yolo.model": ("ultra_dsmoe.plugin.routing", "patch_yolo"),
 }
+_searching: set[str] = set()  # targets being looked for, so that our finder stays out of its own way
 
 
 class _Finder:
     """Meta path finder that lets the ordinary finders find a target and adds one call behind its execution."""
 
-    searching: set[str] = set()
-
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         """Return the target's ordinary spec with our call added, None for every other module."""
-        if name not in TARGETS or name in cls.searching:
+        if name not in TARGETS or name in _searching:
             return None
-        cls.searching.add(name)
+        _searching.add(name)
         try:
             finders = (f for f in sys.meta_path if f is not cls and hasattr(f, "find_spec"))
             spec = next(filter(None, (f.find_spec(name, path, target) for f in finders)), None)
         finally:
-            cls.searching.discard(name)
-        if spec is not None and hasattr(spec.loader, "exec_module"):
-            execute = spec.loader.exec_module  # the loader belongs to this spec alone
+            _searching.discard(name)
+        loader = spec.loader if spec is not None else None
+        if loader is not None and hasattr(loader, "exec_module"):
+            execute = loader.exec_module  # the loader belongs to this spec alone
 
             def exec_module(module):
                 execute(module)
                 fire(name, module)
 
-            spec.loader.exec_module = exec_module
+            loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 

@@ -52,7 +52,7 @@ class Graph:
             raise ConfigError(f"scale of {self.d.get('yaml_file', 'the model YAML')}", f"one of {list(scales)}", scale)
         return (scale, *scales[scale])
 
-    def parse_stock(self, rows: list[list[Any]], verbose: bool = False) -> list[nn.Module]:
+    def parse_stock(self, rows: list[list[Any]], verbose: bool = False) -> list[Any]:
         """Let the host build ``rows``, none of which may be ours."""
         cut = len(self.d["backbone"])
         d = {**self.d, "scale": self.scale, "backbone": deepcopy(rows[:cut]), "head": deepcopy(rows[cut:])}
@@ -113,7 +113,7 @@ class Graph:
             yield
             return
         conv = self.tasks.Conv
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):  # not on the meta device: an activation may have parameters
             act = self.parse_stock([[-1, 1, "Conv", [8]]])[0].act
         before = conv.default_act
         conv.default_act = act
@@ -138,5 +138,3 @@ def patch_tasks(tasks: Any) -> None:
         return Graph(tasks, stock, d, ch).build(verbose)
 
     host.replace(tasks, "parse_model", host.mark(parse_model), everywhere=True)
-
-

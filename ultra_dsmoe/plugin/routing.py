@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
+from inspect import isgenerator
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import host, keys
 from ultra_dsmoe.plugin.rows import is_ours
+from ultra_dsmoe.plugin.settings import in_force
 
 ONNX_FORMATS = {"onnx", "engine"}
 OPSET = 17  # the newest that TensorRT 8.6 reads
@@ -23,12 +26,11 @@ def our_net(model: Any) -> Any:
 
 
 def our_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the host's task map with our classes for detection."""
+    """Return the host's task map with our network and trainer for detection; the host's validator serves both."""
     from ultra_dsmoe.train.model import DSMoEModel
     from ultra_dsmoe.train.trainer import DSMoETrainer
-    from ultra_dsmoe.train.validator import DSMoEValidator
 
-    ours = {"model": DSMoEModel, "trainer": DSMoETrainer, "validator": DSMoEValidator}
+    ours = {"model": DSMoEModel, "trainer": DSMoETrainer}
     return {**stock, "detect": {**stock["detect"], **ours}}
 
 
@@ -48,38 +50,39 @@ def chooser(stock_class: Any) -> Any:
     return build
 
 
-def apply(model: Any, given: dict[str, Any]) -> None:
-    """Bring the values of our keys into the network of ``model``.
+def required_net(model: Any, given: dict[str, Any]) -> Any:
+    """Return the network of ``model``, which must be ours where one of our keys is given.
 
     Raises:
-        ConfigError: If the network is not ours, or a value does not suit it.
+        ConfigError: If it is a stock model or an exported file.
     """
     net = our_net(model)
-    if net is None:
+    if net is None and given:
         name = getattr(model, "model_name", None) or type(model).__name__
         raise ConfigError(next(iter(given)), "a DS-MoE model as a .pt file", f"{name}")
-    if "dsmoe_text" in given and "dsmoe_prompts" not in given:
-        raise ConfigError("dsmoe_text", "dsmoe_prompts= beside it (a trained model keeps its vectors)", "none")
-    if "dsmoe_topk" in given:
-        net.set_topk(given["dsmoe_topk"])
-    if "dsmoe_moe" in given:
-        net.set_moe_mode(given["dsmoe_moe"])
-    if "dsmoe_prompts" in given:
-        net.set_prompts(keys.read_prompts(given["dsmoe_prompts"]))
+    return net
 
 
 def wrap_verb(stock: Any, verb: str) -> Any:
-    """Wrap a method of the host's ``Model`` so that our keys reach the network first."""
+    """Wrap a method of the host's ``Model`` so that our keys are in force in the network while it runs."""
 
     @functools.wraps(stock)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if given := keys.take(kwargs):
-            apply(self, given)
-        if verb == "export" and our_net(self) is not None and str(kwargs.get("format", "")).lower() in ONNX_FORMATS:
+        given = keys.take(kwargs)
+        net = required_net(self, given)
+        if verb == "export" and net is not None and str(kwargs.get("format", "")).lower() in ONNX_FORMATS:
             kwargs["opset"] = kwargs.get("opset") or OPSET
-        return stock(self, *args, **kwargs)
+        with in_force(net, given):
+            result = stock(self, *args, **kwargs)
+        return _streamed(net, given, result) if given and isgenerator(result) else result
 
     return host.mark(call)
+
+
+def _streamed(net: Any, given: dict[str, Any], results: Iterator[Any]) -> Iterator[Any]:
+    """Yield the results of a streaming call, with our keys in force while they are computed."""
+    with in_force(net, given):
+        yield from results
 
 
 def wrap_train(stock: Any) -> Any:
@@ -88,8 +91,7 @@ def wrap_train(stock: Any) -> Any:
     @functools.wraps(stock)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = keys.take(kwargs)
-        if given and our_net(self) is None:
-            apply(self, given)
+        required_net(self, given)
         if "dsmoe_prompts" in given:
             keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
         return stock(self, *args, **kwargs, **given)

@@ -131,7 +131,6 @@ def is_ours(d: Any, known: Mapping[str, Any]) -> bool:
 
 def load_layers() -> dict[str, type[nn.Module]]:
     """Import all layers of the package and return the registry."""
-    import ultra_dsmoe.nn
     from ultra_dsmoe.nn.registry import LAYERS
 
     return LAYERS
