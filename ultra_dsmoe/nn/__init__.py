@@ -2,6 +2,8 @@
 
 from ultra_dsmoe.nn.backbone.dsa import DSA
 from ultra_dsmoe.nn.backbone.gad import GAD
+from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
 from ultra_dsmoe.nn.neck.cbam import CBAM
 from ultra_dsmoe.nn.neck.expert_ensemble import ExpertEnsemble
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -19,6 +21,8 @@ __all__ = [
     "DSA",
     "GAD",
     "LAYERS",
+    "DualAttention",
+    "DualAttentionDetect",
     "ExpertEnsemble",
     "ExpertGate",
     "FeatureAggregation",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
 from ultra_dsmoe.nn.base import TextFoldMixin
-from ultra_dsmoe.nn.neck.space_broadcast import TEXT_MAP_WIDTH
+from ultra_dsmoe.nn.neck.space_broadcast import text_map_width
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 
@@ -24,9 +24,9 @@ class ExpertEnsemble(TextFoldMixin):
         """Build the block for ``c`` channels, T of width ``text_width`` and ``experts`` experts."""
         super().__init__()
         self.channel_gate = nn.Linear(experts, c)
-        self.text = nn.Linear(text_width, TEXT_MAP_WIDTH)
+        self.text = nn.Linear(text_width, text_map_width(c))
         self.dilated = Conv(c, c, 3, d=2)
-        self.textual = Conv(c + TEXT_MAP_WIDTH, c, 3)
+        self.textual = Conv(c + text_map_width(c), c, 3)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:

@@ -38,7 +38,9 @@ def resolve_topk(topk: int | str, experts: int) -> int:
 
 def mlp(c1: int) -> nn.Sequential:
     """Return a perceptron with two hidden layers, c1 -> 128 -> 128 -> 128."""
-    return nn.Sequential(nn.Linear(c1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN))
+    return nn.Sequential(
+        nn.Linear(c1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN)
+    )
 
 
 @register

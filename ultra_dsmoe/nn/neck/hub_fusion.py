@@ -19,7 +19,7 @@ class HubFusion(nn.Module):
     """Fuse X2..X5 to one map of stride 16: ``CBS1x1(Concat[GAD(GAD(X2)), GAD(X3), X4, Up2(X5)])``.
 
     Source: [DSMoE] Eq. 3 (cross-level concatenation). One hub at stride 16 is our choice: it keeps 32 experts
-    affordable.
+    affordable; so is halving the channels of X2 and X3 on the way down.
     """
 
     def __init__(self, ch: list[int], c2: int, downsampling: str = "gad") -> None:
@@ -40,9 +40,10 @@ class HubFusion(nn.Module):
             raise ConfigError("HubFusion ch", "channels of four levels X2..X5", ch)
         gad = downsampling == "gad"
         c_x2, c_x3, c_x4, c_x5 = ch
-        self.down2 = nn.Sequential(GAD(c_x2, c_x2), GAD(c_x2, c_x2)) if gad else nn.AvgPool2d(4)
-        self.down3 = GAD(c_x3, c_x3) if gad else nn.AvgPool2d(2)
-        self.fuse = Conv(sum(ch), c2, 1)
+        c_fine = c_x2 // 2 + c_x3 // 2 if gad else c_x2 + c_x3
+        self.down2 = nn.Sequential(GAD(c_x2, c_x2 // 2), GAD(c_x2 // 2, c_x2 // 2)) if gad else nn.AvgPool2d(4)
+        self.down3 = GAD(c_x3, c_x3 // 2) if gad else nn.AvgPool2d(2)
+        self.fuse = Conv(c_fine + c_x4 + c_x5, c2, 1)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:

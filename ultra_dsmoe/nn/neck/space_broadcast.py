@@ -14,7 +14,11 @@ from ultra_dsmoe.ops import poincare
 from ultra_dsmoe.ops.deform_sample import TAPS, deform_sample
 
 MAX_OFFSET = 3.0  # hub pixels; bounded so that the grid stays finite in low precision (our choice)
-TEXT_MAP_WIDTH = 64  # C_t, width of the text map (our choice)
+
+
+def text_map_width(c: int) -> int:
+    """Return C_t, the width of the text map beside a hub of ``c`` channels: half of it (our choice; 64 at scale s)."""
+    return max(c // 2, 1)
 
 
 @register
@@ -33,12 +37,13 @@ class SpaceBroadcast(TextFoldMixin):
         """Build the block for ``c`` channels of both maps, T of width ``text_width`` and ``c2`` output channels."""
         super().__init__()
         half = c // 2
+        text_map = text_map_width(c)
         self.project = nn.Conv2d(c, half, 1)
-        self.text = nn.Linear(text_width, TEXT_MAP_WIDTH)
-        self.offset_dw = nn.Conv2d(half + TEXT_MAP_WIDTH, half + TEXT_MAP_WIDTH, 3, padding=1, groups=half + TEXT_MAP_WIDTH)
-        self.offset_pw = nn.Conv2d(half + TEXT_MAP_WIDTH, 2 * TAPS, 1)
+        self.text = nn.Linear(text_width, text_map)
+        self.offset_dw = nn.Conv2d(half + text_map, half + text_map, 3, padding=1, groups=half + text_map)
+        self.offset_pw = nn.Conv2d(half + text_map, 2 * TAPS, 1)
         self.mask_image = nn.Conv2d(c + half, TAPS, 1)
-        self.mask_text = nn.Linear(TEXT_MAP_WIDTH, TAPS)
+        self.mask_text = nn.Linear(text_map, TAPS)
         self.kappa = nn.Parameter(torch.tensor([math.log(math.e - 1)]))  # softplus gives 1
         self.conv = nn.Conv2d(c + half, c2, 3, stride=3, bias=False)
         self.bn = nn.BatchNorm2d(c2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
@@ -34,8 +33,16 @@ class SparseMoE(TextFoldMixin):
     being bypassed by the stages behind it.
     """
 
-    def __init__(self, c: int, experts: int = 32, topk: int | str = "auto", *, text_width: int | None = None,
-                 own_gate: bool = False, mode: str = "gather") -> None:
+    def __init__(
+        self,
+        c: int,
+        experts: int = 32,
+        topk: int | str = "auto",
+        *,
+        text_width: int | None = None,
+        own_gate: bool = False,
+        mode: str = "gather",
+    ) -> None:
         """Build the mixture.
 
         Args:
@@ -166,7 +173,9 @@ class SparseMoE(TextFoldMixin):
             return
         ids = dead[dead >= UNIVERSAL] - UNIVERSAL
         for p in self.cross.stacked(text=False):
-            spread = p[source - UNIVERSAL].std(unbiased=False).item() * math.sqrt(0.1)  # our choice: a tenth of variance
+            spread = p[source - UNIVERSAL].std(unbiased=False).item() * math.sqrt(
+                0.1
+            )  # our choice: a tenth of variance
             noise = torch.randn((len(ids), *p.shape[1:]), generator=generator).to(p)
             p[ids] = p[source - UNIVERSAL] + spread * noise
 

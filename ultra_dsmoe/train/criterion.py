@@ -1,0 +1,107 @@
+"""Criterion: the host's detection loss with the quality focal loss in it and the auxiliary terms beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.losses import QualityFocalLoss, alignment_loss, cell_labels
+from ultra_dsmoe.nn.base import AuxLossMixin
+
+# Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; a model YAML's `dsmoe: gains:` overrides them.
+GAINS = {"align": 0.5, "bal": 0.01, "hier": 0.05, "ga": 0.05, "ort": 0.01}
+LOSSES, CLASS_LOSSES = ("dsmoe", "host"), ("qfl", "bce")
+EXTRA_NAMES = ("align_loss", "aux_loss")
+
+
+class DSMoECriterion:
+    """Wrap the host's criterion (one-to-many or end-to-end).
+
+    ``L = 7.5 CIoU + g QFL + 1.5 DFL + .5 L_align + .01 L_bal + .05 L_hier + .05 L_ga + .01 L_ort``
+
+    The box terms, the assigner and the gains ``box``, ``cls``, ``dfl`` are the host's (its box loss is CIoU); its
+    binary cross-entropy is replaced by the quality focal loss.
+
+    Source: [DSMoE] Eq. 31-34.
+    """
+
+    def __init__(self, model: nn.Module, inner: Any, options: dict[str, Any]) -> None:
+        """Wrap ``inner`` for ``model``.
+
+        Args:
+            model: The detector; blocks with auxiliary terms are found in it.
+            inner: The host's criterion.
+            options: The model YAML's ``dsmoe:`` section; the calibrated gain is kept in it as ``qfl_gain``.
+
+        Raises:
+            ConfigError: If the section names an unknown loss or gain.
+        """
+        self.inner, self.options = inner, options
+        self.blocks = [m for m in model.modules() if isinstance(m, AuxLossMixin)]
+        self.gains = {**GAINS, **_known(options.get("gains") or {})}
+        class_loss = options.get("cls_loss", "qfl")
+        if class_loss not in CLASS_LOSSES:
+            raise ConfigError("dsmoe.cls_loss", " or ".join(CLASS_LOSSES), class_loss)
+        self.qfl: QualityFocalLoss | None = None
+        if class_loss == "qfl":
+            self.qfl = QualityFocalLoss(gain=options.get("qfl_gain"))
+            for part in (inner, getattr(inner, "one2many", None), getattr(inner, "one2one", None)):
+                if hasattr(part, "bce"):
+                    part.bce = self.qfl
+
+    def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        """Return the host's loss vector with two more entries, and its loss items likewise."""
+        align, rest = self.auxiliary(batch)
+        if self.qfl is not None:
+            self.qfl.gain = self.options.get("qfl_gain")
+        loss, items = self.inner(preds, batch)
+        if self.qfl is not None and self.qfl.gain is not None:
+            self.options["qfl_gain"] = self.qfl.gain
+        extra = torch.stack([align, rest]).to(loss.device)
+        loss = torch.cat([loss.reshape(-1), extra * batch["img"].shape[0]])
+        detached = extra.detach()
+        if isinstance(items, dict):
+            return loss, {**items, **dict(zip(EXTRA_NAMES, detached, strict=True))}
+        return loss, torch.cat([items, detached])
+
+    def auxiliary(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Collect and clear the blocks' terms; return the scaled alignment loss and the scaled sum of the others."""
+        zero = batch["img"].new_zeros((), dtype=torch.float32)
+        align, rest = zero, zero
+        for block in self.blocks:
+            for name, term in block.pop_aux().items():
+                if name == "align_logits":
+                    shape = (term.shape[0], term.shape[2], term.shape[3])
+                    boxes = [batch[k].to(term.device) for k in ("cls", "bboxes", "batch_idx")]
+                    labels = cell_labels(boxes[0].view(-1), boxes[1], boxes[2].view(-1), shape)
+                    align = align + self.gains["align"] * alignment_loss(term, labels)
+                else:
+                    rest = rest + self.gains[name] * term.float()
+        return align, rest
+
+    def __getattr__(self, name: str) -> Any:
+        """Delegate to the host's criterion: its trainer calls ``update`` and reads other attributes."""
+        if name == "inner":  # not set yet: a copy in the making
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    @property
+    def updates(self) -> int:
+        """Epoch counter of the host's end-to-end criterion; a resumed training sets it."""
+        return self.inner.updates
+
+    @updates.setter
+    def updates(self, value: int) -> None:
+        self.inner.updates = value
+
+
+def _known(gains: dict[str, float]) -> dict[str, float]:
+    for name, value in gains.items():
+        if name not in GAINS:
+            raise ConfigError("dsmoe.gains", f"names out of {', '.join(GAINS)}", name)
+        if not isinstance(value, (int, float)) or value < 0:
+            raise ConfigError(f"dsmoe.gains.{name}", "a number >= 0", value)
+    return gains

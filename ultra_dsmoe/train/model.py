@@ -1,0 +1,264 @@
+"""The detector: the host's detection model with text, routing and sparse execution."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import LOGGER
+
+from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
+from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.train.criterion import LOSSES, DSMoECriterion
+
+if TYPE_CHECKING:
+    from ultra_dsmoe.text import Taxonomy, TextBank
+
+CHECKPOINT_FORMAT = 1  # raised when an older package could not read what a newer one writes
+OPTIONS = {"experts", "topk", "text", "hyperbolic", "loss", "cls_loss", "gains", "transfer", "qfl_gain"}
+
+
+class DSMoEModel(DetectionModel):
+    """A detector built from a model YAML that names blocks of this package.
+
+    Attributes:
+        text_info: Names, prompts, encoder and content hash of the text vectors, or None before any were set.
+    """
+
+    def __init__(
+        self, cfg: str | dict = "dsmoe-n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
+    ) -> None:
+        """Build the net.
+
+        Args:
+            cfg: Model YAML, path or dictionary.
+            ch: Input channels.
+            nc: Number of classes, overrides the YAML.
+            verbose: Whether to print the rows.
+
+        Raises:
+            ConfigError: If the YAML's ``dsmoe:`` section has an unknown key.
+        """
+        self.text_info: dict[str, Any] | None = None
+        self.checkpoint_format = CHECKPOINT_FORMAT
+        super().__init__(cfg, ch, nc, verbose)
+        self.options.update()  # a YAML without the section gets one, so that the criterion can keep its gain
+        if unknown := set(self.options) - OPTIONS:
+            raise ConfigError(
+                "dsmoe: section of the model YAML", f"keys out of {', '.join(sorted(OPTIONS))}", min(unknown)
+            )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The model YAML's ``dsmoe:`` section."""
+        section = self.yaml.setdefault("dsmoe", {})
+        if not isinstance(section, dict):
+            raise ConfigError("dsmoe: section of the model YAML", "a mapping", section)
+        return section
+
+    def blocks(self, kind: type) -> list[Any]:
+        """Return all blocks of a class."""
+        return [m for m in self.modules() if isinstance(m, kind)]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint that a newer version of this package wrote."""
+        written = state.get("checkpoint_format", CHECKPOINT_FORMAT)
+        if written > CHECKPOINT_FORMAT:
+            raise WeightsError("checkpoint", f"format {CHECKPOINT_FORMAT} or older (upgrade ultra-dsmoe)", f"{written}")
+        super().__setstate__(state)
+
+    # Text ------------------------------------------------------------------------------------------------------------
+
+    def set_text(self, bank: TextBank) -> None:
+        """Take the text vectors of a bank, one per class in the order of ``names``.
+
+        Raises:
+            TextError: If the number of classes differs, a vector is not finite, or the model has no text side.
+        """
+        for row in self.blocks(TextSemantics):
+            row.set_bank(torch.from_numpy(bank.vectors))
+        self.text_info = {
+            "names": list(bank.names),
+            "prompts": [list(p) for p in bank.prompts],
+            "encoder": bank.encoder,
+            "key": bank.key,
+        }
+        self._refold()
+
+    def copy_text(self, source: DSMoEModel) -> None:
+        """Take over the text vectors of another net with the same number of classes."""
+        for row, other in zip(self.blocks(TextSemantics), source.blocks(TextSemantics), strict=True):
+            if other.text:
+                row.set_bank(other.bank)
+        self.text_info = deepcopy(source.text_info)
+
+    def set_prompts(self, prompts: dict[str, str | list[str]]) -> None:
+        """Reword classes without retraining; classes left out keep their prompts.
+
+        Raises:
+            TextError: If a class does not exist, a prompt is empty, or the model has no text side.
+        """
+        from ultra_dsmoe.text import encode_bank
+
+        if not any(row.text for row in self.blocks(TextSemantics)):
+            raise TextError("prompts", "a model with text", "a model without a TextSemantics row")
+        info = self.text_info or {"names": [], "prompts": [], "encoder": "auto"}
+        kept = dict(zip(info["names"], info["prompts"], strict=True))
+        self.set_text(encode_bank(self.names, {**kept, **prompts}, encoder=info["encoder"]))
+
+    def set_taxonomy(self, taxonomy: Taxonomy, seed: int = 0) -> None:
+        """Take a taxonomy of the classes: tree for the hierarchy loss, initial radii from its embedding."""
+        radii = torch.atanh(torch.from_numpy(taxonomy.embed(seed=seed)).float().norm(dim=1).clamp_max(0.96))
+        members = torch.from_numpy(taxonomy.members.astype("float32"))
+        edges = torch.tensor(taxonomy.edges, dtype=torch.long).view(-1, 2)
+        for block in self.blocks(HyperbolicFusion):
+            block.set_taxonomy(members, edges, radii)
+
+    @torch.no_grad()
+    def fold_text(self) -> None:
+        """Fold everything that depends on text alone into buffers."""
+        outputs: dict[int, torch.Tensor] = {}
+        for m in self.model:
+            if isinstance(m, TextSemantics):
+                outputs[m.i] = m.text_constants()[0]
+            if isinstance(m, TextFoldMixin):
+                sources = [m.f] if isinstance(m.f, int) else m.f
+                text = next((outputs[j] for j in (s % m.i for s in sources if m.i) if j in outputs), None)
+                m.fold_text(text)
+
+    def _refold(self) -> None:
+        if any(m.folded for m in self.blocks(TextFoldMixin)):
+            self.fold_text()
+
+    def fuse(self, *args: Any, **kwargs: Any) -> DSMoEModel:
+        """Fold the text and fuse the host's own modules; arguments are the host's."""
+        self.eval()
+        self.fold_text()
+        return super().fuse(*args, **kwargs)
+
+    # Routing ---------------------------------------------------------------------------------------------------------
+
+    def set_topk(self, topk: int | str) -> None:
+        """Change how many experts each image gets.
+
+        Raises:
+            ConfigError: If it is not ``auto`` or an integer from 1 to N, or the model has no experts.
+        """
+        self._require_experts("topk")
+        for block in (*self.blocks(ExpertGate), *self.blocks(SparseMoE)):
+            block.set_topk(topk)
+        self.options["topk"] = topk
+
+    def set_moe_mode(self, mode: str) -> None:
+        """Choose ``gather`` or ``dense`` execution in evaluation and export."""
+        self._require_experts("moe mode")
+        for block in self.blocks(SparseMoE):
+            block.set_mode(mode)
+
+    def _require_experts(self, argument: str) -> None:
+        if not self.blocks(SparseMoE):
+            raise ConfigError(argument, "a model with a SparseMoE row", f"{self.yaml.get('yaml_file', 'none')}")
+
+    # Host contract ---------------------------------------------------------------------------------------------------
+
+    def predict(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the net on images (B, C, H, W).
+
+        Raises:
+            ShapeError: If height or width is not a multiple of the largest stride.
+        """
+        stride = int(self.stride.max()) if hasattr(self, "stride") else 1  # not known while the net is being built
+        if x.shape[-2] % stride or x.shape[-1] % stride:
+            got = f"{int(x.shape[-2])}x{int(x.shape[-1])}"
+            raise ShapeError("input image", f"height and width that are multiples of {stride}", got)
+        return super().predict(x, *args, **kwargs)
+
+    def init_criterion(self) -> Any:
+        """Return the criterion; ``dsmoe: {loss: host}`` in the YAML gives the host's own."""
+        inner = super().init_criterion()
+        loss = self.options.get("loss", "dsmoe")
+        if loss not in LOSSES:
+            raise ConfigError("dsmoe.loss", " or ".join(LOSSES), loss)
+        return inner if loss == "host" else DSMoECriterion(self, inner, self.options)
+
+    def load(self, weights: Any, verbose: bool = True) -> None:
+        """Load weights by name and shape; rows of a stock YOLO move to where this YAML has them.
+
+        Args:
+            weights: A model, or a checkpoint dictionary.
+            verbose: Whether to print how many tensors fitted.
+        """
+        source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        if not isinstance(source, DSMoEModel) and (moves := self.options.get("transfer")):
+            source = self._moved(source, moves)
+        head, other = self.model[-1], source.model[-1]
+        if hasattr(head, "rebuild_class_branch") and _same_inputs(head, other):
+            width = other.cv3[0][-1].in_channels
+            if width != head.cv3[0][-1].in_channels:
+                head.rebuild_class_branch(width)
+                head.bias_init()
+        super().load(source, verbose)
+
+    def _moved(self, source: nn.Module, moves: dict[int, int]) -> nn.Module:
+        """Return a copy of a stock net with its rows at our places: backbone rows stay, others go as ``moves`` says."""
+        rows: list[nn.Module] = [nn.Identity() for _ in self.model]
+        for i, row in enumerate(source.model):
+            target = moves.get(i, i if i < len(self.yaml["backbone"]) else None)
+            if target is not None and target < len(rows):
+                rows[target] = row
+        moved = deepcopy(source)
+        moved.model = nn.Sequential(*deepcopy(rows))
+        return moved
+
+    def gflops(self, imgsz: int | list[int] = 640) -> float:
+        """Return the work of one image in GFLOPs (2 x multiply-accumulate): k of N experts, not all."""
+        h, w = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        p = next(self.parameters())
+        training = self.training
+        self.eval()
+        try:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                self(torch.zeros(1, self.yaml.get("channels", 3), h, w, device=p.device, dtype=p.dtype))
+        finally:
+            self.train(training)
+        return counter.get_total_flops() / 1e9
+
+    def info(self, detailed: bool = False, verbose: bool = True, imgsz: int | list[int] = 640) -> Any:
+        """Print and return layers, parameters, gradients and executed GFLOPs (k of N experts).
+
+        Args:
+            detailed: Whether to print every layer, as the host does.
+            verbose: Whether to print at all; without, nothing is returned.
+            imgsz: Image size for the GFLOPs.
+        """
+        if not verbose:
+            return None
+        if detailed:
+            super().info(detailed=True, verbose=True, imgsz=imgsz)
+        layers = sum(1 for m in self.modules() if not m._modules)
+        params = sum(p.numel() for p in self.parameters())
+        grads = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        flops = self.gflops(imgsz)
+        experts = ", ".join(f"{m.k} of {m.experts} experts" for m in self.blocks(SparseMoE))
+        name = str(self.yaml.get("yaml_file", "")).rsplit("/", 1)[-1].removesuffix(".yaml") or type(self).__name__
+        LOGGER.info(
+            f"{name} summary{' (fused)' if self.is_fused() else ''}: {layers:,} layers, {params:,} parameters, "
+            f"{grads:,} gradients, {flops:.1f} GFLOPs{f' ({experts} computed)' if experts else ''}"
+        )
+        return layers, params, grads, flops
+
+
+def _same_inputs(head: nn.Module, other: nn.Module) -> bool:
+    """Whether two heads read maps of the same widths, so that a class branch of one can run on the other's."""
+    try:
+        return [m[0].conv.in_channels for m in head.cv2] == [m[0].conv.in_channels for m in other.cv2]
+    except (AttributeError, TypeError):
+        return False

@@ -1,0 +1,84 @@
+"""Router health: what the gates did in an epoch, and revival of experts that no image chose."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from ultralytics.utils import LOGGER
+
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+
+TOKEN_NOISE = 0.1  # of a revived expert's token, relative to its source's spread (our choice)
+
+
+class RouterMonitor:
+    """Read, report and mend the gates of a net at the end of an epoch."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Find the gates of ``model`` and the mixture each of them drives."""
+        mixtures = [m for m in model.modules() if isinstance(m, SparseMoE)]
+        self.pairs: list[tuple[ExpertGate, SparseMoE]] = []
+        for gate in (m for m in model.modules() if isinstance(m, ExpertGate)):
+            for moe in mixtures:
+                if moe.gate is gate or (moe.gate is None and getattr(gate, "i", None) in _sources(moe)):
+                    self.pairs.append((gate, moe))
+
+    def end_epoch(self, epoch: int) -> dict[str, float]:
+        """Return the epoch's router columns, revive dead experts and reset the counters.
+
+        Args:
+            epoch: Epoch number; with it the same noise is drawn on all workers.
+
+        Returns:
+            ``router/usage_max`` (share of images that chose the most used expert), ``router/entropy`` (of the gate, in
+            nats), ``router/dead`` (experts no image chose), ``router/temperature``; means over several gates, the dead
+            summed. Empty without a gate.
+        """
+        rows = []
+        for gate, moe in self.pairs:
+            _sum_over_workers(gate.usage, gate.entropy_sum, gate.images)
+            images = gate.images.clamp_min(1)
+            dead = (gate.usage == 0).nonzero().flatten() if gate.images > 0 else gate.usage.new_zeros(0).long()
+            rows.append(
+                (float((gate.usage / images).max()), float(gate.entropy_sum / images), len(dead), float(gate.tau))
+            )
+            if len(dead):
+                revive(gate, moe, dead, epoch)
+            gate.reset_record()
+        if not rows:
+            return {}
+        usage, entropy, n_dead, tau = zip(*rows, strict=True)
+        count = len(rows)
+        return {
+            "router/usage_max": round(sum(usage) / count, 5),
+            "router/entropy": round(sum(entropy) / count, 5),
+            "router/dead": sum(n_dead),
+            "router/temperature": round(sum(tau) / count, 5),
+        }
+
+
+@torch.no_grad()
+def revive(gate: ExpertGate, moe: SparseMoE, dead: torch.Tensor, epoch: int) -> None:
+    """Re-draw experts that stayed unused for an epoch near the most used cross-modal one, and log it."""
+    cross = gate.usage.clone()
+    cross[:2] = -1  # the universal experts have other parameters
+    source = int(cross.argmax())
+    generator = torch.Generator().manual_seed(epoch)
+    moe.redraw(dead, source, generator)
+    token = gate.token[0]
+    noise = torch.randn((len(dead), token.shape[1]), generator=generator).to(token)
+    token[dead] = token[source] + TOKEN_NOISE * token[source].std() * noise
+    LOGGER.info(f"router: revived {len(dead)} experts unused in epoch {epoch + 1} near expert {source}")
+
+
+def _sources(moe: SparseMoE) -> list[int]:
+    """Row numbers that a mixture reads from."""
+    rows = [moe.f] if isinstance(moe.f, int) else moe.f
+    return [i + moe.i if i < 0 else i for i in rows]
+
+
+def _sum_over_workers(*buffers: torch.Tensor) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for buffer in buffers:
+            torch.distributed.all_reduce(buffer)

@@ -1,0 +1,108 @@
+"""Trainer: text and taxonomy from the data YAML, router health, and a faster pace for scalars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import RANK, YAML
+
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.text import Taxonomy, encode_bank
+from ultra_dsmoe.train.criterion import EXTRA_NAMES
+from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.train.router import RouterMonitor
+
+FAST_LR = 10.0  # of temperatures, radii and other scalars: at the common pace they hardly move (our choice)
+
+
+class DSMoETrainer(DetectionTrainer):
+    """The host's detection trainer for `DSMoEModel`."""
+
+    def get_model(
+        self, cfg: str | dict | None = None, weights: nn.Module | None = None, verbose: bool = True
+    ) -> DSMoEModel:
+        """Build the net for the data set: text vectors, taxonomy, weights.
+
+        Args:
+            cfg: Model YAML, path or dictionary.
+            weights: Net to load weights from.
+            verbose: Whether to print the rows.
+        """
+        model = DSMoEModel(cfg, nc=self.data["nc"], ch=self.data.get("channels", 3), verbose=verbose and RANK == -1)
+        model.names = self.data["names"]  # before loading: the host matches class rows by name
+        if taxonomy := self.data.get("taxonomy"):
+            model.set_taxonomy(Taxonomy.parse(self.data["names"], taxonomy), seed=self.args.seed)
+        keep_text = isinstance(weights, DSMoEModel) and self._same_text(weights)
+        bank = None if keep_text else self._encode(model)
+        if keep_text:
+            model.copy_text(weights)
+        elif bank:
+            model.set_text(bank)  # before loading, since another encoder means another projection width
+        if weights:
+            model.load(weights)
+            if bank:
+                model.set_text(bank)  # and after, since loading brings the old vectors back
+        if self.args.dsmoe_topk is not None:
+            model.set_topk(self.args.dsmoe_topk)
+        if self.args.dsmoe_moe is not None:
+            model.set_moe_mode(self.args.dsmoe_moe)
+        return model
+
+    def _same_text(self, weights: DSMoEModel) -> bool:
+        """Whether a net's text vectors stay: on resume, or where neither wording nor classes change."""
+        info = weights.text_info
+        if info is None or info["names"] != list(self.data["names"].values()):
+            return False
+        return bool(self.args.resume) or not (
+            self.args.dsmoe_text or self.args.dsmoe_prompts or self.data.get("prompts")
+        )
+
+    def _encode(self, model: DSMoEModel) -> Any:
+        """Encode the prompts of the data YAML, or of the file given as ``dsmoe_prompts``; None without a text side."""
+        if not any(row.text for row in model.blocks(TextSemantics)):
+            return None
+        prompts = dict(self.data.get("prompts") or {})
+        if self.args.dsmoe_prompts:
+            prompts.update(YAML.load(self.args.dsmoe_prompts))
+        return encode_bank(self.data["names"], prompts, encoder=self.args.dsmoe_text or "auto")
+
+    def get_validator(self) -> Any:
+        """Return the host's validator; older hosts need the names of our loss items spelled out."""
+        validator = super().get_validator()
+        if isinstance(self.loss_names, tuple) and self.loss_names:
+            self.loss_names = (*self.loss_names, *EXTRA_NAMES)
+        return validator
+
+    def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """Build the host's optimizer, with the blocks' ``fast_parameters`` in a group of ten times its pace."""
+        optimizer = super().build_optimizer(model, *args, **kwargs)
+        fast = {
+            id(getattr(m, name))
+            for m in model.modules()
+            for name in getattr(m, "fast_parameters", ())
+            if isinstance(getattr(m, name, None), nn.Parameter)
+        }
+        for group in list(optimizer.param_groups):
+            moved = [p for p in group["params"] if id(p) in fast]
+            if moved:
+                group["params"] = [p for p in group["params"] if id(p) not in fast]
+                pace = {**group, "params": moved, "lr": group["lr"] * FAST_LR, "weight_decay": 0.0}
+                optimizer.add_param_group(pace)
+        return optimizer
+
+    def run_callbacks(self, event: str) -> None:
+        """Run the host's callbacks; at an epoch's end, look after the router first."""
+        if event == "on_train_epoch_end":
+            self.router_metrics = RouterMonitor(self._net()).end_epoch(self.epoch)
+        super().run_callbacks(event)
+
+    def _net(self) -> DSMoEModel:
+        net = getattr(self.model, "module", self.model)
+        return getattr(net, "student_model", net)
+
+    def save_metrics(self, metrics: dict[str, Any]) -> None:
+        """Write the epoch's row of results.csv, router columns included."""
+        super().save_metrics({**metrics, **getattr(self, "router_metrics", {})})
