@@ -1,0 +1,189 @@
+"""The text bank: one vector per class, with all that is needed to know where it came from.
+
+Source: [DSMoE] Sec. 3.2, Stage 1 (Eq. 1, ``pool(LLM(p_k))``). Our choice: the vectors are computed once, outside the
+graph, and travel in the checkpoint; several prompts per class are normalised, averaged and normalised again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.text import cache
+from ultra_dsmoe.text.encoders import HashEncoder, TextEncoder, make_encoder
+from ultra_dsmoe.text.local import local_encoders
+from ultra_dsmoe.text.prompts import class_names, class_prompts
+
+LOGGER = logging.getLogger("ultra_dsmoe.text")
+RANK = ("causal-lm", "sentence")  # encoders that `auto` prefers to hash, best first
+MIN_NORM = 1e-12  # below it a vector has no direction
+
+
+@dataclass(frozen=True)
+class TextBank:
+    """Text vectors of all classes.
+
+    Attributes:
+        names: Class names in class order, K of them.
+        prompts: Prompts of every class.
+        encoder: Id of the encoder.
+        vectors: float32 [K, d], rows of length 1.
+        key: Content hash of (prompts, encoder).
+
+    Raises:
+        TextError: If the parts do not fit each other, or a vector holds NaN or infinity.
+    """
+
+    names: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...]
+    encoder: str
+    vectors: np.ndarray = field(repr=False, compare=False)  # the key stands for them in comparisons
+    key: str
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit each other."""
+        class_names(self.names)
+        if len(self.prompts) != len(self.names):
+            raise TextError("text bank", f"prompts of {len(self.names)} classes", f"{len(self.prompts)}")
+        object.__setattr__(self, "vectors", cache.check_vectors(self.vectors, len(self.names), "text vectors"))
+
+    @property
+    def dim(self) -> int:
+        """Return the length d of the vectors."""
+        return self.vectors.shape[1]
+
+    def state(self) -> dict[str, Any]:
+        """Return the bank as plain containers and one tensor, which any checkpoint reader accepts."""
+        import torch
+
+        return {
+            "names": list(self.names),
+            "prompts": [list(texts) for texts in self.prompts],
+            "encoder": self.encoder,
+            "vectors": torch.from_numpy(self.vectors.copy()),
+            "key": self.key,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> TextBank:
+        """Rebuild a bank from `state`.
+
+        Raises:
+            TextError: If a part is missing or the parts do not fit each other.
+        """
+        missing = [k for k in ("names", "prompts", "encoder", "vectors", "key") if k not in state]
+        if missing:
+            raise TextError("text bank", "names, prompts, encoder, vectors and key", f"no {', '.join(missing)}")
+        prompts = tuple(tuple(texts) for texts in state["prompts"])
+        vectors = np.array(state["vectors"], dtype=np.float32)
+        return cls(tuple(state["names"]), prompts, str(state["encoder"]), vectors, str(state["key"]))
+
+
+def encode_bank(
+    names: Mapping[Any, Any] | Sequence[Any],
+    prompts: Mapping[Any, Any] | None = None,
+    encoder: str | TextEncoder = "auto",
+    cache_dir: str | Path | None = None,
+) -> TextBank:
+    """Return the text vectors of all classes, kept ones where there are.
+
+    ``auto`` takes kept vectors of exactly these prompts, then a model already on this disk, then the hash encoder, and
+    says so. It never downloads.
+
+    Args:
+        names: Index to class name, or a list of names.
+        prompts: Class name to description(s); a class without one gets the template.
+        encoder: ``auto``, ``hash``, ``sentence:<id or folder>``, ``causal-lm:<id or folder>``, or an encoder object.
+        cache_dir: Where vectors are kept; the user's cache folder when omitted.
+
+    Raises:
+        TextError: If names, prompts or encoder are wrong, or the encoder returns unusable vectors.
+    """
+    labels = class_names(names)
+    texts = tuple(tuple(sentences) for sentences in class_prompts(labels, prompts))
+    folder = cache.cache_folder(cache_dir)
+    name, vectors = _auto(texts, folder) if encoder == "auto" else _named(texts, folder, encoder)
+    return TextBank(labels, texts, name, vectors, cache.content_key(texts, name))
+
+
+def pool_prompts(encoder: TextEncoder, prompts: cache.Prompts) -> np.ndarray:
+    """Encode all prompts and return one unit vector per class: normalise, average, normalise.
+
+    Args:
+        encoder: The encoder.
+        prompts: Prompts of every class, K lists.
+
+    Returns:
+        float32 [K, d].
+
+    Raises:
+        TextError: If the encoder returns another shape, NaN, infinity or a vector without direction.
+    """
+    flat = [text for texts in prompts for text in texts]
+    vectors = cache.check_vectors(encoder.encode(flat), len(flat), f"text encoder {encoder.id}").astype(np.float64)
+    vectors = _unit(vectors, f"text encoder {encoder.id}")
+    ends = np.cumsum([len(texts) for texts in prompts])
+    means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
+    return _unit(means, f"text encoder {encoder.id}, mean of a class").astype(np.float32)
+
+
+def _auto(texts: cache.Prompts, folder: Path) -> tuple[str, np.ndarray]:
+    """Return (encoder id, vectors) by the order of `auto`."""
+    kept = [e for e in cache.find([folder, *cache.packaged_folders()], texts) if e[0].partition(":")[0] in RANK]
+    if kept:
+        return min(kept, key=lambda entry: RANK.index(entry[0].partition(":")[0]))  # the first of the best kind
+    for encoder in local_encoders():
+        try:
+            return encoder.id, _encode_and_keep(texts, folder, encoder)
+        except TextError as e:
+            LOGGER.warning("dsmoe_text=auto: %s; trying the next encoder", e)
+    LOGGER.warning(
+        "dsmoe_text=auto: no language model on this disk, taking the hash encoder (spelling, not meaning); name a "
+        "model with dsmoe_text=sentence:<id or folder> or dsmoe_text=causal-lm:<id or folder>"
+    )
+    return HashEncoder().id, pool_prompts(HashEncoder(), texts)
+
+
+def _named(texts: cache.Prompts, folder: Path, encoder: str | TextEncoder) -> tuple[str, np.ndarray]:
+    """Return (encoder id, vectors) of the encoder the user named."""
+    if isinstance(encoder, str):
+        # A checkpoint's encoder id carries a fingerprint: kept vectors are enough then, the model need not be here.
+        if "@" in encoder and (kept := _kept(texts, folder, encoder.strip())) is not None:
+            return encoder.strip(), kept
+        encoder = make_encoder(encoder)
+    if not isinstance(encoder, TextEncoder):
+        raise TextError("encoder", "an encoder's name, or an object with id and encode", encoder)
+    if isinstance(encoder, HashEncoder):  # faster than reading a file
+        return encoder.id, pool_prompts(encoder, texts)
+    kept = _kept(texts, folder, encoder.id)
+    return encoder.id, _encode_and_keep(texts, folder, encoder) if kept is None else kept
+
+
+def _kept(texts: cache.Prompts, folder: Path, encoder: str) -> np.ndarray | None:
+    """Return the vectors of (texts, encoder id) from the user's cache or the shipped ones, or None."""
+    found = (cache.load(place, texts, encoder) for place in (folder, *cache.packaged_folders()))
+    return next((vectors for vectors in found if vectors is not None), None)
+
+
+def _encode_and_keep(texts: cache.Prompts, folder: Path, encoder: TextEncoder) -> np.ndarray:
+    """Encode and write to the user's cache; a folder that cannot be written costs only the next run's time."""
+    vectors = pool_prompts(encoder, texts)
+    try:
+        cache.save(folder, texts, encoder.id, vectors)
+    except OSError as e:
+        LOGGER.warning("text vectors: not kept, %s cannot be written (%s)", folder, e)
+    return vectors
+
+
+def _unit(vectors: np.ndarray, source: str) -> np.ndarray:
+    """Return the rows [n, d] at length 1."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if (norms < MIN_NORM).any():
+        raise TextError(source, "vectors with a direction", f"a zero vector in row {int(norms.argmin())}")
+    return vectors / norms

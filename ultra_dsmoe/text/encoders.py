@@ -1,0 +1,107 @@
+"""From text to vectors behind one interface; no encoder is ever part of a training or inference graph.
+
+Source: [DSMoE] Sec. 3.2, Stage 1. The hash encoder is our choice, for machines without any weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.text.local import best_local, with_id
+from ultra_dsmoe.text.models import BF16_SUFFIX, DEFAULT_CAUSAL_LM, CausalLMEncoder, SentenceEncoder, check_texts
+from ultra_dsmoe.text.prompts import near
+
+HASH_DIM = 1536  # the paper's language model's hidden size, so that a model built on hash vectors has the same width
+KINDS = ("auto", "hash", "sentence", "causal-lm")
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """What the text side needs of an encoder."""
+
+    @property
+    def id(self) -> str:
+        """Name that tells these vectors from any other encoder's; holds no path of this machine."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """Return float32 [n, d], one row per text, in order."""
+
+
+class HashEncoder:
+    """Signed hashing of words and character 3-grams: spelling, not meaning. No weights, the same on every machine.
+
+    Args:
+        dim: Length of the vectors.
+    """
+
+    def __init__(self, dim: int = HASH_DIM) -> None:
+        if not isinstance(dim, int) or dim < 1:
+            raise TextError("HashEncoder dim", "an integer of at least 1", dim)
+        self.dim = dim
+
+    @property
+    def id(self) -> str:
+        """Return ``hash``, with the width where it is not the usual one."""
+        return "hash" if self.dim == HASH_DIM else f"hash:{self.dim}"
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """Return float32 [n, dim], every row of length 1."""
+        check_texts(texts)
+        rows = np.zeros((len(texts), self.dim), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for feature in _grams(text):
+                _add_hashed(row, feature)
+            if not row.any():  # all features cancelled: possible in narrow vectors only
+                _add_hashed(row, text)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def make_encoder(spec: str) -> TextEncoder:
+    """Return the encoder that ``spec`` names; nothing is loaded yet.
+
+    Args:
+        spec: ``hash``, ``sentence:<id or folder>``, ``causal-lm[:<id or folder>][#bf16]`` or ``auto``; also the id that
+            a checkpoint keeps, where a model with that fingerprint is on this disk. ``auto`` is a model already on this
+            disk, or else ``hash``.
+
+    Raises:
+        TextError: If the kind is unknown, a model is missing or a folder does not exist.
+    """
+    expected = "auto, hash, sentence:<id or folder> or causal-lm:<id or folder>"
+    if not isinstance(spec, str):
+        raise TextError("text encoder", expected, spec)
+    kind, _, model = spec.strip().partition(":")
+    dtype = "bfloat16" if kind.endswith(BF16_SUFFIX) or model.endswith(BF16_SUFFIX) else "float32"
+    kind, model = kind.removesuffix(BF16_SUFFIX), model.removesuffix(BF16_SUFFIX).strip()
+    if kind == "hash" and (not model or model.isdigit()):
+        return HashEncoder(int(model or HASH_DIM))
+    if kind == "auto" and not model:
+        return best_local() or HashEncoder()
+    if kind == "causal-lm":
+        # Without an id the user named no model: the paper's, and only from this disk.
+        return with_id(spec) or CausalLMEncoder(model or DEFAULT_CAUSAL_LM, dtype=dtype, local_only=not model)
+    if kind == "sentence" and model and dtype == "float32":
+        return with_id(spec) or SentenceEncoder(model)
+    raise TextError("text encoder", expected, f"{spec!r}{near(kind, KINDS) if kind not in KINDS else ''}")
+
+
+def _grams(text: str) -> Iterator[str]:
+    """Yield every word, and the 3-grams of every word between word ends, so that inflections still meet."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    for word in re.findall(r"[^\W_]+", folded) or folded.split():
+        yield word
+        framed = f"<{word}>"
+        yield from (framed[i : i + 3] for i in range(len(framed) - 2))
+
+
+def _add_hashed(row: np.ndarray, feature: str) -> None:
+    """Add one signed feature to ``row`` [d]; Python's own hash() differs from process to process."""
+    digest = int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "little")
+    row[(digest >> 1) % len(row)] += 1.0 if digest & 1 else -1.0

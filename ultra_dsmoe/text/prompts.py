@@ -1,0 +1,126 @@
+"""Class names and visual descriptions to prompts, one list per class.
+
+Source: [DSMoE] Sec. 3.2, Stage 1 (text prompt initialisation). The wording of the template is our choice, after the
+paper's overview figure; a description is optional.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ultra_dsmoe.errors import TextError
+
+NAME_FIELD = "{name}"
+TEMPLATE = "a photo of a {name} defect"
+
+
+def class_names(names: Mapping[Any, Any] | Sequence[Any]) -> tuple[str, ...]:
+    """Return the class names in class order.
+
+    Args:
+        names: The data YAML's ``names``: index to name, or a plain list.
+
+    Raises:
+        TextError: If there is no class, the indices are not 0..K-1 or a name is empty.
+    """
+    if isinstance(names, str) or not isinstance(names, (Mapping, Sequence)):
+        raise TextError("names", "a mapping of index to class name, or a list of names", names)
+    if not names:
+        raise TextError("names", "at least one class", names)
+    if isinstance(names, Mapping):
+        missing = set(range(len(names))) - {k for k in names if isinstance(k, int)}
+        if missing:
+            raise TextError("names", f"indices 0 to {len(names) - 1}", f"{list(names)}")
+        names = [names[i] for i in range(len(names))]
+    for i, name in enumerate(names):
+        # A bare number is a legal YAML name (digits, part numbers); the host turns it into text as well.
+        if name is None or isinstance(name, (Mapping, list, tuple)) or not str(name).strip():
+            raise TextError(f"names[{i}]", "a class name that is not empty", name)
+    return tuple(str(name).strip() for name in names)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest known word, or nothing."""
+    by_lower = {k.lower(): k for k in known}
+    match = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
+    return f" (did you mean {by_lower[match[0]]!r}?)" if match else ""
+
+
+def class_prompts(
+    names: Mapping[Any, Any] | Sequence[Any], prompts: Mapping[Any, Any] | None = None
+) -> list[list[str]]:
+    """Return the prompts of every class, in class order.
+
+    A description is put behind the template, ``a photo of a {name} defect: {description}``; a class without one gets
+    the bare template. A text that itself holds ``{name}`` replaces the template, so a user may change all the wording.
+
+    Args:
+        names: Index to class name, or a list of names.
+        prompts: Class name to one description or several; classes may be left out.
+
+    Returns:
+        One list of at least one prompt per class.
+
+    Raises:
+        TextError: If a class does not exist, or a prompt is empty or not text.
+    """
+    labels = class_names(names)
+    given = _descriptions(labels, prompts)
+    return [[_sentence(label, text) for text in given.get(label, [""])] for label in labels]
+
+
+def read_prompts(path: str | Path) -> dict[str, Any]:
+    """Read descriptions from a YAML file: the mapping itself, or a ``prompts:`` section as in a data YAML.
+
+    Raises:
+        TextError: If the file is missing, is not YAML or holds no mapping.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise TextError("prompts file", "a readable YAML file", f"{path} ({first_line(e)})") from e
+    section = data.get("prompts", data) if isinstance(data, dict) else data
+    if not isinstance(section, dict):
+        raise TextError(f"prompts file {path}", "a mapping of class name to description(s)", type(section).__name__)
+    return section
+
+
+def _descriptions(labels: tuple[str, ...], prompts: Mapping[Any, Any] | None) -> dict[str, list[str]]:
+    """Check the ``prompts`` section and return every named class's descriptions, stripped."""
+    if prompts is None:
+        return {}
+    if not isinstance(prompts, Mapping):
+        raise TextError("prompts", "a mapping of class name to description(s)", prompts)
+    found: dict[str, list[str]] = {}
+    for key, value in prompts.items():
+        label = str(key).strip()
+        if label not in labels:
+            known = ", ".join(labels[:12]) + (", ..." if len(labels) > 12 else "")
+            raise TextError("prompts", f"a class of this data set: {known}", f"{label!r}{near(label, labels)}")
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, (list, tuple)) or not texts:
+            raise TextError(f"prompts[{label}]", "a text or a list of at least one text", value)
+        for text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise TextError(f"prompts[{label}]", "texts that are not empty", text)
+        found[label] = [" ".join(text.split()) for text in texts]
+    return found
+
+
+def _sentence(label: str, text: str) -> str:
+    """Return one prompt; underscores of the class name become spaces, which language models read better."""
+    spoken = label.replace("_", " ").strip() or label
+    if NAME_FIELD in text:
+        return text.replace(NAME_FIELD, spoken)
+    head = TEMPLATE.replace(NAME_FIELD, spoken)
+    return f"{head}: {text}" if text else head
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, for one-line messages."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
