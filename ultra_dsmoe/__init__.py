@@ -11,7 +11,6 @@ _PUBLIC = {
     "DSMoEError": "ultra_dsmoe.errors",
     "DSMoEModel": "ultra_dsmoe.train.model",
     "DSMoETrainer": "ultra_dsmoe.train.trainer",
-    "DSMoEValidator": "ultra_dsmoe.train.validator",
     "RowContext": "ultra_dsmoe.nn.registry",
     "RowPlan": "ultra_dsmoe.nn.registry",
     "register": "ultra_dsmoe.nn.registry",

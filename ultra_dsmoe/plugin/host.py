@@ -79,7 +79,7 @@ def refuse(problem: str) -> None:
         else:
             setattr(owner, name, old)
     logging.getLogger("ultralytics").warning(
-        f"WARNING ultra_dsmoe is off, stock models are not affected: this Ultralytics does not fit, {problem}"
+        f"ultra_dsmoe is off, stock models are not affected: this Ultralytics does not fit, {problem}"
     )
 
 
