@@ -1,0 +1,78 @@
+"""The data YAMLs that come with the package, and what happens when their images are not there."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ultra_dsmoe.errors import DataError
+
+# How to get the images of each packaged set; shown when they are missing.
+COMMANDS = {
+    "pcb-demo": "dsmoe-yolo data make pcb-demo",
+    "pcb": "dsmoe-yolo data convert-voc pcb PCB_DATASET",
+    "deeppcb": "dsmoe-yolo data unpack deeppcb DeepPCB.tar",
+    "neu-det": "dsmoe-yolo data unpack neu-det NEU-DET.tar",
+    "aluminium": "dsmoe-yolo data convert-voc aluminium FOLDER --split 8:1:1",
+    "bbmp": "dsmoe-yolo data unpack bbmp ARCHIVE",
+    "tilda": "dsmoe-yolo data unpack tilda ARCHIVE",
+}
+
+
+def yaml_folder() -> Path:
+    """Return the folder of the packaged data YAMLs: inside an installed package, beside it in a source tree."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "datasets", package.parent / "datasets"):
+        if (folder / "pcb-demo.yaml").is_file():
+            return folder
+    raise DataError("datasets", "the packaged data YAMLs beside the package; install it again", str(package))
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return a packaged data YAML by its name, with or without ``.yaml``.
+
+    Raises:
+        DataError: If there is no such set.
+    """
+    stem = name.removesuffix(".yaml")
+    if stem not in COMMANDS:
+        near = difflib.get_close_matches(stem, COMMANDS, 1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise DataError("data set", f"one of {', '.join(COMMANDS)}{hint}", name)
+    return yaml.safe_load((yaml_folder() / f"{stem}.yaml").read_text(encoding="utf-8"))
+
+
+def images_root(name: str) -> Path:
+    """Return the folder that a packaged set's YAML expects, found the way the host finds it."""
+    from ultralytics import settings  # late: a name look-up needs no host
+
+    path = Path(load(name)["path"])
+    return path.resolve() if path.exists() else (Path(settings["datasets_dir"]) / path).resolve()
+
+
+def class_names(data: dict[str, Any]) -> list[str]:
+    """Return the class names of a data YAML in index order; ``names`` may be a list or a mapping."""
+    names = data.get("names")
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        return [str(names[i]) for i in range(len(names))]
+    if isinstance(names, list):
+        return [str(n) for n in names]
+    raise DataError("names", "a list or a mapping 0..n-1 of class names", names)
+
+
+def refuse_missing(name: str, data: dict[str, Any]) -> None:
+    """Tell how to get a set whose images are missing; called by the ``download`` line of its YAML.
+
+    Args:
+        name: Name of the packaged set.
+        data: The host's data dictionary, with ``path`` resolved.
+
+    Raises:
+        DataError: Always; one line with the set, the expected folder and the command.
+    """
+    root, split = Path(data["path"]), data.get("val")
+    folder = Path(split[0] if isinstance(split, list) else split) if split else root
+    raise DataError(name, f"images in {folder}; get them with: {COMMANDS[name]}", "no such folder")
