@@ -1,8 +1,8 @@
 """The six defects of the generated boards, drawn into the copper mask.
 
 Each maker proposes a shape inside a small window; it is kept only if it has the topology of its class: an open splits
-a conductor, a mouse bite does not, a short joins two, a spur touches one, a spurious copper touches none, a missing hole
-fills a drill. The box is the extent of the pixels that changed, so it is exact by construction.
+a conductor, a mouse bite does not, a short joins two, a spur touches one, a spurious copper touches none, a missing
+hole fills a drill. The box is the extent of the pixels that changed, so it is exact by construction.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def mouse_bite(p: _Painter) -> np.ndarray | None:
     if spot is None:
         return None
     x, y = p.look_at(*spot)
-    blob = p.blob(x, y, p.length(8, 14), p.length(6, 11))
+    blob = p.blob(x, y, p.length(9, 15), p.length(7, 12))
     bite = blob & p.cut
     if not 0.3 < bite.sum() / max(1, blob.sum()) < 0.75 or (grow(bite, p.whole(2)) & p.holes).any():
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -34,7 +35,7 @@ class Layout:
         pads: Copper that the solder mask leaves open.
         silk: Printed marks.
         outside: What lies beyond the board's edge.
-        drills: Centre and diameter of each hole that a part needs, [n, 3] pixels; vias are not among them.
+        drills: Centre and diameter of each hole in a part's round pad, [n, 3] pixels; vias are not among them.
         scale: Pixels per pixel at the reference size.
     """
 
@@ -82,7 +83,7 @@ class _Builder:
         self.shift = rng.integers(0, self.pitch, 2)
         self.cells = size // self.pitch + 1
         self.owner = [[0] * self.cells for _ in range(self.cells)]  # [row][column]
-        self.copper, self.holes, self.pads, self.silk, self.outside = np.zeros((5, size, size), np.uint8)
+        self.copper, self.holes, self.pads, self.silk, self.outside = np.zeros((5, size, size), dtype=np.uint8)
         self.drills: list[tuple[int, int, int]] = []
         self.pins: list[tuple[int, int, int]] = []  # column, row, net
         self.nets = 0
@@ -185,7 +186,7 @@ class _Builder:
         if pad.hole:
             radius = self.thick(pad.hole) // 2
             cv2.circle(self.holes, centre, radius, 1, -1)
-            if pin:
+            if pin and pad.round:  # a square pad without its hole would look like a surface pad
                 self.drills.append((*centre, 2 * radius + 1))
         spare = self.trace / 2 + CLEARANCE
         self.claim(x, y, pad.width / 2 + spare, pad.height / 2 + spare, net)
@@ -235,7 +236,7 @@ class _Builder:
 
     def is_free_way(self, cells: list[tuple[int, int]], *nets: int) -> bool:
         """Return whether the cells are free, and those beside each diagonal step too."""
-        for (x, y), (u, v) in zip(cells, cells[1:], strict=False):
+        for (x, y), (u, v) in pairwise(cells):
             if not self.free(u, v, *nets):
                 return False
             if x != u and y != v and not (self.free(x, v, *nets) and self.free(u, y, *nets)):
@@ -251,7 +252,7 @@ class _Builder:
                 beyond = self.px(*(np.array(cells[end]) + step))
                 points.insert(0 if end == 0 else len(points), beyond)
         cv2.polylines(self.copper, [np.array(points, np.int32)], False, 1, self.thick(width))
-        for (x, y), (u, v) in zip(cells, cells[1:], strict=False):
+        for (x, y), (u, v) in pairwise(cells):
             for column, row in {(x, y), (u, v), (x, v), (u, y)}:
                 self.claim(column, row, margin + 0.1, margin + 0.1, net)
 
@@ -311,18 +312,18 @@ class _Builder:
         x1, y1 = (x0, y0) + rng.uniform(0.3, 0.8, 2) * size
         cut = 0.1 * size
         corners = [(x0 + cut, y0), (x1 - cut, y0), (x1, y0 + cut), (x1, y1 - cut), (x1 - cut, y1), (x0 + cut, y1)]
-        area = np.zeros_like(self.copper)
+        area = np.zeros((size, size), np.uint8)
         cv2.fillPoly(area, [np.array([*corners, (x0, y1 - cut), (x0, y0 + cut)], np.int32)], 1)
         gap = self.thick(0.6) * 2 + 1
         area[cv2.dilate(self.copper | self.outside, np.ones((gap, gap), np.uint8)) > 0] = 0
         # A brush that is pushed through leaves no slivers, as design rules demand.
         brush = np.ones((self.thick(1.1), self.thick(1.1)), np.uint8)
-        self.copper |= cv2.morphologyEx(area, cv2.MORPH_OPEN, brush)
+        self.copper |= cv2.morphologyEx(area, cv2.MORPH_OPEN, brush).astype(np.uint8)
 
     def finish(self) -> Layout:
         """Drill the holes, keep print off open copper, and return the masks."""
         self.copper[(self.holes | self.outside) > 0] = 0
-        keep_off = cv2.dilate(self.pads | self.outside, np.ones((5, 5), np.uint8)) | self.holes
+        keep_off = cv2.dilate(self.pads | self.outside, np.ones((5, 5), np.uint8)).astype(np.uint8) | self.holes
         self.silk[keep_off > 0] = 0
         drills = np.array(self.drills, np.int32).reshape(-1, 3)
         return Layout(self.copper, self.holes, self.pads, self.silk, self.outside, drills, self.scale)
