@@ -20,6 +20,7 @@ from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.pcb_defects import CLASSES, Defect, add_defects
 from ultra_dsmoe.data.pcb_layout import lay_out
 from ultra_dsmoe.data.pcb_render import photograph
+from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError
 
 TRAIN, VAL = 240, 60
@@ -103,7 +104,7 @@ def generate(
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise DataError(name, f"a whole number of at least {low}", value)
     root = Path(root).resolve()
-    _require_unused(root)
+    require_unused(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
     try:
@@ -119,28 +120,6 @@ def generate(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root / "data.yaml"
-
-
-def _require_unused(root: Path) -> None:
-    """Refuse a folder that holds something."""
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(str(root), "a new or empty folder; move the old one away first", "one with files in it")
-
-
-def move_into_place(partial: Path, root: Path) -> None:
-    """Rename a finished folder to its final name; if another process was faster, its result stands.
-
-    Raises:
-        DataError: If something else has come to stand there.
-    """
-    partial.chmod(0o755)  # temporary folders are private to their maker
-    if root.is_dir() and not any(root.iterdir()):
-        root.rmdir()
-    try:
-        partial.rename(root)
-    except OSError as error:
-        if not (root / "data.yaml").is_file():
-            raise DataError(str(root), "a folder that can be created", str(error)) from error
 
 
 def _write_board(folder: Path, split: str, index: int, seed: int, size: int) -> None:
