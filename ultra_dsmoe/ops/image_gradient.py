@@ -16,12 +16,12 @@ def central_difference(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradient_magnitude(x: Tensor) -> Tensor:
-    """Return the gradient magnitude of the channel mean, (B, C, H, W) -> (B, 1, H, W).
+    """Return the gradient magnitude of the channel mean, (B, C, H, W) -> (B, 1, H, W); exactly 0 where it is flat.
 
     Source: [DSMoE] Eq. 5 (the mean over channels is our choice: per channel it was memory-bound).
     """
     dx, dy = central_difference(x.mean(1, keepdim=True))
-    return torch.sqrt(dx * dx + dy * dy + _EPS)
+    return torch.sqrt(dx * dx + dy * dy + _EPS) - _EPS**0.5
 
 
 def forward_difference(x: Tensor) -> Tensor:

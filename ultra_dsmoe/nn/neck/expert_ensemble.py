@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.neck.space_broadcast import text_map_width
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -31,7 +32,9 @@ class ExpertEnsemble(TextFoldMixin):
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[[map, mixture, text, gate], 1, ExpertEnsemble, []]``."""
-        c1, _, text_width, experts = ctx.inputs(4)
+        c1, c_mixture, text_width, experts = ctx.inputs(4)
+        if c1 != c_mixture:
+            raise ConfigError("model YAML row ExpertEnsemble", "two maps of equal channels", f"{c1} and {c_mixture}")
         return RowPlan([c1, text_width, experts], c1)
 
     def text_constants(self, text: Tensor | None) -> tuple[Tensor]:

@@ -37,9 +37,12 @@ def resolve_topk(topk: int | str, experts: int) -> int:
 
 
 def mlp(c1: int) -> nn.Sequential:
-    """Return a perceptron with two hidden layers, c1 -> 128 -> 128 -> 128."""
+    """Return a perceptron with two hidden layers, c1 -> 128 -> 128 -> 128.
+
+    The last layer has no bias: centring (keys) and batch normalisation (queries) would remove it.
+    """
     return nn.Sequential(
-        nn.Linear(c1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN)
+        nn.Linear(c1, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN, bias=False)
     )
 
 
@@ -52,6 +55,11 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
     """
 
     fast_parameters = ("log_tau",)
+    running_mean: Tensor
+    running_var: Tensor
+    usage: Tensor
+    entropy_sum: Tensor
+    images: Tensor
 
     def __init__(self, c: int, experts: int = 32, topk: int | str = "auto", text_width: int | None = None) -> None:
         """Build the gate.
@@ -79,9 +87,7 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
         self.log_tau = nn.Parameter(torch.tensor([math.log(0.1)]))
         self.register_buffer("running_mean", torch.zeros(HIDDEN))
         self.register_buffer("running_var", torch.ones(HIDDEN))
-        self.register_buffer("usage", torch.zeros(experts), persistent=False)  # images per expert since the last reset
-        self.register_buffer("entropy_sum", torch.zeros(1), persistent=False)
-        self.register_buffer("images", torch.zeros(1), persistent=False)
+        self.reset_record()
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
@@ -136,7 +142,7 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
         feat, text = x if isinstance(x, (list, tuple)) else (x, None)
         (keys,) = self.constants(text)
         with autocast_off(feat):
-            logits = self.query(feat) @ keys.T / (HEADS * self.tau)  # mean over heads of the cosine
+            logits = self.query(feat) @ keys.float().T / (HEADS * self.tau)  # mean over heads of the cosine
             prob = torch.softmax(logits, -1)
             weight, idx = prob.topk(self.k, -1)
             weight = (weight / weight.sum(-1, keepdim=True)).clamp_min(GATE_FLOOR)
@@ -148,15 +154,16 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
 
     @torch.no_grad()
     def _record(self, prob: Tensor, idx: Tensor) -> None:
-        self.usage += torch.bincount(idx.flatten(), minlength=self.experts).to(self.usage)
-        self.entropy_sum += -(prob * prob.clamp_min(GATE_FLOOR).log()).sum()
-        self.images += len(prob)
+        self.usage = self.usage.to(prob) + torch.bincount(idx.flatten(), minlength=self.experts)
+        self.entropy_sum = self.entropy_sum.to(prob) - (prob * prob.clamp_min(GATE_FLOOR).log()).sum()
+        self.images = self.images.to(prob) + len(prob)
 
-    @torch.no_grad()
     def reset_record(self) -> None:
-        """Forget usage and entropy of the images seen so far."""
-        for buffer in (self.usage, self.entropy_sum, self.images):
-            buffer.zero_()
+        """Forget images per expert, summed entropy and number of the images seen so far.
+
+        These are no buffers: distributed training would overwrite every worker's with those of the first.
+        """
+        self.usage, self.entropy_sum, self.images = torch.zeros(self.experts), torch.zeros(1), torch.zeros(1)
 
 
 def load_balance(prob: Tensor, idx: Tensor) -> Tensor:
@@ -174,7 +181,10 @@ def load_balance(prob: Tensor, idx: Tensor) -> Tensor:
 def _run(layers: nn.Sequential, x: Tensor) -> Tensor:
     """Run a perceptron in fp32 whatever the precision of its parameters."""
     for layer in layers:
-        x = F.linear(x, layer.weight.float(), layer.bias.float()) if isinstance(layer, nn.Linear) else layer(x)
+        if isinstance(layer, nn.Linear):
+            x = F.linear(x, layer.weight.float(), None if layer.bias is None else layer.bias.float())
+        else:
+            x = layer(x)
     return x
 
 

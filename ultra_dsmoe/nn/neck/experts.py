@@ -99,7 +99,8 @@ class CrossModalExperts(nn.Module):
         y = weight @ x.reshape(b, c, h * w) + bias[idx].reshape(b, k * c, 1).to(x.dtype)  # (B, kC, HW)
         kernel = self.dw[idx].reshape(b * k * c, 1, _KERNEL, _KERNEL)
         y = F.conv2d(y.reshape(1, b * k * c, h, w), kernel, padding=_KERNEL // 2, groups=b * k * c)
-        y = y.reshape(b, k, c, h * w) + self.conv_bias[idx]
+        y = (y.reshape(b, k, c, h * w) + self.conv_bias[idx]).float()  # squares overflow in half precision
         y = y - y.mean(2, keepdim=True)
         y = y * torch.rsqrt((y * y).mean(2, keepdim=True) + _EPS)
+        y = y.to(x.dtype)
         return F.silu(y * self.ln_gain[idx] + self.ln_bias[idx]).reshape(b, k, c, h, w)

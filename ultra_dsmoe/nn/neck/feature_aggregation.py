@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import AuxLossMixin
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 from ultra_dsmoe.ops.image_gradient import forward_difference
@@ -31,7 +32,10 @@ class FeatureAggregation(AuxLossMixin, nn.Module):
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[[ensemble, mixture], 1, FeatureAggregation, []]``."""
-        c1, _ = ctx.inputs(2)
+        c1, c_mixture = ctx.inputs(2)
+        if c1 != c_mixture:
+            got = f"{c1} and {c_mixture}"
+            raise ConfigError("model YAML row FeatureAggregation", "two maps of equal channels", got)
         return RowPlan([c1], c1)
 
     def forward(self, x: list[Tensor]) -> Tensor:

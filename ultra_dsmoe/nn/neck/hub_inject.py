@@ -33,8 +33,8 @@ class HubInject(nn.Module):
             raise ConfigError("HubInject scale", "0.25, 0.5, 1, 2, 4 or 8", scale)
         self.scale = scale
         self.project = nn.Conv2d(c_hub, c_level, 1)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        for p in self.project.parameters():
+            nn.init.zeros_(p)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:

@@ -119,6 +119,7 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
         b, c, h, w = feat.shape
         (anchors,) = self.constants(text)
         with autocast_off(feat):
+            anchors = anchors.float()  # folded ones follow the precision of the module
             u = self.image_tangent(feat)
             logits = self.logits(u, anchors)
             lam = torch.sigmoid(self.lam_logit.float())
@@ -139,7 +140,7 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
 
 
 def hierarchy_loss(nodes: Tensor, radii: Tensor, edges: Tensor) -> Tensor:
-    """Penalise children nearer to the origin than their parent, or nearer to a foreign parent.
+    """Penalise children nearer to the origin than their parent, and parents nearer to a foreign node than to a child.
 
     ``mean relu(|p| - |c| + .05) + mean relu(.1 + d(p, c) - d(p, n))`` over the edges (p, c) and all n outside p's
     children.

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 from ultra_dsmoe.ops import poincare
@@ -48,14 +49,15 @@ class SpaceBroadcast(TextFoldMixin):
         self.conv = nn.Conv2d(c + half, c2, 3, stride=3, bias=False)
         self.bn = nn.BatchNorm2d(c2)
         for layer in (self.offset_pw, self.mask_image, self.mask_text):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            for p in layer.parameters():
+                nn.init.zeros_(p)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[[attended map, fused map, text], 1, SpaceBroadcast, [c2]]``."""
         c1, c_fused, text_width = ctx.inputs(3)
-        assert c1 == c_fused
+        if c1 != c_fused:
+            raise ConfigError("model YAML row SpaceBroadcast", "two maps of equal channels", f"{c1} and {c_fused}")
         c2 = ctx.scaled(ctx.args[0]) if ctx.args else c1
         return RowPlan([c1, text_width, c2], c2)
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn.base import TextFoldMixin
-from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate
+from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate, resolve_topk
 from ultra_dsmoe.nn.neck.experts import CrossModalExperts, GlobalExpert, LocalExpert
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 MODES = ("gather", "dense")
+REDRAW_VARIANCE = 0.1  # of a re-drawn expert around its source, relative to the source's own (our choice)
 
 
 @register
@@ -59,9 +60,8 @@ class SparseMoE(TextFoldMixin):
         super().__init__()
         if not isinstance(experts, int) or experts < UNIVERSAL + 1:
             raise ConfigError("experts", f"an integer of at least {UNIVERSAL + 1}", experts)
-        gate = ExpertGate(c, experts, topk)  # also validates k
-        self.gate = gate if own_gate else None
-        self.experts, self.k = experts, gate.k
+        self.experts, self.k = experts, resolve_topk(topk, experts)
+        self.gate = ExpertGate(c, experts, topk) if own_gate else None
         self.local = LocalExpert(c)
         self.wide = GlobalExpert(c)
         self.cross = CrossModalExperts(c, experts - UNIVERSAL, text_width)
@@ -85,8 +85,6 @@ class SparseMoE(TextFoldMixin):
 
     def set_topk(self, topk: int | str) -> None:
         """Change the number of experts computed per image; a gate given from outside must change with it."""
-        from ultra_dsmoe.nn.neck.expert_gate import resolve_topk
-
         self.k = resolve_topk(topk, self.experts)
         if self.gate is not None:
             self.gate.set_topk(topk)
@@ -173,9 +171,7 @@ class SparseMoE(TextFoldMixin):
             return
         ids = dead[dead >= UNIVERSAL] - UNIVERSAL
         for p in self.cross.stacked(text=False):
-            spread = p[source - UNIVERSAL].std(unbiased=False).item() * math.sqrt(
-                0.1
-            )  # our choice: a tenth of variance
+            spread = p[source - UNIVERSAL].std(unbiased=False).item() * math.sqrt(REDRAW_VARIANCE)
             noise = torch.randn((len(ids), *p.shape[1:]), generator=generator).to(p)
             p[ids] = p[source - UNIVERSAL] + spread * noise
 
