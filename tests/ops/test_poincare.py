@@ -1,0 +1,128 @@
+"""The Poincaré ball against geoopt in float64, its laws, and its edges."""
+
+import geoopt
+import pytest
+import torch
+
+from ultra_dsmoe.ops import poincare
+
+NORMS = [0.01, 0.1, 0.5, 1.0, 1.5, 2.0]
+CURVATURES = [0.25, 1.0, 2.0]
+
+
+def tangent(n, d, norm, dtype=torch.float32, seed=0):
+    """``n`` random vectors of a norm."""
+    u = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (norm * u / u.norm(dim=-1, keepdim=True)).to(dtype)
+
+
+def ball(c):
+    return geoopt.PoincareBall(c=torch.tensor(c, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2), (2, 5, 7)])
+def test_shapes(shape):
+    u = torch.randn(shape)
+    for function in (poincare.exp0, poincare.log0, poincare.project, poincare.clip_norm):
+        assert function(0.1 * u).shape == shape
+    assert poincare.norm(u).shape == (*shape[:-1], 1)
+
+
+def test_distance_shapes():
+    assert poincare.distance(torch.randn(2, 3, 5, 4), torch.randn(6, 4)).shape == (2, 3, 5, 6)
+    assert poincare.distance(torch.randn(1, 4), torch.randn(1, 4)).shape == (1, 1)
+    assert poincare.pair_distance(torch.randn(5, 4), torch.randn(5, 4)).shape == (5,)
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+@pytest.mark.parametrize("norm", NORMS)
+def test_maps_match_geoopt(norm, c):
+    for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        u = tangent(16, 8, norm / c**0.5, dtype)
+        x = ball(c).expmap0(u.double())
+        torch.testing.assert_close(poincare.exp0(u, c).double(), x, atol=atol, rtol=0)
+        torch.testing.assert_close(poincare.log0(x.to(dtype), c).double(), u.double(), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+@pytest.mark.parametrize(("small", "large"), [(a, b) for a in NORMS for b in NORMS if a <= b])
+def test_distance_matches_geoopt(small, large, c):
+    u, a = tangent(9, 8, small / c**0.5, torch.float64), tangent(4, 8, large / c**0.5, torch.float64, seed=1)
+    wanted = ball(c).dist(ball(c).expmap0(u).unsqueeze(1), ball(c).expmap0(a))
+    torch.testing.assert_close(poincare.distance(u, a, c), wanted, atol=1e-6, rtol=1e-9)
+    in_half_the_bits = poincare.distance(u.float(), a.float(), c).double()
+    torch.testing.assert_close(in_half_the_bits, wanted, atol=2e-4, rtol=1e-5)
+    pairs = poincare.pair_distance(u[:4], a, c)
+    torch.testing.assert_close(pairs, wanted[:4].diagonal(), atol=1e-6, rtol=1e-9)
+
+
+def test_distance_by_hand():
+    """On one ray distances are twice the difference of the tangent norms; across the origin, twice the sum."""
+    u, a = torch.tensor([[0.5, 0.0]]), torch.tensor([[1.25, 0.0], [-1.0, 0.0]])
+    torch.testing.assert_close(poincare.distance(u, a), torch.tensor([[1.5, 3.0]]))
+
+
+def test_distance_is_a_metric():
+    u = torch.cat([tangent(6, 8, n, seed=i) for i, n in enumerate(NORMS)])
+    d = poincare.distance(u, u)
+    torch.testing.assert_close(d, d.T, atol=1e-5, rtol=1e-5)
+    assert (d >= 0).all()
+    # arcosh(1 + 1e-7) = 4.5e-4 is the floor; the rounding of the cosine adds to it near the rim
+    assert d.diagonal()[:24].max() < 5e-3
+    assert d.diagonal().max() < 2e-2
+    assert (d.unsqueeze(2) + d.unsqueeze(0) - d.unsqueeze(1) > -1e-2).all()  # d(i, j) + d(j, k) >= d(i, k)
+    double = poincare.distance(u.double(), u.double()).diagonal()
+    torch.testing.assert_close(double, torch.full_like(double, 4.4721e-4), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("norm", [1e-4, *NORMS])
+def test_log_inverts_exp(norm):
+    u = tangent(32, 16, norm)
+    torch.testing.assert_close(poincare.log0(poincare.exp0(u)), u, atol=1e-5, rtol=0)
+
+
+def test_exp_preserves_angles():
+    """The map is conformal at the origin: angles between tangent vectors survive within five degrees."""
+    u, v = tangent(64, 8, 1.7), tangent(64, 8, 0.3, seed=1)
+    angle = torch.rad2deg(torch.arccos(torch.cosine_similarity(u, v)))
+    mapped = torch.rad2deg(torch.arccos(torch.cosine_similarity(poincare.exp0(u), poincare.exp0(v))))
+    assert angle.max() - angle.min() > 60  # or little would be compared
+    assert (angle - mapped).abs().max() < 5
+
+
+def test_flat_limit():
+    """For curvature to 0 the maps are identities and the distance is twice the Euclidean one."""
+    u, a = tangent(5, 4, 0.8, torch.float64), tangent(3, 4, 0.6, torch.float64, seed=1)
+    torch.testing.assert_close(poincare.exp0(u, 1e-6), u, atol=1e-6, rtol=0)
+    torch.testing.assert_close(poincare.log0(u, 1e-6), u, atol=1e-6, rtol=0)
+    torch.testing.assert_close(poincare.distance(u, a, 1e-5), 2 * torch.cdist(u, a), atol=1e-3, rtol=0)
+
+
+def test_clip_and_project():
+    u = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
+    torch.testing.assert_close(poincare.clip_norm(u), torch.tensor([[1.2, 1.6], [0.3, 0.4]]))
+    torch.testing.assert_close(poincare.clip_norm(u, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
+    for c in CURVATURES:
+        assert poincare.project(100 * u, c).norm(dim=-1).max() < 1 / c**0.5
+        torch.testing.assert_close(poincare.project(u[1:] * 0.5, c), u[1:] * 0.5)
+        assert torch.isfinite(poincare.log0(100 * u, c)).all()
+
+
+def test_gradcheck():
+    u, a = tangent(3, 4, 0.7, torch.float64), tangent(2, 4, 1.3, torch.float64, seed=1)
+    u.requires_grad_()
+    a.requires_grad_()
+    for function in (poincare.norm, poincare.exp0, poincare.clip_norm, poincare.project):
+        assert torch.autograd.gradcheck(function, u)
+    assert torch.autograd.gradcheck(lambda x: poincare.log0(poincare.exp0(x) * 0.9, 1.0), u)
+    assert torch.autograd.gradcheck(lambda x, y: poincare.distance(x, y, 1.5), (u, a))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-6, 1.0, 2.0])
+def test_gradients_are_finite_at_the_edges(scale):
+    u = (scale * tangent(3, 4, 1.0)).requires_grad_()
+    twin = u.detach().clone().requires_grad_()
+    total = poincare.distance(u, twin).sum() + poincare.log0(poincare.exp0(u)).sum() + poincare.clip_norm(1e8 * u).sum()
+    total.backward()
+    assert torch.isfinite(u.grad).all()
+    assert torch.isfinite(twin.grad).all()
