@@ -90,6 +90,8 @@ def encode_bank(
     prompts: Mapping[Any, Any] | None = None,
     encoder: str | TextEncoder = "auto",
     cache_dir: str | Path | None = None,
+    *,
+    keep: Sequence[Sequence[str]] | None = None,
 ) -> TextBank:
     """Return the text vectors of all classes, kept ones where there are.
 
@@ -101,12 +103,19 @@ def encode_bank(
         prompts: Class name to description(s); a class without one gets the template.
         encoder: ``auto``, ``hash``, ``sentence:<id or folder>``, ``causal-lm:<id or folder>``, or an encoder object.
         cache_dir: Where vectors are kept; the user's cache folder when omitted.
+        keep: Finished prompts of every class, as `TextBank.prompts`: they stand for the classes that ``prompts`` leaves
+            out, word for word. This is how a trained model is reworded.
 
     Raises:
-        TextError: If names, prompts or encoder are wrong, or the encoder returns unusable vectors.
+        TextError: If names, prompts, encoder or ``keep`` are wrong, or the encoder returns unusable vectors.
     """
     labels = class_names(names)
     texts = tuple(tuple(sentences) for sentences in class_prompts(labels, prompts))
+    if keep is not None:
+        if len(keep) != len(labels):
+            raise TextError("keep", f"prompts of {len(labels)} classes", f"{len(keep)}")
+        named = {str(key).strip() for key in prompts or ()}
+        texts = tuple(texts[i] if label in named else tuple(keep[i]) for i, label in enumerate(labels))
     folder = cache.cache_folder(cache_dir)
     name, vectors = _auto(texts, folder) if encoder == "auto" else _named(texts, folder, encoder)
     return TextBank(labels, texts, name, vectors, cache.content_key(texts, name))

@@ -73,7 +73,7 @@ def save(folder: Path, prompts: Prompts, encoder: str, vectors: np.ndarray) -> P
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=path.stem, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, vectors=vectors, encoder=np.array(encoder), prompts=np.array(_as_json(prompts)))
+            np.savez(stream, vectors=vectors, encoder=np.array(encoder), prompts=np.array(_as_json(prompts).encode()))
         os.chmod(temporary, 0o644)  # mkstemp makes it private; a shared cache must stay readable
         os.replace(temporary, path)
     except BaseException:
@@ -119,7 +119,7 @@ def _read(path: Path, prompts: Prompts) -> tuple[str, np.ndarray] | None:
         if not zipfile.is_zipfile(path):  # numpy would take a bare array or a pickle for one
             raise ValueError("not an npz archive")
         with np.load(path, allow_pickle=False) as data:
-            encoder, kept, vectors = str(data["encoder"]), str(data["prompts"]), data["vectors"]
+            encoder, kept, vectors = str(data["encoder"]), bytes(data["prompts"]).decode(), data["vectors"]
         vectors = check_vectors(vectors, len(prompts), path.name)
     except _DAMAGE as e:
         LOGGER.warning("text vectors: ignoring the damaged file %s (%s)", path, str(e).split("\n")[0])

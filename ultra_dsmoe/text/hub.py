@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import socket
 import urllib.error
 import urllib.request
@@ -14,10 +15,6 @@ from ultra_dsmoe.text.prompts import first_line
 
 REACH_SECONDS = 10  # how long to wait for the hub before saying that it cannot be reached
 Loaded = TypeVar("Loaded")
-
-# What transformers raises. OSError: missing or unreadable files, no network; ValueError, KeyError, TypeError: a config
-# that it cannot use; RuntimeError: weights of another shape; ImportError: a tokenizer that needs one more package.
-_FAILURES = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
 
 
 def load_local_first(load: Callable[[bool], Loaded], name: str, local_only: bool) -> Loaded:
@@ -31,10 +28,11 @@ def load_local_first(load: Callable[[bool], Loaded], name: str, local_only: bool
     Raises:
         TextError: If the model is not on this disk and cannot be fetched.
     """
+    failures = _failures()
     try:
         with _no_progress_bar():
             return load(True)
-    except _FAILURES as e:
+    except failures as e:
         if local_only:
             raise TextError(f"text encoder {name}", "a complete model on this disk", first_line(e)) from e
     # The hub's client would retry for more than a minute before it says that there is no network.
@@ -42,7 +40,7 @@ def load_local_first(load: Callable[[bool], Loaded], name: str, local_only: bool
         raise TextError(f"text encoder {name}", "a model on this disk, or a network to fetch it", "neither")
     try:
         return load(False)
-    except _FAILURES as e:
+    except failures as e:
         raise TextError(f"text encoder {name}", "a model id that the hub serves", first_line(e)) from e
 
 
@@ -61,6 +59,19 @@ def _hub_answers() -> bool:
         return not isinstance(e.reason, (socket.gaierror, TimeoutError, ConnectionError))
     except OSError:
         return False
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what loading a model raises when its files do not serve.
+
+    OSError: missing or unreadable files, no network; ValueError, KeyError, TypeError, AttributeError: a config that
+    transformers cannot use; RuntimeError: weights of another shape; ImportError: a tokenizer that needs one more
+    package; the other two: damaged weights.
+    """
+    from safetensors import SafetensorError
+
+    plain = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError)
+    return (*plain, pickle.UnpicklingError, SafetensorError)
 
 
 @contextlib.contextmanager

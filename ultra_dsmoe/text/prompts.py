@@ -118,6 +118,8 @@ def _sentence(label: str, text: str) -> str:
     if NAME_FIELD in text:
         return text.replace(NAME_FIELD, spoken)
     head = TEMPLATE.replace(NAME_FIELD, spoken)
+    if text.startswith(head):  # a finished prompt, as a text bank keeps it
+        return text
     return f"{head}: {text}" if text else head
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text.ball import embed_tree
 from ultra_dsmoe.text.prompts import class_names, near
 
 
@@ -52,7 +51,8 @@ class Taxonomy:
         if mapping is not None:
             if not isinstance(mapping, Mapping):
                 raise TextError("taxonomy", "a mapping of parent to children", mapping)
-            _refuse_duplicates(labels)
+            if mapping:
+                _refuse_duplicates(labels)
             for parent, child in _pairs(mapping, groups):
                 if child in parent_of:
                     got = f"{child!r} under {parent_of[child]!r} and {parent!r}"
@@ -95,6 +95,8 @@ class Taxonomy:
         for name, value, low in (("dim", dim, 2), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
                 raise TextError(f"Taxonomy.embed {name}", f"an integer of at least {low}", value)
+        from ultra_dsmoe.text.ball import embed_tree  # it needs torch; the rest of the text side starts without
+
         return embed_tree(self.parents(), self.depths(), dim=int(dim), seed=int(seed))
 
 

@@ -1,0 +1,86 @@
+"""Make the text vectors that are shipped beside the packaged data YAMLs.
+
+    python -m ultra_dsmoe.text.package datasets/*.yaml --encoder auto
+
+Our choice: float32, one file per data YAML, so that ``dsmoe_text=auto`` finds on a machine without any model the same
+vectors as the machine that made them. A file holds the vectors, the prompts and the encoder's id, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ultra_dsmoe.errors import DSMoEError, TextError
+from ultra_dsmoe.text import cache
+from ultra_dsmoe.text.bank import pool_prompts
+from ultra_dsmoe.text.encoders import HashEncoder, TextEncoder, make_encoder
+from ultra_dsmoe.text.prompts import class_prompts, first_line
+from ultra_dsmoe.text.taxonomy import Taxonomy
+
+
+def package_vectors(yamls: Sequence[Path], encoder: TextEncoder, folder: Path, *, prune: bool = False) -> list[Path]:
+    """Encode the prompts of data YAMLs into ``folder``; all are read before anything is written.
+
+    Args:
+        yamls: Data YAMLs with ``names`` and optionally ``prompts`` and ``taxonomy``, which is checked on the way.
+        encoder: The encoder; the hash encoder is refused, it needs no shipped vectors.
+        folder: Where to write.
+        prune: Remove the folder's vectors of all other prompts and encoders.
+
+    Returns:
+        The file of each data YAML.
+
+    Raises:
+        TextError: If a YAML cannot be read or its text sections are wrong, or the encoder is the hash encoder.
+    """
+    if isinstance(encoder, HashEncoder):
+        raise TextError("--encoder", "a language model (hash vectors need no file)", encoder.id)
+    sections = [_read(path) for path in yamls]
+    prompts = [class_prompts(data["names"], data.get("prompts")) for data in sections]
+    for data in sections:
+        Taxonomy.parse(data["names"], data.get("taxonomy"))
+    files = [cache.save(folder, texts, encoder.id, pool_prompts(encoder, texts)) for texts in prompts]
+    for stale in set(folder.glob("*.npz")) - set(files) if prune else ():
+        stale.unlink()
+    return files
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ultra_dsmoe.text.package", description=__doc__.split("\n")[0])
+    parser.add_argument("yamls", nargs="+", type=Path, metavar="data.yaml", help="data YAMLs with names and prompts")
+    parser.add_argument("--encoder", default="auto", help="sentence:<id or folder>, causal-lm:<id or folder> or auto")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: vectors/ beside the first data YAML)")
+    parser.add_argument("--prune", action="store_true", help="remove vectors of other prompts or encoders from it")
+    args = parser.parse_args(argv)
+    folder = args.out or args.yamls[0].parent / "vectors"
+    try:
+        encoder = make_encoder(args.encoder)
+        files = package_vectors(args.yamls, encoder, folder, prune=args.prune)
+    except (DSMoEError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    for path, file in zip(args.yamls, files, strict=True):
+        print(f"{path} -> {file} ({encoder.id})")
+    return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return a data YAML that has names."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise TextError(str(path), "a readable YAML file", first_line(e)) from e
+    if not isinstance(data, dict) or "names" not in data:
+        raise TextError(str(path), "a data YAML with names", "no names")
+    return data
+
+
+if __name__ == "__main__":
+    sys.exit(main())
