@@ -17,7 +17,7 @@ from ultra_dsmoe.data.pcb_parts import VIA, VIA_HOLE, Pad, Part, draw_part, head
 
 REFERENCE_SIZE = 640  # all lengths below are pixels at this size
 MIN_SCALE = 0.5  # smaller images show a smaller piece of board, or traces would vanish
-PITCHES = (18, 20, 22, 24)
+PITCHES = (24, 27, 30)
 CLEARANCE = 0.22  # of a pitch, kept between nets
 BLOCKED = -1
 MIN_CELLS = 4  # of a trace that leads to a via
@@ -129,7 +129,7 @@ class _Builder:
         """Draw a bundle of parallel traces that crosses the picture with two 45-degree bends."""
         rng, size = self.rng, self.size
         lanes, width = int(rng.integers(3, 8)), self.thick(self.trace)
-        pitch = width + self.thick(rng.uniform(0.5, 0.75))
+        pitch = width + self.thick(rng.uniform(0.5, 0.7))
         start, step = rng.uniform(0.15, 0.75) * size, rng.uniform(-0.3, 0.3) * size
         bend = rng.uniform(0.1, 0.8) * size
         along = np.array([-size / 4, bend, bend + abs(step), size * 1.25])
