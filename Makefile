@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml
 	    rm -rf $(VENV); echo "make: $$found cannot make environments; on Debian: apt install python3-venv" >&2; exit 1; \
 	fi
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	@echo "installing the package and its tools into $(VENV): some minutes, about 5 GB with a CUDA build of torch"
+	@echo "installing the package and its tools into $(VENV): some minutes, about 7 GB with a CUDA build of torch"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 
