@@ -1,0 +1,108 @@
+"""Host-style arguments of this folder's commands: one checkpoint and ``key=value`` pairs, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from ultra_dsmoe.errors import ConfigError
+
+SPLITS = ("train", "val", "test")
+MIN_PIXELS = 32  # the largest stride of our model YAMLs
+MAX_SEED = 2**32 - 1  # of the random generators
+
+Check = Callable[[str, str], Any]
+
+
+def text(key: str, value: str) -> str:
+    """Accept any text but an empty one."""
+    if not value.strip():
+        raise ConfigError(key, "a value, as in 'key=value'", "none")
+    return value
+
+
+def whole(low: int, high: int | None = None) -> Check:
+    """Return a check for whole numbers from ``low`` to ``high``."""
+    expected = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+
+    def check(key: str, value: str) -> int:
+        try:
+            number = int(text(key, value))
+        except ValueError as e:
+            if isinstance(e, ConfigError):
+                raise
+            raise ConfigError(key, expected, value) from e
+        if number < low or (high is not None and number > high):
+            raise ConfigError(key, expected, value)
+        return number
+
+    return check
+
+
+def one_of(options: Iterable[str]) -> Check:
+    """Return a check for one of some names."""
+    names = list(options)
+
+    def check(key: str, value: str) -> str:
+        if text(key, value) not in names:
+            raise ConfigError(key, f"one of {', '.join(names)}{did_you_mean(value, names)}", value)
+        return value
+
+    return check
+
+
+def several_of(options: Iterable[str]) -> Check:
+    """Return a check for names out of ``options``, separated by commas; gives them without repeats."""
+    check_one = one_of(options)
+
+    def check(key: str, value: str) -> list[str]:
+        return list(dict.fromkeys(check_one(key, name.strip()) for name in text(key, value).split(",")))
+
+    return check
+
+
+COMMON: dict[str, Check] = {
+    "model": text,
+    "data": text,
+    "imgsz": whole(MIN_PIXELS),
+    "batch": whole(1),
+    "split": one_of(SPLITS),
+    "device": text,
+    "seed": whole(0, MAX_SEED),
+    "out": text,
+}
+
+
+def did_you_mean(name: str, options: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest option, or nothing where none is near."""
+    near = get_close_matches(name, list(options), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def parse(argv: list[str], checks: dict[str, Check]) -> dict[str, Any]:
+    """Read ``best.pt key=value ...``; the checkpoint may also be given as ``model=best.pt``.
+
+    Args:
+        argv: Words of the command line.
+        checks: Check of each known key.
+
+    Returns:
+        The checked values of the keys that were given.
+
+    Raises:
+        ConfigError: If a word is no known key with a proper value, or no checkpoint is named.
+    """
+    values: dict[str, Any] = {}
+    for word in argv:
+        key, equals, value = word.partition("=")
+        if not equals:
+            if word in checks or "model" in values:
+                raise ConfigError(word, "a value, as in 'key=value'", "none")
+            key, value = "model", word
+        if key not in checks:
+            raise ConfigError(key, f"one of {', '.join(checks)}{did_you_mean(key, checks)}", "an unknown key")
+        values[key] = checks[key](key, value)
+    if "model" not in values:
+        raise ConfigError("model", "a DS-MoE checkpoint as first argument, such as best.pt", "none")
+    return values
