@@ -238,6 +238,25 @@ def test_unreadable_file_is_one_line(damage, checkpoint, tmp_path):
     assert not is_mobile_sam_checkpoint(path)
 
 
+class Touch:
+    """Unpickles by creating a file, as a hostile checkpoint could do worse."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    path, touched = tmp_path / "bad.pt", tmp_path / "touched"
+    torch.save({"image_encoder.x": torch.zeros(1), "y": Touch(touched)}, path)
+    with pytest.raises(WeightsError, match="pretrained: expected a readable file of tensors"):
+        load_mobile_sam(MobileSAM(), path)
+    assert not is_mobile_sam_checkpoint(path)
+    assert not touched.exists()
+
+
 def test_recognising_a_checkpoint(checkpoint, tmp_path):
     assert is_mobile_sam_checkpoint(checkpoint)
     assert is_mobile_sam_checkpoint({"model": torch.load(checkpoint, weights_only=True)})
