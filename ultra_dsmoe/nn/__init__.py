@@ -2,6 +2,7 @@
 
 from ultra_dsmoe.nn.backbone.dsa import DSA
 from ultra_dsmoe.nn.backbone.gad import GAD
+from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
 from ultra_dsmoe.nn.neck.cbam import CBAM
@@ -11,6 +12,7 @@ from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hub_fusion import HubFusion
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.pick import Pick
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
@@ -29,6 +31,8 @@ __all__ = [
     "HubFusion",
     "HubInject",
     "HyperbolicFusion",
+    "MobileSAM",
+    "Pick",
     "RowContext",
     "RowPlan",
     "SpaceBroadcast",
