@@ -7,13 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.losses import QualityFocalLoss, alignment_loss, cell_labels
 from ultra_dsmoe.nn.base import AuxLossMixin
+from ultra_dsmoe.train.options import check_options, merged_gains
 
-# Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; a model YAML's `dsmoe: gains:` overrides them.
-GAINS = {"align": 0.5, "bal": 0.01, "hier": 0.05, "ga": 0.05, "ort": 0.01}
-LOSSES, CLASS_LOSSES = ("dsmoe", "host"), ("qfl", "bce")
 EXTRA_NAMES = ("align_loss", "aux_loss")
 
 
@@ -37,17 +34,15 @@ class DSMoECriterion:
             options: The model YAML's ``dsmoe:`` section; the calibrated gain is kept in it as ``qfl_gain``.
 
         Raises:
-            ConfigError: If the section names an unknown loss or gain.
+            ConfigError: If the section has a key or value that it cannot have.
         """
         self.inner, self.options = inner, options
         self.blocks = [m for m in model.modules() if isinstance(m, AuxLossMixin)]
-        self.gains = {**GAINS, **_known(options.get("gains") or {})}
-        class_loss = options.get("cls_loss", "qfl")
-        if class_loss not in CLASS_LOSSES:
-            raise ConfigError("dsmoe.cls_loss", " or ".join(CLASS_LOSSES), class_loss)
+        self.gains = merged_gains(check_options(options).get("gains"))
         self.qfl: QualityFocalLoss | None = None
-        if class_loss == "qfl":
+        if options.get("cls_loss", "qfl") == "qfl":
             self.qfl = QualityFocalLoss(gain=options.get("qfl_gain"))
+            part: Any
             for part in (inner, getattr(inner, "one2many", None), getattr(inner, "one2one", None)):
                 if hasattr(part, "bce"):
                     part.bce = self.qfl
@@ -96,12 +91,3 @@ class DSMoECriterion:
     @updates.setter
     def updates(self, value: int) -> None:
         self.inner.updates = value
-
-
-def _known(gains: dict[str, float]) -> dict[str, float]:
-    for name, value in gains.items():
-        if name not in GAINS:
-            raise ConfigError("dsmoe.gains", f"names out of {', '.join(GAINS)}", name)
-        if not isinstance(value, (int, float)) or value < 0:
-            raise ConfigError(f"dsmoe.gains.{name}", "a number >= 0", value)
-    return gains

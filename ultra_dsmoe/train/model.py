@@ -17,13 +17,14 @@ from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
-from ultra_dsmoe.train.criterion import LOSSES, DSMoECriterion
+from ultra_dsmoe.train.criterion import DSMoECriterion
+from ultra_dsmoe.train.options import check_options
 
 if TYPE_CHECKING:
     from ultra_dsmoe.text import Taxonomy, TextBank
 
+MIN_TRANSFER = 1 / 3  # share of tensors that must fit; other scales and families reach a fifth by chance (counted)
 CHECKPOINT_FORMAT = 1  # raised when an older package could not read what a newer one writes
-OPTIONS = {"experts", "topk", "text", "hyperbolic", "loss", "cls_loss", "gains", "transfer", "qfl_gain"}
 
 
 class DSMoEModel(DetectionModel):
@@ -32,6 +33,10 @@ class DSMoEModel(DetectionModel):
     Attributes:
         text_info: Names, prompts, encoder and content hash of the text vectors, or None before any were set.
     """
+
+    yaml: dict[str, Any]  # the host's attributes, for the type checker
+    model: Any
+    stride: torch.Tensor
 
     def __init__(
         self, cfg: str | dict = "dsmoe-n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
@@ -45,24 +50,20 @@ class DSMoEModel(DetectionModel):
             verbose: Whether to print the rows.
 
         Raises:
-            ConfigError: If the YAML's ``dsmoe:`` section has an unknown key.
+            ConfigError: If the YAML's ``dsmoe:`` section has a key or value that it cannot have.
         """
         self.text_info: dict[str, Any] | None = None
         self.checkpoint_format = CHECKPOINT_FORMAT
         super().__init__(cfg, ch, nc, verbose)
-        self.options.update()  # a YAML without the section gets one, so that the criterion can keep its gain
-        if unknown := set(self.options) - OPTIONS:
-            raise ConfigError(
-                "dsmoe: section of the model YAML", f"keys out of {', '.join(sorted(OPTIONS))}", min(unknown)
-            )
+        # Here, not only where they are used: a training must not fail after its run folder exists.
+        self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))
 
     @property
     def options(self) -> dict[str, Any]:
         """The model YAML's ``dsmoe:`` section."""
-        section = self.yaml.setdefault("dsmoe", {})
-        if not isinstance(section, dict):
-            raise ConfigError("dsmoe: section of the model YAML", "a mapping", section)
-        return section
+        if self.yaml.get("dsmoe") is None:  # a YAML without the section gets one: the criterion keeps its gain there
+            self.yaml["dsmoe"] = {}
+        return self.yaml["dsmoe"]
 
     def blocks(self, kind: type) -> list[Any]:
         """Return all blocks of a class."""
@@ -93,11 +94,14 @@ class DSMoEModel(DetectionModel):
         }
         self._refold()
 
+    def text_rows(self) -> list[TextSemantics]:
+        """Return the blocks that hold text vectors."""
+        return [row for row in self.blocks(TextSemantics) if row.text]
+
     def copy_text(self, source: DSMoEModel) -> None:
-        """Take over the text vectors of another net with the same number of classes."""
-        for row, other in zip(self.blocks(TextSemantics), source.blocks(TextSemantics), strict=True):
-            if other.text:
-                row.set_bank(other.bank)
+        """Take over the text vectors of another net with the same number of classes and of `text_rows`."""
+        for row, other in zip(self.text_rows(), source.text_rows(), strict=True):
+            row.set_bank(other.bank)
         self.text_info = deepcopy(source.text_info)
 
     def set_prompts(self, prompts: dict[str, str | list[str]]) -> None:
@@ -108,11 +112,21 @@ class DSMoEModel(DetectionModel):
         """
         from ultra_dsmoe.text import encode_bank
 
-        if not any(row.text for row in self.blocks(TextSemantics)):
+        if not self.text_rows():
             raise TextError("prompts", "a model with text", "a model without a TextSemantics row")
-        info = self.text_info or {"names": [], "prompts": [], "encoder": "auto"}
-        kept = dict(zip(info["names"], info["prompts"], strict=True))
-        self.set_text(encode_bank(self.names, {**kept, **prompts}, encoder=info["encoder"]))
+        from ultra_dsmoe.text import TextBank
+        from ultra_dsmoe.text.cache import content_key
+
+        info = self.text_info
+        bank = encode_bank(self.names, prompts, encoder=info["encoder"] if info else "auto")
+        if info and tuple(info["names"]) == bank.names:  # the kept prompts are whole sentences, so keep their vectors
+            vectors = self.text_rows()[0].bank.float().cpu().numpy().copy()
+            texts = [tuple(text) for text in info["prompts"]]
+            for i, name in enumerate(bank.names):
+                if name in {str(key).strip() for key in prompts}:
+                    vectors[i], texts[i] = bank.vectors[i], bank.prompts[i]
+            bank = TextBank(bank.names, tuple(texts), bank.encoder, vectors, content_key(texts, bank.encoder))
+        self.set_text(bank)
 
     def set_taxonomy(self, taxonomy: Taxonomy, seed: int = 0) -> None:
         """Take a taxonomy of the classes: tree for the hierarchy loss, initial radii from its embedding."""
@@ -126,13 +140,15 @@ class DSMoEModel(DetectionModel):
     def fold_text(self) -> None:
         """Fold everything that depends on text alone into buffers."""
         outputs: dict[int, torch.Tensor] = {}
-        for m in self.model:
-            if isinstance(m, TextSemantics):
-                outputs[m.i] = m.text_constants()[0]
-            if isinstance(m, TextFoldMixin):
-                sources = [m.f] if isinstance(m.f, int) else m.f
-                text = next((outputs[j] for j in (s % m.i for s in sources if m.i) if j in outputs), None)
-                m.fold_text(text)
+        row: Any  # the host's parser attaches i and f
+        for row in self.model:
+            i, sources = row.i, [row.f] if isinstance(row.f, int) else row.f
+            if isinstance(row, TextSemantics):
+                outputs[i] = row.text_constants()[0]
+            text = next((outputs[j] for j in (source % i for source in sources if i) if j in outputs), None)
+            for part in row.modules():  # a mixture's own gate lies inside it
+                if isinstance(part, TextFoldMixin):
+                    part.fold_text(text)
 
     def _refold(self) -> None:
         if any(m.folded for m in self.blocks(TextFoldMixin)):
@@ -184,9 +200,7 @@ class DSMoEModel(DetectionModel):
     def init_criterion(self) -> Any:
         """Return the criterion; ``dsmoe: {loss: host}`` in the YAML gives the host's own."""
         inner = super().init_criterion()
-        loss = self.options.get("loss", "dsmoe")
-        if loss not in LOSSES:
-            raise ConfigError("dsmoe.loss", " or ".join(LOSSES), loss)
+        loss = check_options(self.options).get("loss", "dsmoe")
         return inner if loss == "host" else DSMoECriterion(self, inner, self.options)
 
     def load(self, weights: Any, verbose: bool = True) -> None:
@@ -195,10 +209,14 @@ class DSMoEModel(DetectionModel):
         Args:
             weights: A model, or a checkpoint dictionary.
             verbose: Whether to print how many tensors fitted.
+
+        Raises:
+            WeightsError: If they are another architecture's.
         """
-        source = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        source: Any = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         if not isinstance(source, DSMoEModel) and (moves := self.options.get("transfer")):
             source = self._moved(source, moves)
+        self._require_same_architecture(source)
         head, other = self.model[-1], source.model[-1]
         if hasattr(head, "rebuild_class_branch") and _same_inputs(head, other):
             width = other.cv3[0][-1].in_channels
@@ -207,10 +225,22 @@ class DSMoEModel(DetectionModel):
                 head.bias_init()
         super().load(source, verbose)
 
+    def _require_same_architecture(self, source: nn.Module) -> None:
+        """Refuse weights that fit here and there by chance only."""
+        ours = self.state_dict()
+        theirs = {k: v.shape for k, v in source.state_dict().items() if v.ndim}  # counters fit everywhere
+        fit = sum(k in ours and ours[k].shape == shape for k, shape in theirs.items())
+        if fit < MIN_TRANSFER * len(theirs):
+            name = str(getattr(source, "pt_path", None) or getattr(source, "yaml", {}).get("yaml_file") or "the net")
+            wanted = str(self.yaml.get("yaml_file") or "this model")
+            got = f"{name.rsplit('/', 1)[-1]}, of which {fit} of {len(theirs)} tensors fit"
+            raise WeightsError("pretrained weights", f"a checkpoint of {wanted.rsplit('/', 1)[-1]}", got)
+
     def _moved(self, source: nn.Module, moves: dict[int, int]) -> nn.Module:
         """Return a copy of a stock net with its rows at our places: backbone rows stay, others go as ``moves`` says."""
         rows: list[nn.Module] = [nn.Identity() for _ in self.model]
-        for i, row in enumerate(source.model):
+        stock: Any = source.model
+        for i, row in enumerate(stock):
             target = moves.get(i, i if i < len(self.yaml["backbone"]) else None)
             if target is not None and target < len(rows):
                 rows[target] = row
@@ -256,7 +286,7 @@ class DSMoEModel(DetectionModel):
         return layers, params, grads, flops
 
 
-def _same_inputs(head: nn.Module, other: nn.Module) -> bool:
+def _same_inputs(head: Any, other: Any) -> bool:
     """Whether two heads read maps of the same widths, so that a class branch of one can run on the other's."""
     try:
         return [m[0].conv.in_channels for m in head.cv2] == [m[0].conv.in_channels for m in other.cv2]

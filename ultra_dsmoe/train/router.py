@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from ultralytics.utils import LOGGER
@@ -74,8 +76,9 @@ def revive(gate: ExpertGate, moe: SparseMoE, dead: torch.Tensor, epoch: int) -> 
 
 def _sources(moe: SparseMoE) -> list[int]:
     """Row numbers that a mixture reads from."""
-    rows = [moe.f] if isinstance(moe.f, int) else moe.f
-    return [i + moe.i if i < 0 else i for i in rows]
+    row: Any = moe  # the host's parser attaches i and f
+    sources = [row.f] if isinstance(row.f, int) else row.f
+    return [j + row.i if j < 0 else j for j in sources]
 
 
 def _sum_over_workers(*buffers: torch.Tensor) -> None:

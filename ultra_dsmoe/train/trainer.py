@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import RANK, YAML
+from ultralytics.utils import LOGGER, RANK
 
-from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
+from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
+from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint, load_mobile_sam
 from ultra_dsmoe.text import Taxonomy, encode_bank
+from ultra_dsmoe.text.prompts import read_prompts
 from ultra_dsmoe.train.criterion import EXTRA_NAMES
 from ultra_dsmoe.train.model import DSMoEModel
 from ultra_dsmoe.train.router import RouterMonitor
@@ -30,16 +34,29 @@ class DSMoETrainer(DetectionTrainer):
             cfg: Model YAML, path or dictionary.
             weights: Net to load weights from.
             verbose: Whether to print the rows.
+
+        Raises:
+            DSMoEError: If model YAML, text, taxonomy, weights or keys do not suit each other; no run folder remains.
         """
-        model = DSMoEModel(cfg, nc=self.data["nc"], ch=self.data.get("channels", 3), verbose=verbose and RANK == -1)
+        try:
+            return self._build(cfg, weights, verbose)
+        except DSMoEError:
+            self._discard_run()
+            raise
+
+    def _build(self, cfg: str | dict | None, weights: nn.Module | None, verbose: bool) -> DSMoEModel:
+        model = DSMoEModel(
+            cfg or "dsmoe-n.yaml", nc=self.data["nc"], ch=self.data.get("channels", 3), verbose=verbose and RANK == -1
+        )
         model.names = self.data["names"]  # before loading: the host matches class rows by name
         if taxonomy := self.data.get("taxonomy"):
             model.set_taxonomy(Taxonomy.parse(self.data["names"], taxonomy), seed=self.args.seed)
-        keep_text = isinstance(weights, DSMoEModel) and self._same_text(weights)
-        bank = None if keep_text else self._encode(model)
-        if keep_text:
+        bank = None
+        if isinstance(weights, DSMoEModel) and self._same_text(model, weights):
             model.copy_text(weights)
-        elif bank:
+        else:
+            bank = self._encode(model)
+        if bank:
             model.set_text(bank)  # before loading, since another encoder means another projection width
         if weights:
             model.load(weights)
@@ -51,9 +68,39 @@ class DSMoETrainer(DetectionTrainer):
             model.set_moe_mode(self.args.dsmoe_moe)
         return model
 
-    def _same_text(self, weights: DSMoEModel) -> bool:
+    def setup_model(self) -> Any:
+        """Build or load the net as the host does; ``pretrained=mobile_sam.pt`` goes to the MobileSAM encoder."""
+        given = self.args.pretrained
+        sam = isinstance(given, (str, Path)) and is_mobile_sam_checkpoint(given)
+        if sam:
+            self.args.pretrained = False  # the host would look for a whole detector in the file
+        try:
+            ckpt = super().setup_model()
+        finally:
+            self.args.pretrained = given
+        encoders = [m for m in self._net().modules() if isinstance(m, MobileSAM)] if RANK in {-1, 0} or sam else []
+        if sam and not encoders:
+            raise WeightsError("pretrained", "a model with a MobileSAM row for these weights", f"{given}")
+        for encoder in encoders:
+            if sam:
+                LOGGER.info(f"MobileSAM encoder: {load_mobile_sam(encoder, given)}")
+            elif not given or given is True:
+                LOGGER.info("MobileSAM encoder: from scratch (pretrained=mobile_sam.pt loads its weights)")
+        return ckpt
+
+    def _discard_run(self) -> None:
+        """Remove the run folder that the host has just made, unless something else is in it."""
+        left = {path.name for path in self.save_dir.glob("*")} if RANK in {-1, 0} else set()
+        if not self.resume and left <= {"args.yaml", "weights"} and not any(self.wdir.glob("*")):
+            (self.save_dir / "args.yaml").unlink(missing_ok=True)
+            for folder in filter(Path.is_dir, (self.wdir, self.save_dir)):
+                folder.rmdir()
+
+    def _same_text(self, model: DSMoEModel, weights: DSMoEModel) -> bool:
         """Whether a net's text vectors stay: on resume, or where neither wording nor classes change."""
         info = weights.text_info
+        if len(model.text_rows()) != len(weights.text_rows()):
+            return False
         if info is None or info["names"] != list(self.data["names"].values()):
             return False
         return bool(self.args.resume) or not (
@@ -62,11 +109,14 @@ class DSMoETrainer(DetectionTrainer):
 
     def _encode(self, model: DSMoEModel) -> Any:
         """Encode the prompts of the data YAML, or of the file given as ``dsmoe_prompts``; None without a text side."""
-        if not any(row.text for row in model.blocks(TextSemantics)):
+        if not model.text_rows():
+            for key in ("dsmoe_prompts", "dsmoe_text"):
+                if value := getattr(self.args, key):
+                    raise ConfigError(key, "a model with a TextSemantics row", f"{value} for one without")
             return None
-        prompts = dict(self.data.get("prompts") or {})
-        if self.args.dsmoe_prompts:
-            prompts.update(YAML.load(self.args.dsmoe_prompts))
+        prompts = self.data.get("prompts") or {}
+        if self.args.dsmoe_prompts and isinstance(prompts, dict):
+            prompts = {**prompts, **read_prompts(self.args.dsmoe_prompts)}
         return encode_bank(self.data["names"], prompts, encoder=self.args.dsmoe_text or "auto")
 
     def get_validator(self) -> Any:
@@ -100,7 +150,8 @@ class DSMoETrainer(DetectionTrainer):
         super().run_callbacks(event)
 
     def _net(self) -> DSMoEModel:
-        net = getattr(self.model, "module", self.model)
+        net: Any = self.model
+        net = getattr(net, "module", net)
         return getattr(net, "student_model", net)
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:

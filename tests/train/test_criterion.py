@@ -1,0 +1,249 @@
+"""The criterion: the host's loss with the quality focal loss in it, and the auxiliary terms beside it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from ultralytics.nn.tasks import DetectionModel
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.losses import QualityFocalLoss
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.train.criterion import DSMoECriterion
+from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.train.options import GAINS
+
+Build = Callable[..., DSMoEModel]
+Batch = Callable[..., dict[str, Tensor]]
+
+
+def host_criterion(net: DSMoEModel) -> Any:
+    return DetectionModel.init_criterion(net)
+
+
+class TensorItems:
+    """A host criterion as hosts before 8.4.130 have it: loss items as one tensor, not by name."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.bce = inner, None
+
+    def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if self.bce is not None:
+            self.inner.bce = self.bce
+        loss, items = self.inner(preds, batch)
+        return loss, torch.stack(list(items.values()))
+
+
+# value ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dsmoe-n", "yolov8n-dsmoe", "dsmoe-p2"])
+def test_class_loss_of_a_fresh_net_is_the_hosts(name: str, build: Build, batch: Batch) -> None:
+    net, data = build(name), batch()
+    preds = net.train()(data["img"])
+    stock_loss, stock = host_criterion(net)(preds, data)
+    loss, ours = net.init_criterion()(preds, data)
+    assert ours["cls_loss"].item() == pytest.approx(stock["cls_loss"].item(), rel=1e-4)
+    assert ours["box_loss"] == stock["box_loss"]
+    assert ours["dfl_loss"] == stock["dfl_loss"]
+    torch.testing.assert_close(loss[:3], stock_loss, rtol=1e-4, atol=1e-6)
+    assert net.options["qfl_gain"] > 1, "uncalibrated, the focal loss is smaller than cross-entropy"
+
+
+def test_the_gain_is_calibrated_once(build: Build, batch: Batch) -> None:
+    net = build()
+    criterion, stock = net.init_criterion(), host_criterion(net)
+    net.train()
+    criterion(net(batch()["img"]), batch())
+    gain = net.options["qfl_gain"]
+    trained = dict(net(batch()["img"]))
+    trained["scores"] = (
+        trained["scores"].detach().add(4).requires_grad_()
+    )  # confident: focusing counts
+    data = batch()
+    focal, bce = criterion(trained, data)[1]["cls_loss"], stock(trained, data)[1]["cls_loss"]
+    assert focal.item() != pytest.approx(bce.item(), rel=0.05)
+    assert net.options["qfl_gain"] == gain
+
+
+def test_end_to_end_heads_use_one_gain_in_both_branches(build: Build, batch: Batch) -> None:
+    net, data = build("yolo26n-dsmoe"), batch()
+    criterion, stock = net.init_criterion(), host_criterion(net)
+    assert criterion.inner.one2many.bce is criterion.inner.one2one.bce is criterion.qfl
+    preds = net.train()(data["img"])
+    loss, items = criterion(preds, data)
+    many = stock.one2many.loss(preds["one2many"], data)[1]["cls_loss"].item()
+    focal = criterion.inner.one2many.loss(preds["one2many"], data)[1]["cls_loss"].item()
+    assert focal == pytest.approx(many, rel=1e-4)
+    assert loss.shape == (5,)
+    assert set(items) == {"box_loss", "cls_loss", "l1_loss", "align_loss", "aux_loss"}
+    loss.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+def test_the_hosts_schedule_reaches_the_inner_criterion(build: Build) -> None:
+    net = build("yolo26n-dsmoe")
+    net.args.epochs = 10
+    criterion = net.init_criterion()
+    criterion.update()
+    assert criterion.updates == criterion.inner.updates == 1
+    criterion.updates = 7  # a resumed training
+    criterion.update()
+    assert criterion.inner.updates == 8
+    assert criterion.o2m == criterion.inner.decay(8)
+
+
+def test_alignment_and_auxiliary_terms_stand_beside_the_hosts(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
+    criterion = net.init_criterion()
+    preds = net.train()(data["img"])
+    terms = {k: v for block in criterion.blocks for k, v in (block.aux or {}).items()}
+    assert set(terms) == {"ort", "align_logits", "bal", "ga"}
+    expected = sum(GAINS[k] * terms[k].item() for k in ("ort", "bal", "ga"))
+    loss, items = criterion(preds, data)
+    assert items["aux_loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert items["align_loss"].item() > 0
+    images = len(data["img"])
+    assert loss[3].item() == pytest.approx(images * items["align_loss"].item(), rel=1e-6)
+    assert loss[4].item() == pytest.approx(images * items["aux_loss"].item(), rel=1e-6)
+    assert not any(block.aux for block in criterion.blocks), "the next step must not see this one's terms"
+    again = criterion(preds, data)[1]
+    assert again["align_loss"] == again["aux_loss"] == 0
+
+
+def test_gains_of_the_yaml_scale_their_terms(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
+    net.options["gains"] = {"align": 1.0, "bal": 0, "ga": 0, "ort": 0}
+    preds = net.train()(data["img"])
+    aux = [dict(block.aux or {}) for block in net.init_criterion().blocks]
+    strong = net.init_criterion()(preds, data)[1]
+    for block, terms in zip(net.init_criterion().blocks, aux, strict=True):
+        block.aux = terms
+    net.options["gains"] = {"align": 0.25, "bal": 0, "ga": 0, "ort": 0}
+    weak = net.init_criterion()(preds, data)[1]
+    assert strong["align_loss"].item() == pytest.approx(4 * weak["align_loss"].item(), rel=1e-6)
+    assert strong["aux_loss"] == weak["aux_loss"] == 0
+
+
+def test_the_balance_term_reaches_the_gate(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
+    net.options["gains"] = {"align": 0, "bal": 1.0, "ga": 0, "ort": 0}
+    net.train()(data)[0][4].backward()
+    (gate,) = net.blocks(ExpertGate)
+    assert gate.token.grad.abs().sum() > 0
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in net.model[-1].parameters())
+
+
+# limits ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["dsmoe-n", "yolo26n-dsmoe"])
+def test_loss_host_is_exactly_the_hosts(name: str, build: Build, batch: Batch) -> None:
+    net, data = build(name), batch()
+    net.options["loss"] = "host"
+    criterion, stock = net.init_criterion(), host_criterion(net)
+    assert type(criterion) is type(stock)
+    preds = net.train()(data["img"])
+    ours, theirs = criterion(preds, data), stock(preds, data)
+    assert torch.equal(ours[0], theirs[0])
+    assert ours[1].keys() == theirs[1].keys()
+    assert all(torch.equal(ours[1][k], theirs[1][k]) for k in theirs[1])
+
+
+def test_bce_keeps_the_hosts_class_loss(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
+    net.options["cls_loss"] = "bce"
+    preds = net.train()(data["img"])
+    loss, items = net.init_criterion()(preds, data)
+    assert torch.equal(loss[:3], host_criterion(net)(preds, data)[0])
+    assert "qfl_gain" not in net.options
+    assert "align_loss" in items
+
+
+@pytest.mark.parametrize("name", ["dsmoe-n", "yolo26n-dsmoe"])
+def test_a_batch_without_boxes(name: str, build: Build, batch: Batch) -> None:
+    net, data = build(name), batch(boxes=0)
+    assert len(data["cls"]) == 0
+    loss, items = net.train()(data)
+    assert torch.isfinite(loss).all()
+    assert items["align_loss"] == 0
+    assert net.options.get("qfl_gain") is None, "background alone does not calibrate the gain"
+    loss.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+def test_evaluation_neither_calibrates_nor_leaves_terms(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
+    net.eval()
+    with torch.no_grad():
+        _, preds = net(data["img"])
+        loss, items = net.loss(data, preds)
+    assert torch.isfinite(loss).all()
+    assert items["align_loss"] == items["aux_loss"] == 0
+    assert net.options.get("qfl_gain") is None
+
+
+def test_loss_items_of_older_hosts_are_one_tensor(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
+    preds = net.train()(data["img"])
+    aux = [dict(b.aux or {}) for b in net.init_criterion().blocks]
+    loss, items = DSMoECriterion(net, TensorItems(host_criterion(net)), net.options)(preds, data)
+    assert items.shape == loss.shape == (5,)
+    for block, terms in zip(net.init_criterion().blocks, aux, strict=True):
+        block.aux = terms
+    named = net.init_criterion()(preds, data)[1]
+    torch.testing.assert_close(items, torch.stack(list(named.values())))
+
+
+# round trip -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_gain_travels_with_the_checkpoint(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
+    net.train()(data)
+    gain = net.options["qfl_gain"]
+    resumed = DSMoEModel(pickle.loads(pickle.dumps(net)).yaml, nc=6, verbose=False)
+    resumed.args = net.args
+    other = batch()
+    resumed.train()(other)
+    assert resumed.options["qfl_gain"] == gain
+    assert resumed.criterion.qfl.gain == gain
+
+
+def test_criterion_survives_copies(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
+    net.train()(data)
+    for clone in (deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert clone.criterion.blocks[0] in list(clone.modules()), "the copy must look after its own blocks"
+        assert isinstance(clone.criterion.inner.bce, QualityFocalLoss)
+        assert torch.isfinite(clone(data)[0]).all()
+
+
+# errors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gains": {"balance": 1}}, "dsmoe.gains: expected names out of align, bal, hier, ga, ort, got balance"),
+        ({"gains": {"bal": -1}}, "dsmoe.gains.bal: expected a number >= 0, got -1"),
+        ({"gains": {"bal": "much"}}, "dsmoe.gains.bal: expected a number >= 0, got much"),
+        ({"gains": {"bal": float("nan")}}, "dsmoe.gains.bal: expected a number >= 0, got nan"),
+        ({"gains": [0.5]}, "dsmoe.gains: expected a mapping of gains"),
+        ({"loss": "focal"}, "dsmoe.loss: expected dsmoe or host, got focal"),
+        ({"cls_loss": "focal"}, "dsmoe.cls_loss: expected qfl or bce, got focal"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str, build: Build) -> None:
+    net = build()
+    net.options.update(options)
+    with pytest.raises(ConfigError) as e:
+        net.init_criterion()
+    assert str(e.value).startswith(message)
+    assert "\n" not in str(e.value)

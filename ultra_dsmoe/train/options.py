@@ -1,0 +1,104 @@
+"""The model YAML's ``dsmoe:`` section: which keys it may have and what they may say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from ultra_dsmoe.errors import ConfigError
+
+# Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; the section's `gains` overrides them.
+GAINS = {"align": 0.5, "bal": 0.01, "hier": 0.05, "ga": 0.05, "ort": 0.01}
+LOSSES, CLASS_LOSSES = ("dsmoe", "host"), ("qfl", "bce")
+
+
+def check_options(section: Any) -> dict[str, Any]:
+    """Return the section, with an absent one as an empty mapping.
+
+    ``experts`` and ``topk`` are checked by the blocks that use them.
+
+    Raises:
+        ConfigError: If it is no mapping, or has a key or value that it cannot have.
+    """
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise ConfigError("dsmoe: section of the model YAML", "a mapping", section)
+    for key, value in section.items():
+        if key not in _CHECKS:
+            expected = f"keys out of {', '.join(sorted(_CHECKS))}{_near(key, _CHECKS)}"
+            raise ConfigError("dsmoe: section of the model YAML", expected, str(key))
+        _CHECKS[key](value)
+    return section
+
+
+def merged_gains(gains: Any) -> dict[str, float]:
+    """Return the gains of all auxiliary terms, those given in place of the usual ones.
+
+    Raises:
+        ConfigError: If a name is unknown or a value is not a number >= 0.
+    """
+    if not isinstance(gains, (dict, type(None))):
+        raise ConfigError("dsmoe.gains", "a mapping of gains", gains)
+    for name, value in (gains or {}).items():
+        if name not in GAINS:
+            raise ConfigError("dsmoe.gains", f"names out of {', '.join(GAINS)}{_near(name, GAINS)}", str(name))
+        if not _is_number(value) or value < 0:
+            raise ConfigError(f"dsmoe.gains.{name}", "a number >= 0", value)
+    return {**GAINS, **(gains or {})}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _near(name: object, options: Any) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest option, or nothing."""
+    match = get_close_matches(str(name), list(options), n=1)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+def _one_of(key: str, options: tuple[str, ...]) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if value not in options:
+            raise ConfigError(f"dsmoe.{key}", " or ".join(options), value)
+
+    return check
+
+
+def _switch(key: str) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if not isinstance(value, bool):
+            raise ConfigError(f"dsmoe.{key}", "true or false", value)
+
+    return check
+
+
+def _gain(value: Any) -> None:
+    if value is not None and (not _is_number(value) or value <= 0):
+        raise ConfigError("dsmoe.qfl_gain", "a number > 0 (left out, it is calibrated)", value)
+
+
+def _transfer(value: Any) -> None:
+    rows = [*value, *value.values()] if isinstance(value, dict) else [None]
+    if not all(isinstance(row, int) and not isinstance(row, bool) and row >= 0 for row in rows):
+        raise ConfigError("dsmoe.transfer", "a mapping of row numbers, stock row to row here", value)
+
+
+def _by_block(value: Any) -> None:
+    """Leave the check to the block."""
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "experts": _by_block,
+    "topk": _by_block,
+    "text": _switch("text"),
+    "hyperbolic": _switch("hyperbolic"),
+    "loss": _one_of("loss", LOSSES),
+    "cls_loss": _one_of("cls_loss", CLASS_LOSSES),
+    "gains": merged_gains,
+    "transfer": _transfer,
+    "qfl_gain": _gain,
+}
