@@ -14,6 +14,7 @@ from ultra_dsmoe.plugin.entry import one_line_errors
 SUBCOMMANDS = {
     "data": "ultra_dsmoe.data.cli",
     "knockout": "ultra_dsmoe.explain.knockout",
+    "routing": "ultra_dsmoe.explain.routing_map",
 }
 
 

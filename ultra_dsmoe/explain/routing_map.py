@@ -1,0 +1,129 @@
+"""``dsmoe-yolo routing``: which experts a checkpoint uses for which defect, as picture and table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.explain import arguments
+from ultra_dsmoe.explain.evaluation import Evaluation, ImageStats, output_folder, write_files
+from ultra_dsmoe.explain.record import Record, blocks, recording
+from ultra_dsmoe.explain.routing import RoutingMap, kind, routing_map
+from ultra_dsmoe.explain.routing_plot import draw, sentence
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+
+KEYS = {**arguments.COMMON, "shuffles": arguments.whole(20, 100_000)}
+SHUFFLES = 200  # the 95 % level then rests on 10 of them (our choice)
+USAGE = f"""usage: dsmoe-yolo routing best.pt [data=...] [key=value ...]
+
+Records which experts a DS-MoE checkpoint chooses for the images of a data set; writes routing_map.png (defect classes
+against experts), routing_map.csv (the same as numbers) and routing_images.csv (the experts of each image).
+
+  data      data YAML              default: the one the checkpoint was trained on
+  imgsz     image size             default: as trained
+  batch     images per batch       default: 16
+  split     {"|".join(arguments.SPLITS)}         default: val
+  device    cpu, 0, ...            default: the first GPU, or cpu
+  seed      of the shuffles        default: 0
+  shuffles  of routes, for chance  default: {SHUFFLES}
+  out       folder of the results  default: routing/ in the checkpoint's run folder"""
+
+
+def collect(evaluation: Evaluation, shuffles: int = SHUFFLES, seed: int = 0) -> tuple[dict[str, RoutingMap], list[str]]:
+    """Run the images through the network and map every gate.
+
+    Args:
+        evaluation: Checkpoint and data.
+        shuffles: How often to shuffle routes between images.
+        seed: Of the shuffles.
+
+    Returns:
+        The map of each gate by a suffix for file names (empty for the only gate), and the image files in order.
+
+    Raises:
+        ConfigError: If the network has no gate.
+    """
+    gates = blocks(evaluation.net, ExpertGate)
+    if not gates:
+        raise ConfigError("model", "a network with an ExpertGate", str(evaluation.path))
+    record = Record()
+    stats = evaluation.run(recording(evaluation.net, record))
+    maps = {}
+    for gate in gates:
+        suffix = f"_{gate_name(evaluation.net, gate)}" if len(gates) > 1 else ""
+        maps[suffix] = _map(record, gate, stats, evaluation.names, shuffles, seed)
+    return maps, stats.files
+
+
+def gate_name(net: nn.Module, gate: nn.Module) -> str:
+    """Return where in the network a gate is, as ``row17``."""
+    path = next(name for name, m in net.named_modules() if m is gate)
+    return "row" + path.removeprefix("model.").replace(".", "_")
+
+
+def _map(record: Record, gate: ExpertGate, stats: ImageStats, names: list[str], shuffles: int, seed: int) -> RoutingMap:
+    weights = record.routing(gate).numpy()
+    return routing_map(weights, stats.target_cls, names, text=gate.has_text, shuffles=shuffles, seed=seed)
+
+
+def table(routes: RoutingMap) -> str:
+    """Return the map as comma-separated values, one line per class and expert; shares within [0, 1]."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["class", "images", "expert", "kind", "text_class", "chosen_share", "mean_weight", "usage"])
+    counts, share, mean, usage = routes.present.sum(0), routes.share, routes.mean_weight, routes.usage
+    for row, name in enumerate(routes.rows):
+        for n, own in enumerate(routes.own_class):
+            numbers = (f"{x:.5f}" for x in (share[row, n], mean[row, n], usage[n]))
+            text_class = routes.rows[own] if own >= 0 else ""
+            writer.writerow([name, counts[row], n, kind(n), text_class, *numbers])
+    return out.getvalue()
+
+
+def per_image(routes: RoutingMap, files: list[str]) -> str:
+    """Return classes and experts of each image as comma-separated values, the heaviest expert first."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["image", "classes", "experts", "weights"])
+    for file, shown, weights in zip(files, routes.present, routes.weights, strict=True):
+        experts = np.argsort(-weights, kind="stable")[: int((weights > 0).sum())]
+        classes = "; ".join(np.array(routes.rows)[shown])
+        writer.writerow([file, classes, " ".join(map(str, experts)), " ".join(f"{weights[n]:.4f}" for n in experts)])
+    return out.getvalue()
+
+
+def main(argv: list[str]) -> int:
+    """Run the sub-command.
+
+    Args:
+        argv: Words behind ``dsmoe-yolo routing``.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        DSMoEError: On bad input, before anything is written.
+    """
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print(USAGE)
+        return 0
+    options: dict[str, Any] = arguments.parse(argv, KEYS)
+    evaluation = Evaluation(options)
+    folder = output_folder(evaluation.path, options.get("out"), "routing")
+    maps, files = collect(evaluation, options.get("shuffles", SHUFFLES), options.get("seed", 0))
+    written: dict[str, bytes] = {}
+    for suffix, routes in maps.items():
+        place = f", {suffix[1:]}" if suffix else ""
+        title = f"Which experts the model uses for which defect ({evaluation.path.name}, {len(files)} images{place})"
+        written[f"routing_map{suffix}.png"] = draw(routes, title)
+        written[f"routing_map{suffix}.csv"] = table(routes).encode()
+        written[f"routing_images{suffix}.csv"] = per_image(routes, files).encode()
+        unused = [str(n) for n in np.flatnonzero(routes.usage == 0)]
+        print(f"{suffix[1:] or 'gate'}: {sentence(routes)}; unused experts: {', '.join(unused) or 'none'}")
+    print(*(f"written: {path}" for path in write_files(folder, written)), sep="\n")
+    return 0
