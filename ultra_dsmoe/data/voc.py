@@ -149,7 +149,7 @@ def _read_boxes(file: Path, names: list[str]) -> list[str]:
 def _split(
     samples: list[_Sample], ratio: tuple[int, ...], seed: int, pattern: re.Pattern[str]
 ) -> dict[str, list[_Sample]]:
-    """Deal whole groups out in random order, each to the split that lacks most images."""
+    """Deal whole groups out in random order, each to the split that lacks the largest share of its images."""
     groups: dict[str, list[_Sample]] = defaultdict(list)
     for sample in samples:
         match = pattern.search(sample.stem)
@@ -159,7 +159,7 @@ def _split(
     wanted = {s: len(samples) * r / sum(ratio) for s, r in zip(SPLITS, ratio, strict=False) if r}
     parts: dict[str, list[_Sample]] = {split: [] for split in wanted}
     for key in order:
-        neediest = max(wanted, key=lambda s: wanted[s] - len(parts[s]))
+        neediest = max(wanted, key=lambda s: 1 - len(parts[s]) / wanted[s])
         parts[neediest] += groups[key]
     empty = [split for split, members in parts.items() if not members]
     if empty:
