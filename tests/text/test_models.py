@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import socket
 import sys
@@ -17,23 +18,19 @@ from ultra_dsmoe.text import CausalLMEncoder, SentenceEncoder, make_encoder
 from ultra_dsmoe.text.local import hub_snapshot, packaged_sentence_folder, with_id
 from ultra_dsmoe.text.models import fingerprint
 
-WORDS = ["a", "photo", "of", "spur", "short", "defect", "thin", "copper", "spike", "on", "the", "edge"]
 SHORT, LONG = "a spur", "a photo of a thin copper spike on the edge"
+SPACE = "\u0120"  # how byte-level tokenizers write a space
+VOCABULARY = {c: i for i, c in enumerate(["<bos>", "<eos>", SPACE, *"abcdefghijklmnopqrstuvwxyz0123456789"])}
 
 
 def make_language_model(folder: Path, seed: int = 0, eos: bool = True) -> Path:
-    """Write a Qwen2 model of two layers and a tokenizer of whole words."""
+    """Write a Qwen2 model of two layers and a tokenizer of single letters, declared as the DeepSeek distillates are."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
+    from transformers import Qwen2Config, Qwen2Model
 
-    vocabulary = {word: i for i, word in enumerate(["<unk>", "<eos>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"eos_token": "<eos>"} if eos else {}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", padding_side="left", **special)
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=len(vocabulary),
+        vocab_size=len(VOCABULARY),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -43,7 +40,13 @@ def make_language_model(folder: Path, seed: int = 0, eos: bool = True) -> Path:
         initializer_range=0.3,  # large enough that a wrong mask shows
     )
     Qwen2Model(config).save_pretrained(folder)
-    fast.save_pretrained(folder)
+    tokenizer = Tokenizer(models.BPE(VOCABULARY, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<bos>", "<eos>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": False, "padding_side": "left"}
+    settings |= {"eos_token": "<eos>"} if eos else {"unk_token": "<bos>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return folder
 
 
@@ -66,7 +69,7 @@ def test_value_is_the_mean_of_the_last_hidden_states(language_model: Path) -> No
     """[DSMoE] Eq. 1, pool(LLM(p)): against the bare model on ids looked up by hand."""
     from transformers import AutoModel
 
-    ids = torch.tensor([[2 + WORDS.index(word) for word in LONG.split()]])
+    ids = torch.tensor([[VOCABULARY[c] for c in LONG.replace(" ", SPACE)]])
     with torch.no_grad():
         hidden = AutoModel.from_pretrained(language_model)(input_ids=ids).last_hidden_state[0]
     encoder = CausalLMEncoder(str(language_model))
@@ -75,15 +78,15 @@ def test_value_is_the_mean_of_the_last_hidden_states(language_model: Path) -> No
 
 def test_more_prompts_than_a_batch_keep_their_order(language_model: Path) -> None:
     encoder = CausalLMEncoder(str(language_model))
-    texts = [" ".join(WORDS[: 1 + i % len(WORDS)]) for i in range(37)]
+    texts = [LONG[: 1 + i] for i in range(37)]
     rows = encoder.encode(texts)
     np.testing.assert_allclose(rows[36], encoder.encode([texts[36]])[0], atol=1e-5)
     np.testing.assert_allclose(rows[0], encoder.encode([texts[0]])[0], atol=1e-5)
 
 
-def test_long_text_is_cut(language_model: Path) -> None:
+def test_long_text_is_cut_at_512_tokens(language_model: Path) -> None:
     encoder = CausalLMEncoder(str(language_model))
-    np.testing.assert_allclose(encoder.encode(["spur " * 600]), encoder.encode(["spur " * 512]), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(["spur" * 300]), encoder.encode(["spur" * 128]), atol=1e-5)
 
 
 def test_half_precision_is_another_encoder_with_nearly_the_same_vectors(language_model: Path) -> None:

@@ -81,7 +81,9 @@ class TextBank:
         if missing:
             raise TextError("text bank", "names, prompts, encoder, vectors and key", f"no {', '.join(missing)}")
         prompts = tuple(tuple(texts) for texts in state["prompts"])
-        vectors = np.array(state["vectors"], dtype=np.float32)
+        import torch
+
+        vectors = torch.as_tensor(state["vectors"]).detach().float().cpu().numpy()
         return cls(tuple(state["names"]), prompts, str(state["encoder"]), vectors, str(state["key"]))
 
 

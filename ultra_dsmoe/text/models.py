@@ -141,6 +141,7 @@ class CausalLMEncoder:
         tokenizer, model = self._model
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
+        ids = ids.masked_fill(mask == 0, 0)  # some tokenizers add a padding token that the model has no embedding for
         with torch.inference_mode():
             hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (B, L, D)
         weight = mask.unsqueeze(-1).float()
