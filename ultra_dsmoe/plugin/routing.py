@@ -9,12 +9,9 @@ from inspect import isgenerator
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.plugin import host, keys
+from ultra_dsmoe.plugin import exporting, host, keys
 from ultra_dsmoe.plugin.rows import is_ours
 from ultra_dsmoe.plugin.settings import in_force
-
-ONNX_FORMATS = {"onnx", "engine"}
-OPSET = 17  # the newest that TensorRT 8.6 reads
 
 
 def our_net(model: Any) -> Any:
@@ -70,8 +67,10 @@ def wrap_verb(stock: Any, verb: str) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = keys.take(kwargs)
         net = required_net(self, given)
-        if verb == "export" and net is not None and str(kwargs.get("format", "")).lower() in ONNX_FORMATS:
-            kwargs["opset"] = kwargs.get("opset") or OPSET
+        if verb == "export" and net is not None:
+            exporting.set_opset(kwargs)
+            with in_force(net, given), exporting.traced():
+                return stock(self, *args, **kwargs)
         with in_force(net, given):
             result = stock(self, *args, **kwargs)
         return _streamed(net, given, result) if given and isgenerator(result) else result

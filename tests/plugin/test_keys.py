@@ -1,0 +1,110 @@
+"""Our keys among the host's arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ultralytics.cfg import check_dict_alignment, get_cfg
+from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.plugin import keys
+
+
+def test_keys_are_default_arguments() -> None:
+    for key in ("dsmoe_topk", "dsmoe_moe", "dsmoe_prompts", "dsmoe_text"):
+        assert DEFAULT_CFG_DICT[key] is None
+        assert getattr(DEFAULT_CFG, key) is None
+        assert key in DEFAULT_CFG_KEYS
+
+
+def test_good_values_arrive(tmp_path: Path) -> None:
+    given = {"dsmoe_topk": 3, "dsmoe_moe": "dense", "dsmoe_prompts": tmp_path / "p.yaml", "dsmoe_text": "hash"}
+    args = get_cfg(overrides=dict(given))
+    assert (args.dsmoe_topk, args.dsmoe_moe, args.dsmoe_text) == (3, "dense", "hash")
+    assert args.dsmoe_prompts == str(tmp_path / "p.yaml")  # text, so that it can be saved
+    assert get_cfg().dsmoe_topk is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dsmoe_topk", 0, "an integer from 1 .*got 0"),
+        ("dsmoe_topk", -3, "an integer from 1 .*got -3"),
+        ("dsmoe_topk", 2.5, "an integer from 1 .*got 2.5"),
+        ("dsmoe_topk", True, "an integer from 1 .*got True"),
+        ("dsmoe_topk", "five", "an integer from 1 .*got five"),
+        ("dsmoe_moe", "gahter", "gather or dense .did you mean 'gather'.*got gahter"),
+        ("dsmoe_moe", "static", "gather or dense, got static"),
+        ("dsmoe_moe", 1, "gather or dense, got 1"),
+        ("dsmoe_prompts", "prompts.txt", "a YAML file .*got prompts.txt"),
+        ("dsmoe_prompts", {"spur": "x"}, "a YAML file"),
+        ("dsmoe_text", "", "auto, hash, sentence"),
+        ("dsmoe_text", 7, "auto, hash, sentence"),
+    ],
+)
+def test_bad_values_are_one_line(key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: expected {message}") as caught:
+        get_cfg(overrides={key: value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("dsmoe_topp", "did you mean 'dsmoe_topk'"),
+        ("dsmoe_prompt", "did you mean 'dsmoe_prompts'"),
+        ("dsmoe_zzzzzz", "one of dsmoe_topk, dsmoe_moe, dsmoe_prompts, dsmoe_text, got an unknown key"),
+        ("dsmoe_topk=", "a value, as in 'key=value'"),
+    ],
+)
+def test_unknown_keys_are_one_line(key: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_dict_alignment(DEFAULT_CFG_DICT, {key: 1})
+
+
+def test_the_hosts_own_typos_stay_the_hosts() -> None:
+    with pytest.raises(SyntaxError, match="epochs"):
+        get_cfg(overrides={"epochz": 1})
+
+
+def test_take_leaves_no_key_behind() -> None:
+    kwargs = {"imgsz": 64, "dsmoe_topk": 2, "dsmoe_moe": None}
+    assert keys.take(kwargs) == {"dsmoe_topk": 2}
+    assert kwargs == {"imgsz": 64}
+    with pytest.raises(ConfigError, match=r"dsmoe_tpok.*unknown key"):
+        keys.take({"dsmoe_tpok": 1})
+
+
+def test_prompts_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text("spur: a spike\nshort: [a bridge, copper between traces]\n3: [a number]\n")
+    assert keys.read_prompts(str(path)) == {
+        "spur": ["a spike"],
+        "short": ["a bridge", "copper between traces"],
+        "3": ["a number"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "an existing YAML file"),
+        (b"", "a mapping"),
+        (b"- a\n- b\n", "a mapping"),
+        (b"spur: [", "readable YAML"),
+        (b"\xff\xfe\x00", "readable YAML"),
+        (b"spur: []", "class 'spur': expected one or more texts"),
+        (b"spur: [1]", "class 'spur': expected one or more texts"),
+        (b"spur: ['  ']", "class 'spur': expected one or more texts"),
+        (b"spur: {a: b}", "class 'spur': expected one or more texts"),
+    ],
+)
+def test_bad_prompt_files_are_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "p.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"dsmoe_prompts.*{message}") as caught:
+        keys.read_prompts(str(path))
+    assert "\n" not in str(caught.value)
