@@ -12,6 +12,7 @@ from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 TEXT_WIDTH = 256  # d_t, [DSMoE] configuration of the text encoder
 BANK_WIDTH = 1536  # hidden size of DeepSeek-R1-Distill-Qwen-1.5B; the hashed fallback has it too
+_MIN_RMS = 1e-6  # against a division by zero where all classes have the same text
 _PE_BASE = 10000.0  # of the usual sinusoidal position encoding (our choice of initial frequencies)
 
 
@@ -22,8 +23,14 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
     ``E0 = W_p bank + PE(k)``; ``T = LayerNorm(E0 + MHA_8(E0, E0, E0))``. The vectors are a buffer: no language model is
     ever in the graph. With ``text=False`` T is a learnable table (the ablation).
 
-    Source: [DSMoE] Eq. 1, 2. The residual is our choice.
+    The vectors are centred over the classes and scaled to unit variance before W_p. That is no other function, only
+    another starting point: raw unit vectors came out of a fresh W_p with norm 0.3 beside a position encoding of norm
+    11, so that T told the classes apart by their number and not by their text.
+
+    Source: [DSMoE] Eq. 1, 2. The residual and the scaling are our choice.
     """
+
+    scaled = False  # of nets pickled before the scaling existed
 
     def __init__(self, nc: int, width: int = TEXT_WIDTH, heads: int = 8, *, text: bool = True) -> None:
         """Build the block.
@@ -43,6 +50,7 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
         if width % (2 * heads):
             raise ConfigError("TextSemantics width", f"a multiple of {2 * heads}", width)
         self.nc, self.width, self.heads, self.text = nc, width, heads, text
+        self.scaled = True
         if not text:
             self.table = nn.Parameter(torch.randn(1, nc, width))  # 3-D: see `ExpertGate.token`
             return
@@ -80,6 +88,13 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
             self.project = nn.Linear(vectors.shape[1], self.width).to(like.device, like.dtype)
         self.bank = vectors.detach().clone().to(like.device, like.dtype)
 
+    def vectors(self) -> Tensor:
+        """Return the text vectors with mean zero over classes (where there are several) and unit variance, (K, d)."""
+        if not self.scaled:
+            return self.bank
+        centred = self.bank - self.bank.mean(0) if self.nc > 1 else self.bank
+        return centred / centred.square().mean().sqrt().clamp_min(_MIN_RMS)
+
     def position(self, dtype: torch.dtype) -> Tensor:
         """Return the class position encoding PE, (K, d_t)."""
         k = torch.arange(self.nc, device=self.frequency.device, dtype=dtype).unsqueeze(-1)
@@ -90,7 +105,7 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
         """Return T, (K, d_t)."""
         if not self.text:
             return (self.table[0],)
-        e0 = self.project(self.bank) + self.position(self.bank.dtype)  # [DSMoE] Eq. 1
+        e0 = self.project(self.vectors()) + self.position(self.bank.dtype)  # [DSMoE] Eq. 1
         q, k, v = self.qkv(e0).view(self.nc, 3, self.heads, -1).permute(1, 2, 0, 3)  # each (heads, K, d_h)
         attn = torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, -1)
         mixed = (attn @ v).transpose(0, 1).reshape(self.nc, self.width)
