@@ -107,6 +107,8 @@ def assert_gradients_reach_all(module: nn.Module, inputs: Sequence[Tensor | list
     target = torch.linspace(-1, 1, out.numel()).view(out.shape)
     ((out - target) ** 2).mean().backward()
     for name, p in [*module.named_parameters(), *((f"input {i}", t) for i, t in enumerate(leaves))]:
+        if not p.numel():
+            continue
         assert p.grad is not None, f"no gradient for {name}"
         assert torch.isfinite(p.grad).all(), f"gradient of {name} is not finite"
         assert p.grad.abs().max() > 0, f"zero gradient for {name}"
