@@ -63,9 +63,7 @@ def test_the_gain_is_calibrated_once(build: Build, batch: Batch) -> None:
     criterion(net(batch()["img"]), batch())
     gain = net.options["qfl_gain"]
     trained = dict(net(batch()["img"]))
-    trained["scores"] = (
-        trained["scores"].detach().add(4).requires_grad_()
-    )  # confident: focusing counts
+    trained["scores"] = trained["scores"].detach().add(4).requires_grad_()  # confident: focusing counts
     data = batch()
     focal, bce = criterion(trained, data)[1]["cls_loss"], stock(trained, data)[1]["cls_loss"]
     assert focal.item() != pytest.approx(bce.item(), rel=0.05)
@@ -231,7 +229,8 @@ def test_criterion_survives_copies(build: Build, batch: Batch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gains": {"balance": 1}}, "dsmoe.gains: expected names out of align, bal, hier, ga, ort, got balance"),
+        ({"gains": {"balance": 1}}, "dsmoe.gains: expected names out of align, bal, hier, ga, ort (did you mean 'bal'?)"),
+        ),
         ({"gains": {"bal": -1}}, "dsmoe.gains.bal: expected a number >= 0, got -1"),
         ({"gains": {"bal": "much"}}, "dsmoe.gains.bal: expected a number >= 0, got much"),
         ({"gains": {"bal": float("nan")}}, "dsmoe.gains.bal: expected a number >= 0, got nan"),
