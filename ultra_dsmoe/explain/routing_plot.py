@@ -51,14 +51,10 @@ def draw(routes: RoutingMap, title: str) -> bytes:
 def sentence(routes: RoutingMap) -> str:
     """Say in one sentence whether routing depends on the defect."""
     chance, high = routes.shuffled.mean(), np.percentile(routes.shuffled, 95)
-    judged = (
-        "Experts depend on the defect class"
-        if routes.depends_on_class
-        else "No sign that experts depend on the defect class"
-    )
+    start = "Experts" if routes.depends_on_class else "No sign that experts"
     return (
-        f"{start} depend on the defect class: one expert tells {routes.bits:.3f} of the {routes.class_bits:.2f} bit that name it; by chance it "
-        f"would be {chance:.3f} (95 % of {len(routes.shuffled)} shuffles below {high:.3f})"
+        f"{start} depend on the defect class: one expert tells {routes.bits:.3f} of the {routes.class_bits:.2f} bit "
+        f"that name it; by chance it would be {chance:.3f} (95 % of {len(routes.shuffled)} shuffles below {high:.3f})"
     )
 
 
@@ -95,10 +91,8 @@ def _bars(axes: Axes, routes: RoutingMap) -> None:
     axes.tick_params(labelbottom=False)
     axes.axvline(UNIVERSAL - 0.5, color="k", linewidth=1)
     axes.spines[["top", "right"]].set_visible(False)
-    for n in np.flatnonzero(usage == 0):
-        axes.text(
-            n, UNUSED_AT * usage.max(), "unused", rotation=90, ha="center", va="bottom", fontsize=7, color="#7f7f7f"
-        )
+    for n in np.flatnonzero(usage == 0).tolist():
+        axes.text(n, UNUSED_AT * usage.max(), "unused", rotation=90, ha="center", va="bottom", fontsize=7)
     handles = [axes.bar(0, 0, color=c, label=k) for c, k in zip(COLOURS, KINDS, strict=True)]
     axes.legend(handles=handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
 

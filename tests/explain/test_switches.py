@@ -1,0 +1,258 @@
+"""Each knock-out does what it says, changes the result, and gives everything back."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ultra_dsmoe.explain.catalogue import CONTROL, KNOCKOUTS, applicable
+from ultra_dsmoe.explain.record import Record, blocks, head_attentions, recording
+from ultra_dsmoe.explain.switches import drawn, exchanged, most_used
+from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.hub_inject import HubInject
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
+from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.train.model import DSMoEModel
+
+NAMES = [name for name in KNOCKOUTS if name != CONTROL]
+
+
+@torch.no_grad()
+def run(net, x):
+    return net(x)[0]
+
+
+def recorded(net, x):
+    record = Record()
+    with recording(net, record):
+        run(net, x)
+    return record
+
+
+def spied(net, x, modules, seed=0, name=None, record=None):
+    """Return inputs and outputs of ``modules`` during a forward under a knock-out."""
+    seen = {}
+
+    def keep(m, args, out):
+        seen.setdefault(m, []).append((args[0], out))
+
+    record = record or recorded(net, x)
+    with KNOCKOUTS[name].switch(net, record, seed):
+        handles = [m.register_forward_hook(keep) for m in modules]
+        run(net, x)
+    for handle in handles:
+        handle.remove()
+    return [seen[m][0] for m in modules]
+
+
+def hook_count(net):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_every_knockout_changes_the_result_and_restores_it_to_the_bit(net, images, fused):
+    net = net.fuse(verbose=False) if fused else net
+    before, state = run(net, images), copy.deepcopy(net.state_dict())
+    buffers = {name: b.clone() for name, b in net.named_buffers()}  # the folded text too
+    record = recorded(net, images)
+    for name in NAMES:
+        with KNOCKOUTS[name].switch(net, record, 0):
+            assert not torch.equal(run(net, images), before), f"{name} changes nothing"
+        assert torch.equal(run(net, images), before), f"{name} left something behind"
+        assert hook_count(net) == 0
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert all(torch.equal(b, buffers[name]) for name, b in net.named_buffers())
+    assert {m.folded for m in blocks(net, TextFoldMixin)} == {fused}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_error_in_between_restores_too(net, images, name):
+    net.fuse(verbose=False)
+    before = run(net, images)
+    with pytest.raises(KeyError), KNOCKOUTS[name].switch(net, recorded(net, images), 0):
+        raise KeyError
+    assert hook_count(net) == 0
+    assert torch.equal(run(net, images), before)
+
+
+def test_control_and_recording_change_nothing(net, images):
+    before = run(net, images)
+    with KNOCKOUTS[CONTROL].switch(net, Record(), 0):
+        assert torch.equal(run(net, images), before)
+    with recording(net, Record()):
+        assert torch.equal(run(net, images), before)
+    assert hook_count(net) == 0
+
+
+@pytest.mark.parametrize(("name", "kind"), [("mixture-constant", SparseMoE), ("hyperbolic-constant", HyperbolicFusion)])
+def test_constant_is_the_mean_of_all_batches(net, images, name, kind):
+    (block,) = blocks(net, kind)
+    record, outputs = Record(), []
+    handle = block.register_forward_hook(lambda m, args, out: outputs.append(out))
+    with recording(net, record):
+        run(net, images[:1])
+        run(net, images[1:])
+    handle.remove()
+    mean = torch.cat(outputs).mean((0, 2, 3))
+    ((_, out),) = spied(net, images, [block], name=name, record=record)
+    torch.testing.assert_close(out, mean[None, :, None, None].expand_as(out))
+
+
+def test_hub_is_constant_where_it_is_injected_and_only_there(net, images):
+    rows, hub = blocks(net, HubInject), net.model[21]
+    outputs = spied(net, images, [*rows, hub], name="hub-constant")
+    own = outputs[-1][1]
+    for (level, injected), _ in outputs[:-1]:
+        assert level.shape[1] != injected.shape[1] or not torch.equal(level, injected)
+        torch.testing.assert_close(injected, own.mean((0, 2, 3))[None, :, None, None].expand_as(own))
+    assert own.std((0, 2, 3)).max() > 0
+
+
+def test_random_routes_keep_the_weights_and_depend_on_the_seed_alone(net, images):
+    (gate,) = blocks(net, ExpertGate)
+    routing = recorded(net, images).routing(gate)
+    ((_, one),) = spied(net, images, [gate], name="routing-random", seed=5)
+    ((_, again),) = spied(net, images, [gate], name="routing-random", seed=5)
+    ((_, other),) = spied(net, images, [gate], name="routing-random", seed=6)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert ((one > 0).sum(1) == gate.k).all()
+    assert torch.equal(one.sort(1).values, routing.sort(1).values)
+    assert not torch.equal(one > 0, routing > 0)
+    halves = []
+    with KNOCKOUTS["routing-random"].switch(net, Record(), 5):
+        handle = gate.register_forward_hook(lambda m, args, out: halves.append(out))
+        run(net, images[:1])
+        run(net, images[1:])
+    handle.remove()
+    assert torch.equal(torch.cat(halves) > 0, one > 0), "the draw depends on the batch size"
+
+
+def test_random_routes_reach_every_expert_equally():
+    gate, hooks = ExpertGate(8, experts=4, topk=1).eval(), Record()
+    holder = nn.Sequential(gate)
+    with KNOCKOUTS["routing-random"].switch(holder, hooks, 0), torch.no_grad():
+        out = holder(torch.randn(2000, 8, 1, 1))
+    assert ((out > 0).float().mean(0) - 0.25).abs().max() < 0.04
+
+
+def test_fixed_routes_are_the_most_used_experts(net, images):
+    routing = torch.tensor([[0.7, 0.3, 0, 0], [0.6, 0, 0.4, 0], [0.5, 0.5, 0, 0]])
+    torch.testing.assert_close(most_used(routing, 2), torch.tensor([1.8, 0.8, 0, 0]) / 2.6)
+    (gate,) = blocks(net, ExpertGate)
+    ((_, out),) = spied(net, images, [gate], name="routing-fixed")
+    assert (out == out[:1]).all()
+    assert int((out[0] > 0).sum()) == gate.k
+    torch.testing.assert_close(out.sum(1), torch.ones(3))
+
+
+def test_offsets_are_zero_and_nothing_else_of_the_block(net, images, monkeypatch):
+    (block,) = blocks(net, SpaceBroadcast)
+    calls = []
+    from ultra_dsmoe.nn.neck import space_broadcast
+
+    stock = space_broadcast.deform_sample
+    monkeypatch.setattr(space_broadcast, "deform_sample", lambda *args: calls.append(args) or stock(*args))
+    run(net, images)
+    spied(net, images, [block], name="offsets-zero", record=Record())
+    (features, offset, mask, dilation), (features0, offset0, mask0, dilation0) = calls
+    assert offset.abs().max() > 0.1
+    assert not offset0.any()
+    for on, off in ((features, features0), (mask, mask0), (dilation, dilation0)):
+        assert torch.equal(on, off)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("name", ["text-zero", "text-shuffled", "text-random"])
+def test_changed_text_reaches_all_readers(net, images, name, fused):
+    net = net.fuse(verbose=False) if fused else net
+    (row,) = blocks(net, TextSemantics)
+    own, seen = row.bank.clone(), []
+    record = recorded(net, images)
+    readers = [*blocks(net, HyperbolicFusion), *blocks(net, ExpertGate), *blocks(net, SparseMoE)]
+    before = [m.constants(row.text_constants()[0])[0].clone() for m in readers]
+    with KNOCKOUTS[name].switch(net, record, 0):
+        seen.append(row.bank.clone())
+        t = row(images)
+        for m, old in zip(readers, before, strict=True):
+            assert not torch.allclose(m.constants(t)[0], old), f"{type(m).__name__} still reads the old text"
+    bank = seen[0]
+    if name == "text-zero":
+        assert not bank.any()
+    elif name == "text-shuffled":
+        assert sorted(map(tuple, bank.tolist())) == sorted(map(tuple, own.tolist()))
+    else:
+        torch.testing.assert_close(bank.norm(dim=1), own.norm(dim=1))
+        assert torch.cosine_similarity(bank, own).abs().max() < 0.2
+    assert torch.equal(row.bank, own)
+
+
+def test_exchanged_vectors_never_stay(seeds=range(20)):
+    import numpy as np
+
+    bank = torch.arange(5.0)[:, None] + torch.zeros(5, 3)
+    for seed in seeds:
+        out = exchanged(bank, np.random.default_rng(seed))
+        assert (out != bank).all()
+    assert not torch.equal(drawn(bank, np.random.default_rng(0)), drawn(bank, np.random.default_rng(1)))
+
+
+def test_semantics_are_shared_by_all_classes(net, images):
+    net.fuse(verbose=False)
+    (row,), (fusion,) = blocks(net, TextSemantics), blocks(net, HyperbolicFusion)
+    seen = spied(net, images, [row, fusion], name="semantics-constant")
+    torch.testing.assert_close(seen[0][1], row.text_constants()[0].mean(0).expand(row.nc, -1))
+    assert torch.equal(seen[1][0][1], seen[0][1])
+
+
+def test_attention_weighs_by_one_or_by_its_mean(net, images):
+    attentions = head_attentions(net)
+    assert len(attentions) == 3
+    for x, y in spied(net, images, attentions, name="attention-off"):
+        assert torch.equal(x, y)
+    record = recorded(net, images)
+    own = spied(net, images, attentions, name=CONTROL)
+    for m, (x, y), (x_own, _) in zip(
+        attentions, spied(net, images, attentions, name="attention-constant", record=record), own, strict=True
+    ):
+        torch.testing.assert_close(y, m.weight(x_own).mean((0, 2, 3))[None, :, None, None] * x)
+
+
+@pytest.mark.parametrize("name", ["attention-off", "attention-constant"])
+def test_attention_with_a_residual_keeps_it(name):
+    from ultralytics.nn.modules import Detect
+
+    class Head(Detect):
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.attention = DualAttention(8, residual=True)
+
+        def forward(self, x):
+            return self.attention(x)
+
+    head, x, record = Head().eval(), torch.randn(2, 8, 4, 4), Record()
+    with recording(head, record), torch.no_grad():
+        head(x)
+    with KNOCKOUTS[name].switch(head, record, 0), torch.no_grad():
+        torch.testing.assert_close(head(x), 2 * x)  # a fresh attention weighs everything by 1
+
+
+def test_a_model_without_a_row_leaves_its_knockouts_out():
+    rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]]
+    head = [[-1, 1, "SparseMoE", [4, 2]], [[3], 1, "Detect", ["nc"]]]
+    net = DSMoEModel({"nc": 2, "backbone": rows, "head": head}, verbose=False).eval()
+    fitting, notes = applicable(net)
+    assert [k.name for k in fitting] == ["mixture-constant", "routing-random", "routing-fixed", CONTROL]
+    assert len(notes) == len(KNOCKOUTS) - 4
+    assert "hub-constant does not apply: the model has not a HubInject row" in notes
+    x = torch.rand(2, 3, 64, 64)
+    before, record = run(net, x), recorded(net, x)
+    for knockout in fitting[:-1]:
+        with knockout.switch(net, record, 0):
+            assert not torch.equal(run(net, x), before), knockout.name
+    assert [k.name for k in applicable(net, ["hub-constant", "routing-fixed"])[0]] == ["routing-fixed"]
