@@ -21,6 +21,8 @@ STEPS = 300
 LEARNING_RATE = 0.03
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # a caller may well build its model without gradients
 def embed_tree(parents: np.ndarray, depths: np.ndarray, *, dim: int, seed: int) -> np.ndarray:
     """Return a point per node of a tree whose unseen root lies in the origin.
 
