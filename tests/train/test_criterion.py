@@ -229,8 +229,7 @@ def test_criterion_survives_copies(build: Build, batch: Batch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gains": {"balance": 1}}, "dsmoe.gains: expected names out of align, bal, hier, ga, ort (did you mean 'bal'?)"),
-        ),
+        ({"gains": {"ball": 1}}, "dsmoe.gains: expected names out of align, bal, hier, ga, ort (did you mean 'bal'?)"),
         ({"gains": {"bal": -1}}, "dsmoe.gains.bal: expected a number >= 0, got -1"),
         ({"gains": {"bal": "much"}}, "dsmoe.gains.bal: expected a number >= 0, got much"),
         ({"gains": {"bal": float("nan")}}, "dsmoe.gains.bal: expected a number >= 0, got nan"),
