@@ -38,12 +38,17 @@ def load(room: str) -> ModuleType:
     return importlib.import_module(f"ultra_dsmoe.{room}".rstrip("."))
 
 
-def current() -> list[str]:
-    """Return one line ``module.name = place of definition`` per public name, and one per YAML layer."""
+def own_layers() -> dict[str, type]:
+    """Return the package's YAML layers, without the toys that other tests of this process enrolled."""
     from ultra_dsmoe.nn import LAYERS
 
+    return {name: cls for name, cls in LAYERS.items() if cls.__module__.startswith("ultra_dsmoe.")}
+
+
+def current() -> list[str]:
+    """Return one line ``module.name = place of definition`` per public name, and one per YAML layer."""
     names = {f"{m.__name__}.{n} = {origin(getattr(m, n))}" for m in map(load, ROOMS) for n in public(m)}
-    return sorted(names) + sorted(f"layer {name} = {origin(cls)}" for name, cls in LAYERS.items())
+    return sorted(names) + sorted(f"layer {name} = {origin(cls)}" for name, cls in own_layers().items())
 
 
 def test_names_are_the_listed_ones() -> None:
@@ -66,11 +71,9 @@ def test_every_public_name_is_documented(room: str) -> None:
 def test_layers_are_public() -> None:
     """A layer that a YAML may name can also be imported from `ultra_dsmoe.nn` and used without YAML."""
     from ultra_dsmoe import nn
-    from ultra_dsmoe.nn import LAYERS
 
-    ours = {name for name, cls in LAYERS.items() if cls.__module__.startswith("ultra_dsmoe.")}
-    assert ours
-    assert ours <= set(nn.__all__)
+    assert own_layers()
+    assert set(own_layers()) <= set(nn.__all__)
 
 
 if __name__ == "__main__":
