@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -192,11 +193,9 @@ def test_changed_text_reaches_all_readers(net, images, name, fused):
     assert torch.equal(row.bank, own)
 
 
-def test_exchanged_vectors_never_stay(seeds=range(20)):
-    import numpy as np
-
+def test_exchanged_vectors_never_stay():
     bank = torch.arange(5.0)[:, None] + torch.zeros(5, 3)
-    for seed in seeds:
+    for seed in range(20):
         out = exchanged(bank, np.random.default_rng(seed))
         assert (out != bank).all()
     assert not torch.equal(drawn(bank, np.random.default_rng(0)), drawn(bank, np.random.default_rng(1)))
