@@ -183,6 +183,14 @@ def test_a_deep_chain_stays_inside_and_in_order() -> None:
     assert all(norms[p] < norms[c] for p, c in taxonomy.edges)
 
 
+def test_a_lopsided_tree_keeps_the_order_of_norms() -> None:
+    """One group of a single class beside one of 29: the distances alone would push the small one's class inwards."""
+    names = [f"c{i}" for i in range(30)]
+    taxonomy = Taxonomy.parse(names, {"all": {"one": names[:1], "many": names[1:]}})
+    norms = np.linalg.norm(taxonomy.embed(), axis=1)
+    assert min(norms[c] - norms[p] for p, c in taxonomy.edges) > 0.04  # [DSMoE] Eq. 12's margin, nearly
+
+
 def test_embedding_is_fast() -> None:
     taxonomy = Taxonomy.parse(BOARD, TREE)
     taxonomy.embed()  # imports geoopt
