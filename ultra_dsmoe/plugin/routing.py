@@ -11,7 +11,7 @@ from typing import Any
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import exporting, host, keys
 from ultra_dsmoe.plugin.rows import is_ours
-from ultra_dsmoe.plugin.settings import in_force
+from ultra_dsmoe.plugin.settings import align, in_force
 
 
 def our_net(model: Any) -> Any:
@@ -72,16 +72,23 @@ def wrap_verb(stock: Any, verb: str) -> Any:
             with in_force(net, given), exporting.traced():
                 return stock(self, *args, **kwargs)
         with in_force(net, given):
+            align(predictor_net(self), net)
             result = stock(self, *args, **kwargs)
-        return _streamed(net, given, result) if given and isgenerator(result) else result
+        return _streamed(self, net, given, result) if given and isgenerator(result) else result
 
     return host.mark(call)
 
 
-def _streamed(net: Any, given: dict[str, Any], results: Iterator[Any]) -> Iterator[Any]:
+def _streamed(model: Any, net: Any, given: dict[str, Any], results: Iterator[Any]) -> Iterator[Any]:
     """Yield the results of a streaming call, with our keys in force while they are computed."""
     with in_force(net, given):
+        align(predictor_net(model), net)
         yield from results
+
+
+def predictor_net(model: Any) -> Any:
+    """Return the network that a ``YOLO`` object's predictor holds since an earlier call, where it is ours."""
+    return our_net(getattr(getattr(model, "predictor", None), "model", None))
 
 
 def wrap_train(stock: Any) -> Any:

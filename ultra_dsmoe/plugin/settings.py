@@ -21,12 +21,12 @@ def in_force(net: Any, given: dict[str, Any]) -> Iterator[None]:
     if not given:
         yield
         return
-    state = _remember(net)
+    own = read(net)
     try:
         put(net, given)
         yield
     finally:
-        _recall(net, state, text="dsmoe_prompts" in given)
+        write(net, own)
 
 
 def put(net: Any, given: dict[str, Any]) -> None:
@@ -57,30 +57,41 @@ def _same_encoder(net: Any, spec: str) -> None:
         raise ConfigError("dsmoe_text", f"the encoder that the model was trained on, {trained}", spec)
 
 
-def _remember(net: Any) -> dict[str, Any]:
-    """Return what our keys may change in a network."""
+def align(copy: Any, net: Any) -> None:
+    """Give a copy of ``net``, as the host's predictor may keep one between calls, the settings that ``net`` has now."""
+    if copy is not None and copy is not net:
+        write(copy, read(net))
+
+
+def read(net: Any) -> dict[str, Any]:
+    """Return what our keys may change in a network, block by block."""
     return {
         "topk": net.options.get("topk"),
-        "k": [(m, m.k) for m in net.modules() if hasattr(m, "set_topk") and m is not net],
-        "mode": [(m, m.mode) for m in net.modules() if hasattr(m, "set_mode")],
-        "bank": [(m, m.bank) for m in net.modules() if hasattr(m, "set_bank") and m.text],
+        "k": [m.k for m in _blocks(net, "set_topk")],
+        "mode": [m.mode for m in _blocks(net, "set_mode")],
+        "bank": [m.bank for m in _blocks(net, "set_bank") if m.text],
         "text_info": deepcopy(net.text_info),
     }
 
 
-def _recall(net: Any, state: dict[str, Any], *, text: bool) -> None:
-    """Give a network back what `_remember` returned."""
-    for block, k in state["k"]:
-        block.k = k
-    if state["topk"] is None:
+def write(net: Any, settings: dict[str, Any]) -> None:
+    """Give a network what `read` returned, of itself or of another of the same build."""
+    if settings["topk"] is None:
         net.options.pop("topk", None)
     else:
-        net.options["topk"] = state["topk"]
-    for block, mode in state["mode"]:
+        net.options["topk"] = settings["topk"]
+    for block, k in zip(_blocks(net, "set_topk"), settings["k"], strict=True):
+        block.k = k
+    for block, mode in zip(_blocks(net, "set_mode"), settings["mode"], strict=True):
         block.set_mode(mode)
-    if text:
-        for block, bank in state["bank"]:
+    if net.text_info != settings["text_info"]:
+        for block, bank in zip((m for m in _blocks(net, "set_bank") if m.text), settings["bank"], strict=True):
             block.set_bank(bank)
-        net.text_info = state["text_info"]
+        net.text_info = deepcopy(settings["text_info"])
         if any(getattr(m, "folded", False) for m in net.modules()):
             net.fold_text()
+
+
+def _blocks(net: Any, method: str) -> list[Any]:
+    """Return the blocks of a network that have a method, in order."""
+    return [m for m in net.modules() if m is not net and hasattr(m, method)]

@@ -1,0 +1,123 @@
+"""The command line: one line and exit code 1 for user errors, all else untouched."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import ultralytics.cfg
+
+from ultra_dsmoe import cli
+from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.plugin.entry import one_line_errors, user_error
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def raised(error: Exception, cause: Exception | None = None, *, hidden: bool = False) -> Exception:
+    """Return ``error`` as the host raises it over ``cause``."""
+    try:
+        try:
+            if cause is not None:
+                raise cause
+        except Exception:
+            if hidden:
+                raise error from None
+            raise error  # noqa: B904  # the implicit context is what is tested
+        raise error
+    except Exception as e:
+        return e
+
+
+def test_errors_are_found_behind_those_of_the_host() -> None:
+    ours = DataError("data", "images", "none")
+    assert user_error(ours) is ours
+    assert user_error(raised(RuntimeError("Dataset error"), ours)) is ours
+    assert user_error(raised(RuntimeError("Dataset error"), ours, hidden=True)) is None
+    assert user_error(raised(RuntimeError("x"), KeyError("y"))) is None
+
+
+def test_a_user_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        raise RuntimeError("wrapped") from ConfigError("key", "this", "that")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: key: expected this, got that\n"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), SyntaxError("'epochs' is missing"), KeyboardInterrupt(), SystemExit(3)]
+)
+def test_other_errors_pass_through(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(type(error)) as caught, one_line_errors():
+        raise error
+    assert caught.value is error
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("yolo val model=dsmoe-n.yaml dsmoe_topk", "dsmoe_topk: expected a value, as in 'key=value', got none"),
+        ("yolo val model=dsmoe-n.yaml dsmoe_topk=", "dsmoe_topk: expected a value, as in 'key=value', got none"),
+        ("yolo val model=dsmoe-n.yaml dsmoe_topk=zero", "dsmoe_topk: expected an integer"),
+        ("yolo val model=dsmoe-n.yaml dsmoe_topkk=3", "did you mean 'dsmoe_topk'"),
+        ("yolo train model=yolo11n.yaml dsmoe_topk=3", "dsmoe_topk: expected a DS-MoE model"),
+        ("yolo train model=dsmoe-n.yaml data=pcb-demo.yaml dsmoe_prompts=none.yaml", "expected an existing YAML file"),
+        ("yolo train model=dsmoe-l.yaml data=pcb-demo.yaml", "one of ['n', 's', 'm'], got l"),
+    ],
+)
+def test_commands(command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        ultralytics.cfg.entrypoint(command)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 1
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_the_hosts_own_errors_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SyntaxError, match="epochz"):
+        ultralytics.cfg.entrypoint("yolo train epochz=3")
+
+
+@pytest.mark.parametrize("script", ["yolo", "dsmoe-yolo"])
+def test_both_scripts_end_with_one_line(run_yolo: Run, script: str) -> None:
+    done = run_yolo("val", "model=dsmoe-n.yaml", "dsmoe_moe=static", script=script, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert done.stderr.strip().splitlines()[-1] == "error: dsmoe_moe: expected gather or dense, got static"
+
+
+def test_our_script_is_the_hosts_command_line(run_yolo: Run) -> None:
+    done = run_yolo("version", script="dsmoe-yolo")
+    assert ultralytics.__version__ in done.stdout + done.stderr
+
+
+def test_sub_commands_get_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    module = ModuleType("fake_subcommand")
+    module.main = lambda argv: seen.append(argv) or 3
+    monkeypatch.setitem(sys.modules, "fake_subcommand", module)
+    monkeypatch.setitem(cli.SUBCOMMANDS, "fake", "fake_subcommand")
+    monkeypatch.setattr(sys, "argv", ["dsmoe-yolo", "fake", "a", "b=1"])
+    assert cli.main() == 3
+    assert seen == [["a", "b=1"]]
+
+
+def test_sub_commands_end_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = ModuleType("fake_subcommand")
+
+    def main(argv: list[str]) -> None:
+        raise DataError("data", "a folder", argv[0])
+
+    module.main = main
+    monkeypatch.setitem(sys.modules, "fake_subcommand", module)
+    monkeypatch.setitem(cli.SUBCOMMANDS, "fake", "fake_subcommand")
+    monkeypatch.setattr(sys, "argv", ["dsmoe-yolo", "fake", "nowhere"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: data: expected a folder, got nowhere\n"
