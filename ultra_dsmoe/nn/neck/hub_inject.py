@@ -11,41 +11,46 @@ from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 @register
 class HubInject(nn.Module):
-    """Add the resized, projected hub output to a pyramid level: ``X_l' = X_l + Conv1x1(Resize(Y))``.
+    """Add the resized, projected hub output to a pyramid level: ``X_l' = X_l + BN(Conv1x1(Resize(Y)))``.
 
-    Source: [DSMoE] Eq. 29. Adding to the inputs of an ordinary PAN neck is our choice; the projection starts at zero,
-    so that the net begins as its YOLO skeleton and can only gain.
+    Source: [DSMoE] Eq. 29. Adding to the inputs of an ordinary PAN neck and the batch normalisation are our choice. A
+    projection without it that starts at zero is never taken up when training from scratch: after ten epochs the hub
+    could be replaced by a constant at no cost (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the net
+    begins as the YOLO they come from.
     """
 
-    def __init__(self, c_level: int, c_hub: int, scale: float) -> None:
+    def __init__(self, c_level: int, c_hub: int, scale: float, gain: float = 1.0) -> None:
         """Build the block.
 
         Args:
             c_level: Channels of the level.
             c_hub: Channels of the hub output.
             scale: Size of the level over the hub's: a power of two from 1/4 to 8.
+            gain: Standard deviation that the hub's share starts with; 0 starts without it.
 
         Raises:
-            ConfigError: If ``scale`` is something else.
+            ConfigError: If ``scale`` or ``gain`` is something else.
         """
         super().__init__()
         if scale not in (0.25, 0.5, 1, 2, 4, 8):
             raise ConfigError("HubInject scale", "0.25, 0.5, 1, 2, 4 or 8", scale)
+        if isinstance(gain, bool) or not isinstance(gain, (int, float)) or gain < 0:
+            raise ConfigError("HubInject gain", "a number >= 0", gain)
         self.scale = scale
-        self.project = nn.Conv2d(c_hub, c_level, 1)
-        for p in self.project.parameters():
-            nn.init.zeros_(p)
+        self.project = nn.Conv2d(c_hub, c_level, 1, bias=False)
+        self.bn = nn.BatchNorm2d(c_level)
+        nn.init.constant_(self.bn.weight, gain)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
-        """Parse ``[[level, hub], 1, HubInject, [scale]]``."""
+        """Parse ``[[level, hub], 1, HubInject, [scale, gain]]``."""
         c_level, c_hub = ctx.inputs(2)
-        return RowPlan([c_level, c_hub, ctx.arg(0, 1)], c_level)
+        return RowPlan([c_level, c_hub, ctx.arg(0, 1)], c_level, {"gain": ctx.arg(1, 1.0)})
 
     def forward(self, x: list[Tensor]) -> Tensor:
         """Return the enriched level, (B, c_level, H, W), from the level and the hub output."""
         level, hub = x
         if self.scale >= 1:  # project first: fewer positions
-            y = self.project(hub)
+            y = self.bn(self.project(hub))
             return level + (F.interpolate(y, scale_factor=float(self.scale)) if self.scale > 1 else y)
-        return level + self.project(F.max_pool2d(hub, round(1 / self.scale)))
+        return level + self.bn(self.project(F.max_pool2d(hub, round(1 / self.scale))))
