@@ -125,6 +125,10 @@ def assert_round_trips(
         inputs: Of one forward.
         aux: Whether the block leaves auxiliary terms on itself.
     """
+    # as in a net, what comes in carries a gradient
+    inputs = [[t * 1 for t in x] if isinstance(x, (list, tuple)) else x * 1 for x in inputs]
+    for t in flat(inputs):
+        t.requires_grad_()
     module.train()
     module(*inputs)
     if aux:

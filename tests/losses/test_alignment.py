@@ -1,0 +1,116 @@
+"""Cell labels against plain loops over boxes and cells; the alignment loss by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ultra_dsmoe.losses import alignment_loss, cell_labels
+from ultra_dsmoe.losses.alignment import IGNORE
+
+
+def by_loops(cls, boxes, batch_idx, shape):
+    """The definition, cell by cell: smallest covering box; a box that covers no centre takes the cell it lies in."""
+    b, h, w = shape
+    labels = [[[IGNORE] * w for _ in range(h)] for _ in range(b)]
+    best = [[[math.inf] * w for _ in range(h)] for _ in range(b)]
+    for c, (cx, cy, bw, bh), i in zip(cls.tolist(), boxes.tolist(), batch_idx.tolist(), strict=True):
+        cells = [
+            (r, q)
+            for r in range(h)
+            for q in range(w)
+            if abs((q + 0.5) / w - cx) <= bw / 2 and abs((r + 0.5) / h - cy) <= bh / 2
+        ] or [(min(int(cy * h), h - 1), min(int(cx * w), w - 1))]
+        for r, q in cells:
+            if bw * bh < best[int(i)][r][q]:
+                best[int(i)][r][q], labels[int(i)][r][q] = bw * bh, int(c)
+    return torch.tensor(labels)
+
+
+def random_boxes(m, b):
+    size = torch.rand(m, 2) ** 2 * 0.7 + 0.01
+    centre = torch.rand(m, 2)
+    return torch.randint(5, (m,)).float(), torch.cat([centre, size], 1), torch.randint(b, (m,)).float()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 10, 10), (2, 7, 13)])
+def test_labels_match_the_loops(shape):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        boxes = random_boxes(12, shape[0])
+        got = cell_labels(*boxes, shape)
+        assert got.dtype == torch.long
+        assert torch.equal(got, by_loops(*boxes, shape))
+
+
+def test_no_boxes():
+    empty = cell_labels(torch.zeros(0), torch.zeros(0, 4), torch.zeros(0), (2, 3, 4))
+    assert (empty == IGNORE).all()
+    assert empty.shape == (2, 3, 4)
+    one = cell_labels(torch.zeros(1), torch.tensor([[0.5, 0.5, 1.0, 1.0]]), torch.ones(1), (2, 2, 2))
+    assert one.tolist() == [[[-1, -1], [-1, -1]], [[0, 0], [0, 0]]]  # image 0 has none
+
+
+def test_smallest_box_wins_whatever_the_order():
+    boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.25, 0.25, 0.5, 0.5], [0.125, 0.125, 0.25, 0.25]])
+    wanted = [[2, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        got = cell_labels(torch.tensor(order), boxes[order], torch.zeros(3), (1, 4, 4))
+        assert got[0].tolist() == wanted
+
+
+def test_tiny_boxes_take_their_own_cell():
+    boxes = torch.tensor([[0.30, 0.55, 1e-4, 1e-4], [1.0, 1.0, 1e-3, 1e-3], [0.0, 0.0, 0.0, 0.0]])
+    got = cell_labels(torch.tensor([3, 4, 2]), boxes, torch.zeros(3), (1, 4, 4))[0]
+    assert got[2, 1] == 3
+    assert got[3, 3] == 4  # a centre on the border belongs to the last cell
+    assert got[0, 0] == 2
+    assert (got == IGNORE).sum() == 13
+
+
+def test_loss_by_hand():
+    logits = torch.zeros(1, 2, 1, 4)
+    logits[0, :, 0, 0] = torch.tensor([0.0, math.log(3)])  # p = (1/4, 3/4)
+    labels = torch.tensor([[[0, 1, 1, IGNORE]]])
+    class0, class1 = math.log(4), math.log(2)
+    assert alignment_loss(logits, labels).item() == pytest.approx((class0 + class1) / 2)
+
+
+def test_classes_weigh_equally():
+    """Ninety cells of one class count as much as one of the other."""
+    logits = torch.zeros(1, 3, 7, 13)
+    labels = torch.zeros(1, 7, 13, dtype=torch.long)
+    labels[0, 0, 0] = 1
+    logits[0, 0] = 5.0  # right for class 0, wrong for class 1
+    each = [F.cross_entropy(torch.tensor([[5.0, 0, 0]]), torch.tensor([c])).item() for c in (0, 1)]
+    assert alignment_loss(logits, labels).item() == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
+def test_limits():
+    labels = torch.randint(3, (2, 4, 4))
+    right = 50 * F.one_hot(labels, 3).permute(0, 3, 1, 2).float()
+    assert alignment_loss(right, labels).item() == pytest.approx(0, abs=1e-6)
+    assert alignment_loss(torch.zeros(2, 3, 4, 4), labels).item() == pytest.approx(math.log(3))
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    none = alignment_loss(logits, torch.full((2, 4, 4), IGNORE))
+    assert none.item() == 0
+    none.backward()
+    assert not logits.grad.any()
+    single = alignment_loss(torch.randn(1, 1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
+    assert single.item() == 0  # one class has nothing to be told from
+
+
+def test_gradients():
+    labels = torch.tensor([[[0, 2, IGNORE], [1, 1, 0]]])
+    logits = torch.randn(1, 3, 2, 3, requires_grad=True)
+    alignment_loss(logits, labels).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert not logits.grad[..., 0, 2].any()  # the ignored cell
+    direction, step = torch.randn_like(logits), 1e-2
+    with torch.no_grad():
+        ahead, behind = (alignment_loss(logits + s * direction, labels).item() for s in (step, -step))
+    assert (logits.grad * direction).sum().item() == pytest.approx((ahead - behind) / (2 * step), rel=1e-3, abs=1e-4)
+    wild = (1e4 * torch.randn(1, 3, 2, 3)).requires_grad_()
+    alignment_loss(wild, labels).backward()
+    assert torch.isfinite(wild.grad).all()

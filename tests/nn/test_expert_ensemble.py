@@ -1,0 +1,104 @@
+"""ExpertEnsemble: both streams by hand, no bypass of the mixture."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn import ExpertEnsemble, RowContext
+
+C, D, N = 8, 10, 5
+
+
+def block_of():
+    return ExpertEnsemble(C, D, N)
+
+
+def inputs(b=2, h=5, w=6):
+    gate = torch.rand(b, N) * (torch.rand(b, N) > 0.4)
+    gate[:, 0] += 0.1
+    return [torch.randn(b, C, h, w), torch.randn(b, C, h, w), torch.randn(3, D), gate / gate.sum(1, keepdim=True)]
+
+
+@pytest.mark.parametrize(("b", "h", "w"), [(1, 1, 1), (2, 7, 5), (3, 4, 9)])
+def test_shape(b, h, w):
+    x = inputs(b, h, w)
+    assert block_of().eval()(x).shape == (b, C, h, w)
+    if b > 1:
+        assert block_of()(x).shape == (b, C, h, w)
+
+
+def test_errors():
+    with pytest.raises(ConfigError, match="ExpertEnsemble: expected two maps of equal channels, got 8 and 16"):
+        ExpertEnsemble.parse(RowContext("ExpertEnsemble", [8, 16, 256, 32], []))
+    with pytest.raises(ConfigError, match="'from' with 4 inputs"):
+        ExpertEnsemble.parse(RowContext("ExpertEnsemble", [8, 8, 256], []))
+
+
+def cbs(conv, x, dilation):
+    bn = conv.bn
+    y = F.conv2d(x, conv.conv.weight, padding=dilation, dilation=dilation)
+    return F.silu(F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps))
+
+
+def test_value():
+    block, (feat, mixture, text, gate) = shake(block_of()).eval(), inputs()
+    joined = feat + mixture
+    scale = 1 / (1 + torch.exp(-(gate @ block.channel_gate.weight.T + block.channel_gate.bias)))
+    tb = block.text.weight @ text.mean(0) + block.text.bias
+    tb = tb.view(1, -1, 1, 1).repeat(2, 1, 5, 6)
+    wanted = cbs(block.dilated, joined * scale.view(2, C, 1, 1), 2) + cbs(block.textual, torch.cat([joined, tb], 1), 1)
+    torch.testing.assert_close(block([feat, mixture, text, gate]), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_mixture_text_and_gate_all_count():
+    block, x = shake(block_of()).eval(), inputs()
+    before = block(x)
+    for i in range(4):
+        changed = list(x)
+        changed[i] = x[i].flip(1) if i != 2 else -x[i]
+        assert (block(changed) - before).abs().max() > 1e-3
+    swapped = [x[1], x[0], x[2], x[3]]
+    torch.testing.assert_close(block(swapped), before)  # the sum of map and mixture is all that is read
+
+
+def test_gradients():
+    assert_gradients_reach_all(shake(block_of()), [inputs()])
+    block = shake(block_of()).double().eval()
+    x = [t.double().requires_grad_() for t in inputs(1, 3, 2)]
+    assert torch.autograd.gradcheck(lambda *t: block(list(t)), x)
+    wild = [(100 * t).requires_grad_() for t in inputs()]
+    block_of()(wild).square().sum().backward()
+    assert all(torch.isfinite(t.grad).all() for t in wild)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_half_precision(folded):
+    block, x = shake(block_of()).eval(), inputs()
+    wanted = block(x)
+    if folded:
+        block.fold_text(x[2])
+    got = block.half()([t.half() for t in x])
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got.float(), wanted, atol=3e-2, rtol=0)
+
+
+def test_fold():
+    block, x = shake(block_of()).eval(), inputs()
+    wanted = block(x)
+    block.fold_text(x[2])
+    assert torch.equal(block([x[0], x[1], 0 * x[2], x[3]]), wanted)
+
+
+def test_round_trips():
+    assert_round_trips(shake(block_of()), block_of(), [inputs()])
+    assert_exports(shake(block_of()), [inputs()], [inputs()])
+    x, block = inputs(), shake(block_of()).eval()
+    block.fold_text(x[2])
+    assert_exports(block, [x], [[*inputs()[:2], x[2], x[3]]])
+
+
+def test_parse_rule():
+    plan = ExpertEnsemble.parse(RowContext("ExpertEnsemble", [64, 64, 256, 32], []))
+    assert (plan.args, plan.c2) == ([64, 256, 32], 64)

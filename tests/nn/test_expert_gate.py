@@ -1,0 +1,274 @@
+"""ExpertGate: equation 20 by hand, exact sparsity, load balance, learning, routes inside exported files."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn import ExpertGate, RowContext
+from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, TOKEN_STD, load_balance, resolve_topk
+
+C, D, N, K = 8, 12, 6, 3
+
+
+def gate_of(topk=2, text=True, experts=N):
+    return ExpertGate(C, experts, topk, D if text else None)
+
+
+def inputs(b=4, h=3, w=5):
+    return [torch.randn(b, C, h, w) + torch.randn(b, C, 1, 1), torch.randn(K, D)]
+
+
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize(("b", "experts", "topk"), [(1, 6, 2), (3, 1, 1), (2, 32, "auto"), (5, 7, 7)])
+def test_shape_and_sparsity(b, experts, topk, text):
+    gate = gate_of(topk, text, experts)
+    x = inputs(b) if text else inputs(b)[0]
+    for train in (True, False):
+        g = gate.train(train)(x)
+        assert g.shape == (b, experts)
+        assert ((g > 0).sum(1) == gate.k).all()
+        torch.testing.assert_close(g.sum(1), torch.ones(b), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("topk", "experts", "k"), [("auto", 32, 5), ("auto", 33, 6), ("auto", 1, 1), ("auto", 2, 1), (4, 4, 4)]
+)
+def test_resolve_topk(topk, experts, k):
+    assert resolve_topk(topk, experts) == k
+
+
+@pytest.mark.parametrize("topk", [0, -1, 7, 2.0, True, "five", None])
+def test_bad_topk(topk):
+    message = r"topk: expected 'auto' or an integer from 1 to 6 \(the number of experts\), got "
+    with pytest.raises(ConfigError, match=message):
+        gate_of(topk)
+    gate = gate_of(3)
+    with pytest.raises(ConfigError, match=message):
+        gate.set_topk(topk)
+    assert gate.k == 3
+
+
+@pytest.mark.parametrize("experts", [0, -3, 2.5, "many"])
+def test_bad_experts(experts):
+    with pytest.raises(ConfigError, match="experts: expected a positive integer"):
+        ExpertGate(C, experts, 1)
+
+
+def reference(gate, x, text):
+    """Equation 20 in plain tensors, evaluation mode."""
+
+    def run(layers, v):
+        for i, layer in enumerate(layers):
+            v = v.clamp(min=0) if i % 2 else v @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+        return v
+
+    n_experts = gate.experts
+    own = [text.mean(0) if n < 2 else text[(n - 2) % len(text)] for n in range(n_experts)]
+    keys = run(gate.key, torch.stack(own) + gate.token[0])
+    keys = keys - keys.mean(0)
+    v = x.mean((2, 3))
+    v = (v - v.mean(1, keepdim=True)) / torch.sqrt(v.var(1, keepdim=True, unbiased=False) + 1e-5)
+    q = run(gate.image, v * gate.norm.weight + gate.norm.bias)
+    q = (q - gate.running_mean) / torch.sqrt(gate.running_var + 1e-5)
+    sim = sum(
+        torch.cosine_similarity(q[:, None, s], keys[None, :, s], dim=-1)
+        for s in (slice(0, 32), slice(32, 64), slice(64, 96), slice(96, 128))
+    )
+    prob = torch.softmax(sim / 4 / math.exp(gate.log_tau.item()), -1)
+    out = torch.zeros_like(prob)
+    for b, p in enumerate(prob.detach()):
+        chosen = sorted(range(n_experts), key=lambda n: -p[n])[: gate.k]
+        for n in chosen:
+            out[b, n] = p[n] / p[chosen].sum()
+    return out
+
+
+def test_value():
+    gate, (x, text) = shake(gate_of()).eval(), inputs()
+    wanted = reference(gate, x, text)
+    torch.testing.assert_close(gate([x, text]), wanted, atol=1e-5, rtol=1e-4)
+    assert len({tuple(row.nonzero().flatten().tolist()) for row in wanted}) > 1
+
+
+def test_query_is_batch_normalised_in_training():
+    gate, (x, _) = gate_of(), inputs(16)
+    q = gate.query(x).view(16, 4, 32)
+    torch.testing.assert_close(q.norm(dim=-1), torch.ones(16, 4))
+    raw = F.layer_norm(x.mean((2, 3)), (C,))
+    for layer in gate.image:
+        raw = layer(raw)
+    normed = (raw - raw.mean(0)) / torch.sqrt(raw.var(0, unbiased=False) + 1e-5)
+    torch.testing.assert_close(q, F.normalize(normed.view(16, 4, 32), dim=-1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(gate.running_mean, 0.1 * raw.mean(0), atol=1e-6, rtol=1e-4)
+
+
+def test_initial_scalars():
+    gate = gate_of(experts=200)
+    assert gate.tau.item() == pytest.approx(0.1)
+    assert gate.token.std().item() == pytest.approx(TOKEN_STD, rel=0.1)
+    assert gate.token.ndim == 3  # a host optimizer orthogonalises two-dimensional parameters
+    assert gate.fast_parameters == ("log_tau",)
+
+
+@pytest.mark.parametrize(("log_tau", "tau"), [(-20.0, 0.01), (5.0, 1.0), (math.log(0.3), 0.3)])
+def test_temperature_is_clamped(log_tau, tau):
+    gate = gate_of()
+    gate.log_tau.data.fill_(log_tau)
+    assert gate.tau.item() == pytest.approx(tau)
+
+
+def test_floor_of_the_weights():
+    """However sharp the gate, k weights stay: at least the floor, exact zeros elsewhere, no denormals."""
+    gate, x = gate_of(4).eval(), inputs()
+    gate.log_tau.data.fill_(-20.0)
+    for out in (gate(x), gate.half()([t.half() for t in x]).float()):
+        assert ((out > 0).sum(1) == 4).all()
+        assert out[out > 0].min() >= 0.9 * GATE_FLOOR
+        torch.testing.assert_close(out.sum(1), torch.ones(4), atol=2e-3, rtol=0)
+
+
+def test_all_experts_is_the_softmax():
+    gate, x = gate_of(N).eval(), inputs()
+    logits = gate.query(x[0]) @ gate.text_constants(x[1])[0].T / 4 / 0.1
+    torch.testing.assert_close(gate(x), torch.softmax(logits, -1))
+
+
+def test_one_image_in_training():
+    gate, x = gate_of(), inputs(1)
+    before = gate.running_mean.clone()
+    assert torch.isfinite(gate(x)).all()
+    assert torch.equal(gate.running_mean, before)  # one image has no variance to learn from
+    assert torch.equal(gate(x), gate.eval()(x))
+
+
+def test_load_balance_by_hand():
+    idx = torch.tensor([[0, 1], [2, 3]])
+    assert load_balance(torch.full((2, 4), 0.25), idx).item() == pytest.approx(1)
+    prob = torch.tensor([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
+    assert load_balance(prob, idx).item() == pytest.approx(1)  # shares are equal
+    idx = torch.tensor([[0, 1], [0, 1]])
+    assert load_balance(torch.tensor([[0.5, 0.5, 0, 0]]).expand(2, 4), idx).item() == pytest.approx(4 / 2)  # N / k
+    assert load_balance(prob, idx).item() == pytest.approx(4 * (0.5 * 0.3 + 0.5 * 0.25))
+    prob.requires_grad_()
+    load_balance(prob, idx).backward()
+    torch.testing.assert_close(prob.grad, torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0]]))  # N f_n / B
+
+
+def test_records():
+    gate, x = gate_of(), inputs()
+    g = gate(x)
+    gate(x)
+    assert gate.images.item() == 8
+    torch.testing.assert_close(gate.usage, 2 * (g > 0).sum(0).float())
+    assert 0 < gate.entropy_sum.item() / 8 <= math.log(N) + 1e-5
+    gate.eval()(x)
+    assert gate.images.item() == 8
+    # Not buffers: distributed training would overwrite every worker's with those of the first.
+    assert {name for name, _ in gate.named_buffers()} == {"running_mean", "running_var"}
+    gate.reset_record()
+    assert gate.images.item() == gate.entropy_sum.item() == gate.usage.sum().item() == 0
+
+
+def test_entropy_by_hand():
+    gate = gate_of()
+    gate._record(torch.tensor([[0.5, 0.5, 0, 0, 0, 0], [1.0, 0, 0, 0, 0, 0]]), torch.tensor([[0, 1], [0, 1]]))
+    assert gate.entropy_sum.item() == pytest.approx(math.log(2), abs=1e-5)
+    assert gate.usage.tolist() == [2, 2, 0, 0, 0, 0]
+
+
+def test_gate_is_not_frozen():
+    """Two kinds of image that need different experts: within 60 steps entropy falls and routes part."""
+    gate, text = gate_of(2), torch.randn(K, D)
+    kinds = torch.randn(2, C, 1, 1) * 2
+    labels = torch.arange(16) % 2
+    value = torch.randn(N, 4)
+    target = value[torch.tensor([1, 4])][labels]
+    optimizer = torch.optim.Adam(gate.parameters(), 3e-3)
+
+    def step():
+        g = gate([kinds[labels] + 0.3 * torch.randn(16, C, 4, 4), text])
+        loss = F.mse_loss(g @ value, target) + 0.01 * gate.pop_aux()["bal"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        entropy = (gate.entropy_sum / gate.images).item()
+        gate.reset_record()
+        return g, entropy
+
+    _, first = step()
+    for _ in range(60):
+        g, last = step()
+    assert first > 1.2  # ln 6 = 1.79
+    assert last < first - 0.4
+    assert (g[labels == 0].mean(0) - g[labels == 1].mean(0)).abs().sum() > 1  # of at most 2
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_gradients(text):
+    gate = shake(gate_of(4, text=text))
+    assert_gradients_reach_all(gate, [inputs() if text else inputs()[0]])
+    gate.zero_grad()
+    gate(inputs() if text else inputs()[0])
+    gate.pop_aux()["bal"].backward()
+    assert gate.image[4].weight.grad.abs().max() > 0
+    assert gate.token.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 100.0])
+def test_gradients_are_finite_at_the_edges(scale):
+    gate = gate_of()
+    x, text = ((scale * t).requires_grad_() for t in inputs())
+    g = gate([x, text])
+    (g.square().sum() + gate.pop_aux()["bal"]).backward()
+    for t in (x, text, *gate.parameters()):
+        assert torch.isfinite(t.grad).all()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_half_precision(folded):
+    gate, x = shake(gate_of()).eval(), inputs()
+    wanted = gate(x)
+    if folded:
+        gate.fold_text(x[1])
+    got = gate.half()([t.half() for t in x])
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got.float(), wanted, atol=5e-2, rtol=0)
+    for row, other in zip(got, wanted, strict=True):
+        assert row.nonzero().tolist() == other.nonzero().tolist()
+
+
+def test_fold():
+    gate, (x, text) = shake(gate_of()).eval(), inputs()
+    wanted = gate([x, text])
+    gate.fold_text(text)
+    assert torch.equal(gate([x, 0 * text]), wanted)
+
+
+def test_text_moves_the_route():
+    gate, (x, text) = gate_of().eval(), inputs(16)
+    assert (gate([x, text]) - gate([x, text.flip(0)])).abs().max() > 0.05
+
+
+def test_round_trips():
+    assert_round_trips(shake(gate_of()), gate_of(), [inputs()], aux=True)
+    twin = copy.deepcopy(gate_of())
+    twin(inputs())
+    assert twin.images.item() == 4
+    assert_exports(shake(gate_of()), [inputs(1)], *([inputs(1)] for _ in range(4)))
+    folded, (x, text) = shake(gate_of()).eval(), inputs(2)
+    folded.fold_text(text)
+    assert_exports(folded, [[x, text]], *([[inputs(2)[0], text]] for _ in range(4)))
+    assert_exports(shake(gate_of(text=False)), [inputs(1)[0]], [inputs(1)[0]])
+
+
+def test_parse_rule():
+    plan = ExpertGate.parse(RowContext("ExpertGate", [64, 256], [], options={"experts": 16, "topk": 3}))
+    assert (plan.args, plan.c2) == ([64, 16, 3, 256], 16)
+    assert ExpertGate.parse(RowContext("ExpertGate", 64, [8, 2])).args == [64, 8, 2]
+    with pytest.raises(ConfigError, match="'from' with 1 to 2 inputs"):
+        ExpertGate.parse(RowContext("ExpertGate", [64, 256, 8], []))
