@@ -30,7 +30,8 @@ def awaken(net: nn.Module) -> nn.Module:
             zero_start = [m.channel_out.bn, m.spatial_out.bn]
         for layer in zero_start:
             nn.init.normal_(layer.weight, std=0.5)
-            nn.init.normal_(layer.bias, std=0.5)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=0.5)
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.running_var, 0.2, 1)
     return net
