@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.plugin import host
+
+BARE_KEY = re.compile(r"'(?:\x1b\[\d+m)*(dsmoe_\w+)")  # how the host begins its page on a key without a value
 
 
 def user_error(error: BaseException | None) -> DSMoEError | None:
@@ -28,8 +31,8 @@ def one_line_errors() -> Iterator[None]:
         yield
     except Exception as e:  # whatever the host wraps around ours; anything else goes on unchanged
         error = user_error(e)
-        if error is None and isinstance(e, SyntaxError) and str(e).startswith("'dsmoe_"):
-            error = ConfigError(str(e).split("'")[1], "a value, as in 'key=value'", "none")
+        if error is None and isinstance(e, SyntaxError) and (bare := BARE_KEY.match(str(e))):
+            error = ConfigError(bare[1], "a value, as in 'key=value'", "none")
         if error is None:
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)

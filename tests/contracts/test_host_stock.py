@@ -1,0 +1,64 @@
+"""With the plugin in it, the host does to stock models exactly what it does without."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import hashlib, json, sys
+import torch
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+torch.set_num_threads(1)
+def digest(tensors):
+    return hashlib.sha256(b"".join(t.float().contiguous().numpy().tobytes() for t in tensors)).hexdigest()
+
+torch.manual_seed(7)
+model = YOLO("yolo11n.yaml")
+out = {"plugin": "dsmoe_topk" in DEFAULT_CFG_DICT, "weights": digest(model.model.state_dict().values())}
+image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+with torch.no_grad():
+    out["forward"] = digest([model.model.eval()(image)[0]])
+out["random"] = torch.rand(1).item()
+model.train(data=sys.argv[1], epochs=1, imgsz=32, batch=4, workers=0, project=sys.argv[2], name="run", device="cpu",
+            plots=False, verbose=False, seed=3, optimizer="SGD")
+checkpoint = torch.load(f"{sys.argv[2]}/run/weights/last.pt", map_location="cpu", weights_only=False)
+net = checkpoint["ema"] or checkpoint["model"]
+out["trained"], out["class"] = digest(net.state_dict().values()), f"{type(net).__module__}.{type(net).__name__}"
+out["rows"] = [f"{m.type} {m.np}" for m in net.model]
+out["results"] = {k: v for k, v in checkpoint["train_metrics"].items()}
+print("RESULT" + json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_boards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """Return what the same script says with the plugin and without it."""
+    folder = tmp_path_factory.mktemp("stock")
+    (folder / "script.py").write_text(SCRIPT)
+    said = {}
+    for name, switch in (("on", ""), ("off", "1")):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        env["ULTRA_DSMOE_DISABLE"] = switch
+        command = [sys.executable, str(folder / "script.py"), str(tiny_boards), str(folder / name)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said[name] = json.loads(done.stdout.rsplit("RESULT", 1)[1])
+    return said
+
+
+def test_one_run_has_the_plugin_and_one_not(runs: dict[str, dict]) -> None:
+    assert (runs["on"]["plugin"], runs["off"]["plugin"]) == (True, False)
+
+
+@pytest.mark.parametrize("what", ["weights", "forward", "random", "trained", "class", "rows", "results"])
+def test_the_same_with_and_without(runs: dict[str, dict], what: str) -> None:
+    assert runs["on"][what] == runs["off"][what]
