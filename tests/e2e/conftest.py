@@ -1,0 +1,103 @@
+"""One briefly trained net and its exports, shared by the end-to-end tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from ultralytics import YOLO
+
+from ultra_dsmoe.nn.base import AuxLossMixin
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+
+SIZE = 64
+QUICK = {"imgsz": SIZE, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "exist_ok": True, "verbose": False}
+HASH = {"dsmoe_text": "hash"}  # no language model has to be loaded
+FORMATS = {"onnx": "routed.onnx", "torchscript": "routed.torchscript", "openvino": "routed_openvino_model"}
+
+
+@pytest.fixture(scope="session")
+def quick() -> dict[str, object]:
+    """Arguments that make any training small."""
+    return dict(QUICK)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_boards: Path) -> Path:
+    """Return the run folder of one epoch of dsmoe-n on the tiny boards."""
+    project = tmp_path_factory.mktemp("runs")
+    YOLO("dsmoe-n.yaml").train(data=tiny_boards, epochs=1, project=str(project), name="trained", **QUICK, **HASH)
+    return project / "trained"
+
+
+@pytest.fixture(scope="session")
+def boards(tiny_boards: Path) -> list[Path]:
+    """Return the pictures of the tiny boards."""
+    return sorted(p for p in (tiny_boards.parent / "images").rglob("*") if p.suffix in {".png", ".jpg"})
+
+
+@pytest.fixture(scope="session")
+def make_routed() -> Callable[..., Path]:
+    """Return a function that saves a net whose hub speaks and whose gate tells images apart, as after long training.
+
+    A net of one epoch sends all images one way, and one with a stock backbone still has its hub near zero.
+    """
+
+    def make(net: nn.Module, images: torch.Tensor, path: Path) -> Path:
+        torch.manual_seed(1)
+        for m in net.modules():
+            if type(m).__name__ == "HubInject":
+                nn.init.ones_(m.bn.weight)
+        norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        paces = [m.momentum for m in norms]
+        gates = [m for m in net.modules() if isinstance(m, ExpertGate)]
+        with torch.no_grad():
+            for m in norms:
+                m.momentum = 0.5
+            net.float().train()
+            for _ in range(8):  # statistics of a fresh net fade every difference between images out
+                net(images)
+            for m, pace in zip(norms, paces, strict=True):
+                m.momentum = pace
+            net.eval()
+            for gate in gates:
+                seen: list[torch.Tensor] = []
+                handle = gate.register_forward_pre_hook(lambda _m, x, seen=seen: seen.append(x[0]))
+                net(images)
+                handle.remove()
+                gate.train()
+                for _ in range(80):  # its momentum is small
+                    gate(seen[0])
+                gate.eval()
+        for m in net.modules():
+            if isinstance(m, AuxLossMixin):
+                m.pop_aux()
+        torch.save({"model": net.eval(), "train_args": {"task": "detect", "imgsz": images.shape[-1]}}, path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def routed(trained: Path, boards: list[Path], make_routed: Callable[..., Path]) -> Path:
+    """Return a checkpoint whose images take different routes."""
+    from ultra_dsmoe.export.parity import load_images
+
+    net = YOLO(trained / "weights" / "last.pt").model
+    return make_routed(net, load_images(boards, SIZE), trained.parent / "routed.pt")
+
+
+@pytest.fixture(scope="session")
+def exported(routed: Path) -> Callable[[str], Path]:
+    """Return a function that exports the routed net, once per format."""
+
+    def export(fmt: str) -> Path:
+        path = routed.parent / FORMATS[fmt]
+        if not path.exists():
+            YOLO(routed).export(format=fmt, imgsz=SIZE)
+        return path
+
+    return export

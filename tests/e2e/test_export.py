@@ -1,0 +1,206 @@
+"""Exported files: they agree with torch, choose experts per image, and hold only what TensorRT 8.6 reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from ultralytics import YOLO
+
+from ultra_dsmoe.errors import ConfigError, DataError, ShapeError
+from ultra_dsmoe.export.parity import ParityReport, compare, load_images
+from ultra_dsmoe.export.runners import exported_runner
+from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+from ultra_dsmoe.train.model import DSMoEModel
+
+SIZE = 64
+FORMATS = ["onnx", "torchscript", "openvino"]
+Exported = Callable[[str], Path]
+
+# Operators that occur in detectors, out of the list of TensorRT 8.6's ONNX parser; more may be added from there.
+_TRT86 = """
+Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat Constant ConstantOfShape Conv
+ConvTranspose Cos DepthToSpace Div Elu Equal Erf Exp Expand Flatten Floor Gather GatherElements GatherND Gemm
+GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GridSample HardSigmoid HardSwish Identity InstanceNormalization
+LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Mean Min Mod Mul Neg Not OneHot Or Pad
+Pow PRelu Range Reciprocal ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu
+Reshape Resize Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Slice Softmax Softplus Softsign
+SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
+"""
+TRT86 = frozenset(_TRT86.split())
+
+
+@pytest.fixture(scope="module")
+def images(boards: list[Path]) -> torch.Tensor:
+    return load_images(boards, SIZE)
+
+
+@pytest.fixture(scope="module")
+def net(routed: Path) -> DSMoEModel:
+    return YOLO(routed).model
+
+
+# agreement ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_agrees_with_torch_and_chooses_the_same_experts(fmt: str, net, images, exported: Exported) -> None:
+    report = compare(net, exported(fmt), images)
+    assert report.images == len(images) == 12
+    assert report.experts_equal is True
+    assert report.agrees(), str(report)
+    assert len(set(report.routes)) > 1, "all images take one route: a frozen choice would pass"
+
+
+def test_two_images_choose_different_experts_inside_the_file(net, images, exported: Exported) -> None:
+    run = exported_runner(exported("onnx"), gates=1)
+    chosen = [frozenset(np.flatnonzero(run(image[None])[1][0][0])) for image in images]
+    assert len(set(chosen)) > 1
+    assert all(len(experts) == net.blocks(SparseMoE)[0].k for experts in chosen)
+
+
+def test_end_to_end_file(boards: list[Path], make_routed, images, tmp_path: Path) -> None:
+    net = DSMoEModel("yolo26n-dsmoe.yaml", nc=6, verbose=False)
+    path = make_routed(net, images, tmp_path / "e2e.pt")
+    file = YOLO(path).export(format="onnx", imgsz=SIZE, nms=False)
+    report = compare(YOLO(path), file, images[:4])
+    assert exported_runner(file)(images[:1])[0].shape == (1, 84, 6)
+    assert report.agrees(), str(report)
+    assert report.experts_equal is True
+
+
+def test_predictor_finds_the_same_boxes_in_the_file(routed: Path, boards: list[Path], exported: Exported) -> None:
+    kwargs = {"imgsz": SIZE, "conf": 1e-3, "rect": False, "verbose": False, "max_det": 20}
+    torch_boxes = YOLO(routed).predict(boards[0], **kwargs)[0].boxes
+    onnx_boxes = YOLO(exported("onnx"), task="detect").predict(boards[0], **kwargs)[0].boxes
+    assert len(torch_boxes) > 0
+    np.testing.assert_allclose(onnx_boxes.conf, torch_boxes.conf, atol=1e-4)
+    np.testing.assert_allclose(onnx_boxes.xyxy, torch_boxes.xyxy, atol=0.01)
+
+
+def test_dense_execution_is_exported_too(routed: Path, net, images, tmp_path: Path) -> None:
+    path = tmp_path / "dense.pt"
+    path.write_bytes(routed.read_bytes())
+    file = YOLO(path).export(format="onnx", imgsz=SIZE, dsmoe_moe="dense")
+    topks = [n for n in onnx.load(file).graph.node if n.op_type == "TopK"]
+    assert len(topks) == 1, "the gate's alone: nothing is gathered"
+    assert compare(net, file, images[:3]).agrees()
+
+
+@pytest.mark.realdata
+def test_twenty_real_boards(shared_data: Callable[[str], Path], make_routed, trained: Path, tmp_path: Path) -> None:
+    data = shared_data("DeepPCB-mini")
+    size = 160
+    images = load_images(sorted(p for p in data.parent.rglob("*") if p.suffix in {".jpg", ".png"})[:20], size)
+    assert len(images) == 20
+    path = make_routed(YOLO(trained / "weights" / "last.pt").model, images, tmp_path / "real.pt")
+    for fmt in ("onnx", "openvino"):
+        report = compare(YOLO(path), YOLO(path).export(format=fmt, imgsz=size), images)
+        assert report.agrees(), f"{fmt}: {report}"
+        assert report.experts_equal is True
+        assert len(set(report.routes)) > 1
+
+
+# what the file holds --------------------------------------------------------------------------------------------------
+
+
+def test_opset_and_operators_suit_tensorrt_86(exported: Exported) -> None:
+    model = onnx.load(exported("onnx"))
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    assert {n.op_type for n in model.graph.node} <= TRT86
+    assert not any(len(n.input) > 1 for n in model.graph.node if n.op_type in {"ReduceMean", "ReduceMax", "ReduceL2"})
+
+
+def test_text_is_folded_into_constants(exported: Exported) -> None:
+    model = onnx.load(exported("onnx"))
+    shapes = [tuple(i.dims) for i in model.graph.initializer]
+    assert not any(1536 in shape for shape in shapes), "the text vectors are in the file"
+    assert len(model.graph.input) == 1
+
+
+def test_static_shapes(exported: Exported) -> None:
+    model = onnx.load(exported("onnx"))
+    (out,) = model.graph.output
+    assert [d.dim_value for d in out.type.tensor_type.shape.dim] == [1, 10, 84]
+    assert not {n.op_type for n in model.graph.node} & {"NonZero", "If", "Loop", "Shape"}
+
+
+# the comparison itself ------------------------------------------------------------------------------------------------
+
+
+def tampered(path: Path, to: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, to)
+    return to
+
+
+def shift(model: onnx.ModelProto, initializer: str, by: float | np.ndarray) -> None:
+    for i in model.graph.initializer:
+        if i.name == initializer:
+            i.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(i) + np.asarray(by, np.float32), i.name))
+            return
+    raise AssertionError(f"no initializer {initializer}")
+
+
+def test_a_wrong_box_and_a_wrong_score_are_seen(net, images, exported: Exported, tmp_path: Path) -> None:
+    box = tampered(
+        exported("onnx"), tmp_path / "b.onnx", lambda m: shift(m, "model.37.cv2.0.2.bias", 1e-2 * np.arange(64))
+    )
+    report = compare(net, box, images[:2])
+    assert report.box_px > 0.01
+    assert report.score < 1e-5
+    assert not report.agrees()
+    score = tampered(exported("onnx"), tmp_path / "s.onnx", lambda m: shift(m, "model.37.cv3.0.2.bias", 6.0))
+    report = compare(net, score, images[:2])
+    assert report.box_px < 0.01 < report.score
+    assert not report.agrees()
+
+
+def test_another_expert_is_seen(net, images, exported: Exported, tmp_path: Path) -> None:
+    def freeze(model: onnx.ModelProto) -> None:
+        """Let the gate's softmax see a constant, as if a trace had kept one image's choice."""
+        (node,) = [n for n in model.graph.node if n.op_type == "Softmax" and "/model.17/" in n.name]
+        constant = numpy_helper.from_array(np.linspace(0, 1, 32, dtype=np.float32)[None], "frozen")
+        model.graph.initializer.append(constant)
+        node.input[0] = "frozen"
+
+    report = compare(net, tampered(exported("onnx"), tmp_path / "f.onnx", freeze), images[:4])
+    assert report.experts_equal is False
+    assert not report.agrees()
+    assert "OTHER EXPERTS" in str(report)
+
+
+def test_a_file_that_hides_its_gate_is_said_to(images, exported: Exported) -> None:
+    assert exported_runner(exported("onnx"), gates=2)(images[:1])[1] == []
+    assert ParityReport(1, 0.0, 0.0, None, ()).agrees()
+    assert "not shown" in str(ParityReport(1, 0.0, 0.0, None, ()))
+
+
+def test_errors(net, images, exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"exported file: expected an existing .onnx .* got .*best.pt"):
+        compare(net, tmp_path / "best.pt", images)
+    with pytest.raises(DataError, match="images: expected at least one image, got none"):
+        compare(net, exported("onnx"), images[:0])
+    with pytest.raises(ShapeError, match=r"predictions of the exported file: expected shape \(1, 84, 84\)"):
+        compare(DSMoEModel("dsmoe-n.yaml", nc=80, verbose=False), exported("onnx"), images)
+    (tmp_path / "no.png").write_text("text")
+    with pytest.raises(DataError, match=r"images: expected a picture, got .*no.png"):
+        load_images([tmp_path / "no.png"], SIZE)
+    with pytest.raises(DataError, match="images: expected at least one path, got none"):
+        load_images([], SIZE)
+
+
+def test_images_are_letterboxed_rgb(tmp_path: Path) -> None:
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[..., 0] = 255  # blue, in OpenCV's order
+    cv2.imwrite(str(tmp_path / "blue.png"), picture)
+    (image,) = load_images([tmp_path / "blue.png"], SIZE)
+    assert image[:, 32, 32].tolist() == [0, 0, 1]
+    assert image[:, 2, 32].tolist() == pytest.approx([114 / 255] * 3)

@@ -1,0 +1,120 @@
+"""Run an exported file and show which experts it chose: the gates' tensors become outputs beside the predictions.
+
+The gates are the only blocks whose graph scatters, so a file has one scatter per gate, in the order of the rows. A file
+whose count differs, such as one with fixed experts, shows none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+
+# Images (B, 3, H, W) to predictions and the gates' weights, one (B, N) per gate.
+Runner = Callable[[Tensor], tuple[np.ndarray, list[np.ndarray]]]
+
+
+def torch_runner(net: nn.Module) -> Runner:
+    """Return a runner of a net that is in evaluation mode."""
+    gates = [m for m in net.modules() if isinstance(m, ExpertGate)]
+
+    @torch.no_grad()
+    def run(images: Tensor) -> tuple[np.ndarray, list[np.ndarray]]:
+        seen: list[np.ndarray] = []
+        handles = [g.register_forward_hook(lambda _m, _x, y: seen.append(y.cpu().numpy())) for g in gates]
+        try:
+            out = net(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return (out[0] if isinstance(out, (tuple, list)) else out).cpu().numpy(), seen
+
+    return run
+
+
+def exported_runner(path: str | Path, gates: int = 0) -> Runner:
+    """Return a runner of an exported file.
+
+    Args:
+        path: An ``.onnx`` or ``.torchscript`` file, or OpenVINO's folder.
+        gates: How many gates the net has.
+
+    Raises:
+        ConfigError: If the path is none of these.
+    """
+    path = Path(path)
+    if path.suffix == ".onnx" and path.is_file():
+        return _onnx(path, gates)
+    if path.suffix == ".torchscript" and path.is_file():
+        return _torchscript(path, gates)
+    if path.is_dir() and (files := sorted(path.glob("*.xml"))):
+        return _openvino(files[0], gates)
+    raise ConfigError("exported file", "an existing .onnx or .torchscript file or OpenVINO folder", str(path))
+
+
+def _onnx(path: Path, gates: int) -> Runner:
+    import onnx
+    import onnxruntime
+
+    graph = onnx.load(path)
+    found = [n.output[0] for n in graph.graph.node if n.op_type == "ScatterElements"]
+    found = found if len(found) == gates else []
+    graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in found)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [session.get_outputs()[0].name, *found]
+    image = session.get_inputs()[0].name
+
+    def run(images: Tensor) -> tuple[np.ndarray, list[np.ndarray]]:
+        prediction, *rest = session.run(names, {image: images.cpu().numpy()})
+        return prediction, rest
+
+    return run
+
+
+def _torchscript(path: Path, gates: int) -> Runner:
+    module = torch.jit.load(str(path), map_location="cpu").eval()
+    graph = module.inlined_graph.copy()
+    found = [n.output() for n in graph.nodes() if n.kind() == "aten::scatter"]
+    found = found if len(found) == gates else []
+    for value in found:
+        graph.registerOutput(value)
+    if found:
+        graph.makeMultiOutputIntoTuple()
+    function: Any = torch._C._create_function_from_graph("forward", graph)
+
+    @torch.no_grad()
+    def run(images: Tensor) -> tuple[np.ndarray, list[np.ndarray]]:
+        out = function(module._c, images.cpu())
+        first, *rest = out if isinstance(out, tuple) else (out,)
+        return first.numpy(), [gate.numpy() for gate in rest]
+
+    return run
+
+
+def _openvino(path: Path, gates: int) -> Runner:
+    import openvino
+
+    model = openvino.Core().read_model(path)
+    scatters = ("ScatterElementsUpdate",)
+    found = [op.output(0) for op in model.get_ordered_ops() if op.get_type_name() in scatters]
+    found = found if len(found) == gates else []
+    if found:
+        model.add_outputs(found)
+    # Without it, recent processors compute in bfloat16.
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.Core().compile_model(model, "CPU", config)
+
+    def run(images: Tensor) -> tuple[np.ndarray, list[np.ndarray]]:
+        outputs = list(compiled([images.cpu().numpy()]).values())
+        return outputs[0], outputs[1:]
+
+    return run
