@@ -17,8 +17,8 @@ from ultra_dsmoe.data.pcb_layout import Layout
 
 CLASSES = ("missing_hole", "mouse_bite", "open_circuit", "short", "spur", "spurious_copper")
 # Pixels at the reference size.
-MIN_SIDE, MAX_SIDE = 12, 60
-WINDOW = 64  # half side of the window that a defect is judged in
+MIN_SIDE, MAX_SIDE = 14, 60
+WINDOW = 80  # half side of the window that a defect is judged in
 APART = 14  # between two defects, so that each is judged on sound surroundings
 GAP = 4  # between added copper and what it must not touch
 NECK = 3  # copper that a mouse bite leaves
@@ -186,7 +186,7 @@ def mouse_bite(p: _Painter) -> np.ndarray | None:
     if spot is None:
         return None
     x, y = p.look_at(*spot)
-    blob = p.blob(x, y, p.length(12, 22), p.length(10, 16))
+    blob = p.blob(x, y, p.length(16, 26), p.length(13, 21))
     bite = blob & p.cut
     if not 0.3 < bite.sum() / max(1, blob.sum()) < 0.75 or (grow(bite, p.whole(2)) & p.holes).any():
         return None
@@ -200,9 +200,9 @@ def open_circuit(p: _Painter) -> np.ndarray | None:
     if spot is None:
         return None
     x, y = p.look_at(*spot)
-    turn, half = p.rng.integers(8) * np.pi / 8, p.length(7, 14)
+    turn, half = p.rng.integers(8) * np.pi / 8, p.length(10, 19)
     along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
-    steps = np.linspace(-1, 1, 7) * p.length(12, 28)
+    steps = np.linspace(-1, 1, 7) * p.length(14, 34)
     ragged = p.rng.uniform(0.75, 1.15, (2, 7)) * half
     slant = p.rng.uniform(-0.4, 0.4) * steps
     near = [across * s + along * (k - r) for s, k, r in zip(steps, slant, ragged[0], strict=True)]
@@ -225,7 +225,7 @@ def short(p: _Painter) -> np.ndarray | None:
         return None
     x, y = p.look_at(*spot)
     out = p.outward(x, y)
-    for distance in range(p.whole(8), p.whole(40)):
+    for distance in range(p.whole(10), p.whole(52)):
         u, v = np.round(np.array([x, y]) + out * distance).astype(int)
         if not (0 <= u < p.cut.shape[1] and 0 <= v < p.cut.shape[0]):
             return None
@@ -236,7 +236,7 @@ def short(p: _Painter) -> np.ndarray | None:
     side = np.array([-out[1], out[0]])
     lean = p.length(-5, 5)
     stations = np.array([-3 * p.scale, distance / 2, distance + 3 * p.scale])
-    widths = np.array([p.length(8, 15), p.length(6, 11), p.length(8, 15)])
+    widths = np.array([p.length(11, 19), p.length(8, 14), p.length(11, 19)])
     middle = np.array([x, y]) + stations[:, None] * out + np.array([[0.0], [0.5], [1.0]]) * lean * side
     shape = p.fill(np.concatenate([middle + widths[:, None] * side, (middle - widths[:, None] * side)[::-1]]))
     if (grow(shape, p.whole(2)) & p.holes).any():
@@ -254,7 +254,7 @@ def spur(p: _Painter) -> np.ndarray | None:
     x, y = p.look_at(*spot)
     out = p.outward(x, y)
     side = np.array([-out[1], out[0]])
-    base, tall, lean = p.length(8, 13), p.length(16, 36), p.length(-8, 8)
+    base, tall, lean = p.length(10, 16), p.length(24, 46), p.length(-8, 8)
     foot = np.array([x, y]) - 3 * p.scale * out
     tip, waist = foot + (tall + 3 * p.scale) * out + lean * side, foot + 0.5 * tall * out + 0.2 * lean * side
     blunt = 0.22 * base * side
@@ -275,7 +275,7 @@ def spurious_copper(p: _Painter) -> np.ndarray | None:
     if spot is None:
         return None
     x, y = p.look_at(*spot)
-    island = p.blob(x, y, p.length(11, 24), p.length(9, 15))
+    island = p.blob(x, y, p.length(14, 27), p.length(12, 19))
     return None if (grow(island, p.whole(GAP)) & (p.cut | p.holes)).any() else island
 
 

@@ -92,7 +92,7 @@ def generate(
         train: Number of training boards.
         val: Number of validation boards.
         seed: Seed of the set; the same seed gives the same images and labels.
-        size: Side of the images in pixels, at least 96. Below 320 they show a smaller piece of board.
+        size: Side of the images in pixels, at least 96. Below 224 they show a smaller piece of board.
         progress: Wraps the counter of boards, ``progress(counter, total)``, to show a bar.
 
     Returns:

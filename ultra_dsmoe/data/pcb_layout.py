@@ -16,12 +16,12 @@ import numpy as np
 from ultra_dsmoe.data.pcb_parts import VIA, VIA_HOLE, Pad, Part, draw_part, header
 
 REFERENCE_SIZE = 640  # all lengths below are pixels at this size
-MIN_SCALE = 0.5  # smaller images show a smaller piece of board, or traces would vanish
-PITCHES = (24, 27, 30)
+MIN_SCALE = 0.35  # smaller images show a smaller piece of board, or traces would vanish
+PITCHES = (34, 38, 42)
 CLEARANCE = 0.22  # of a pitch, kept between nets
 BLOCKED = -1
 MIN_CELLS = 4  # of a trace that leads to a via
-MIN_BUS_CELLS = 16  # a smaller picture would be all bus
+MIN_BUS_CELLS = 12  # a smaller picture would be all bus
 STEPS = ((1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1))
 
 
@@ -64,7 +64,7 @@ def lay_out(rng: np.random.Generator, size: int) -> Layout:
     for _ in range(int(rng.integers(1, 4))):
         board.wander(width=float(rng.uniform(0.85, 1.6)), margin=1)
     board.connect_pins()
-    for _ in range(int(rng.integers(20, 50))):
+    for _ in range(int(rng.integers(12, 30))):
         board.wander(width=board.trace, margin=0)
     if rng.random() < 0.4:
         board.add_area()
@@ -146,13 +146,18 @@ class _Builder:
         self.block_by_pixels()
 
     def add_parts(self) -> None:
-        """Place parts at random where they fit; the first one is drilled, so that each board has holes to miss."""
-        wanted, failures = int(self.rng.integers(8, 22)), 0
+        """Place parts at random where they fit; the first ones are drilled, so that boards have holes to miss."""
+        wanted, failures = int(self.rng.integers(6, 16)), 0
         part = header(self.rng)
         while wanted and failures < 80:
             placed = self.place(part)
             wanted, failures = wanted - placed, failures + (not placed)
-            part = draw_part(self.rng) if self.pins or failures % 4 else header(self.rng)
+            part = draw_part(self.rng) if self.holds_drills() else header(self.rng)
+
+    def holds_drills(self) -> bool:
+        """Return whether three drills lie well inside the picture."""
+        low, high = 0.05 * self.size, 0.95 * self.size
+        return sum(low < min(x, y) and max(x, y) < high for x, y, _ in self.drills) >= 3
 
     def place(self, part: Part) -> bool:
         """Put a part on a random spot if all cells under it are free."""
