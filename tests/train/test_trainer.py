@@ -212,7 +212,7 @@ def test_fine_tuning_on_other_classes(resumed, tiny_boards: Path, tmp_path: Path
 
 def test_same_classes_keep_their_text(resumed, trainer, write_data: WriteData) -> None:
     weights = YOLO(resumed[2] / "weights" / "last.pt").model
-    kept = trainer(write_data(prompts=None)).get_model(weights.yaml, deepcopy(weights), verbose=False)
+    kept = trainer(write_data(prompts=None), dsmoe_text=None).get_model(weights.yaml, deepcopy(weights), verbose=False)
     assert kept.text_info == weights.text_info
     fresh = trainer(write_data(prompts={"spur": "a thorn"}))
     assert fresh.get_model(weights.yaml, deepcopy(weights), verbose=False).text_info["prompts"][4] == [

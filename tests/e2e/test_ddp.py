@@ -1,0 +1,77 @@
+"""Two processes on CPUs train one net: equal gradients, one calibration, one router record."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("ddp_worker.py")
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def worker() -> Any:
+    spec = importlib.util.spec_from_file_location("ddp_worker", WORKER)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ddp")
+    commands = [[sys.executable, str(WORKER), str(rank), str(folder)] for rank in range(2)]
+    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
+    try:
+        texts = [process.communicate(timeout=SECONDS)[0] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [p.returncode for p in running] == [0, 0], "\n".join(texts)[-3000:]
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+
+def test_gradients_are_equal_on_both(ranks: list[dict[str, Any]]) -> None:
+    first, second = (r["grads"] for r in ranks)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_gradients_are_the_mean_of_both_batches(ranks: list[dict[str, Any]], worker: Any) -> None:
+    assert ranks[0]["gain"] == ranks[1]["gain"] > 1, "one calibration for both"
+    alone: list[dict[str, torch.Tensor]] = []
+    for rank in range(2):
+        net = worker.make_net()
+        net.options["qfl_gain"] = ranks[0]["gain"]
+        net(worker.make_batch(rank))[0].sum().backward()
+        alone.append({k: p.grad for k, p in net.named_parameters() if p.grad is not None})
+    compared = 0
+    for k, grad in ranks[0]["grads"].items():
+        if all(k in grads for grads in alone):
+            torch.testing.assert_close(grad, (alone[0][k] + alone[1][k]) / 2, rtol=1e-3, atol=1e-4)
+            compared += 1
+    assert compared > 200
+    name = "model.0.conv.weight"
+    assert not torch.allclose(alone[0][name], alone[1][name], rtol=1e-2), "equal batches would prove nothing"
+
+
+def test_the_router_record_is_that_of_all_images(ranks: list[dict[str, Any]]) -> None:
+    total = ranks[0]["usage"] + ranks[1]["usage"]
+    assert total.sum() == 2 * 3 * 5, "two processes, three images, five experts"
+    assert ranks[0]["columns"] == ranks[1]["columns"]
+    assert ranks[0]["columns"]["router/usage_max"] == pytest.approx(float(total.max()) / 6, abs=1e-4)
+    assert ranks[0]["columns"]["router/dead"] == int((total == 0).sum()) > 0
+
+
+def test_revived_experts_are_equal_on_both(ranks: list[dict[str, Any]], worker: Any) -> None:
+    assert torch.equal(ranks[0]["tokens"], ranks[1]["tokens"])
+    assert all(torch.equal(a, b) for a, b in zip(ranks[0]["experts"], ranks[1]["experts"], strict=True))
+    assert not torch.equal(ranks[0]["tokens"], worker.make_net().model[17].token), "nothing was revived"
