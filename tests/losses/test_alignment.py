@@ -11,17 +11,14 @@ from ultra_dsmoe.losses.alignment import IGNORE
 
 
 def by_loops(cls, boxes, batch_idx, shape):
-    """The definition, cell by cell: smallest covering box; a box that covers no centre takes the cell it lies in."""
+    """The definition, cell by cell: smallest covering box; along an axis without a covered centre, its own cell."""
     b, h, w = shape
     labels = [[[IGNORE] * w for _ in range(h)] for _ in range(b)]
     best = [[[math.inf] * w for _ in range(h)] for _ in range(b)]
     for c, (cx, cy, bw, bh), i in zip(cls.tolist(), boxes.tolist(), batch_idx.tolist(), strict=True):
-        cells = [
-            (r, q)
-            for r in range(h)
-            for q in range(w)
-            if abs((q + 0.5) / w - cx) <= bw / 2 and abs((r + 0.5) / h - cy) <= bh / 2
-        ] or [(min(int(cy * h), h - 1), min(int(cx * w), w - 1))]
+        rows = [r for r in range(h) if abs((r + 0.5) / h - cy) <= bh / 2] or [min(int(cy * h), h - 1)]
+        cols = [q for q in range(w) if abs((q + 0.5) / w - cx) <= bw / 2] or [min(int(cx * w), w - 1)]
+        cells = [(r, q) for r in rows for q in cols]
         for r, q in cells:
             if bw * bh < best[int(i)][r][q]:
                 best[int(i)][r][q], labels[int(i)][r][q] = bw * bh, int(c)
@@ -67,6 +64,12 @@ def test_tiny_boxes_take_their_own_cell():
     assert got[3, 3] == 4  # a centre on the border belongs to the last cell
     assert got[0, 0] == 2
     assert (got == IGNORE).sum() == 13
+
+
+def test_a_thin_box_labels_its_whole_row():
+    scratch = torch.tensor([[0.5, 0.30, 1.0, 1e-3]])
+    got = cell_labels(torch.tensor([1]), scratch, torch.zeros(1), (1, 4, 4))[0]
+    assert got.tolist() == [[-1] * 4, [1] * 4, [-1] * 4, [-1] * 4]
 
 
 def test_loss_by_hand():

@@ -10,7 +10,7 @@ from block_checks import assert_exports, assert_gradients_reach_all, assert_roun
 
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.nn import HyperbolicFusion, RowContext, TextSemantics
-from ultra_dsmoe.nn.neck.hyperbolic_fusion import hierarchy_loss
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import foreign_nodes, hierarchy_loss
 from ultra_dsmoe.ops import poincare
 
 C, D, K = 8, 12, 3
@@ -184,8 +184,22 @@ def test_hierarchy_term_only_with_a_taxonomy():
     block = block_of()
     block(inputs())
     assert set(block.pop_aux()) == {"align_logits"}
-    with_tree(block)(inputs())
+    with_tree(block).parent_radius.data.fill_(1.9)  # parents further out than their children
+    block(inputs())
     assert block.pop_aux()["hier"] > 0
+
+
+def test_foreign_nodes_of_a_deep_tree():
+    foreign = foreign_nodes(torch.tensor([[3, 0], [3, 1], [4, 2], [4, 3]]), 5)
+    assert foreign[3].tolist() == [False, False, True, False, False]
+    assert foreign[4].tolist() == [False] * 5  # all lie below it, grandchildren too
+    assert foreign[0].tolist() == [False, True, True, False, False]
+    assert torch.equal(foreign, foreign.T)
+
+
+def test_taxonomy_edges_out_of_range():
+    with pytest.raises(TextError, match=r"nodes 0 to 3"):
+        block_of().set_taxonomy(torch.ones(1, K), torch.tensor([[4, 0]]), torch.ones(K + 1))
 
 
 def test_hierarchy_loss_by_hand():

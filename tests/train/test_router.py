@@ -137,10 +137,29 @@ def test_revival_is_the_same_on_all_workers_and_differs_by_epoch():
         torch.manual_seed(seed)
         gate = net[1].gate
         use(gate, [2, 3], [2, 4])
-        revive(gate, net[1], torch.tensor([5]), epoch)
+        revive(gate, [net[1]], torch.tensor([5]), epoch)
         states.append(net[1].cross.w_f[3].clone())
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+def test_nothing_to_revive_from():
+    net = alone()
+    gate = net[1].gate
+    use(gate, [0, 1], [0, 1])  # universal experts only
+    before = net[1].cross.w_f.clone()
+    RouterMonitor(net).end_epoch(0)
+    assert torch.equal(net[1].cross.w_f, before)
+
+
+def test_one_gate_for_two_mixtures_reports_and_revives_once():
+    first, second = SparseMoE(C, N, K, own_gate=True), SparseMoE(C, N, K, own_gate=True)
+    second.gate = first.gate
+    use(first.gate, [2, 3], [2, 4])
+    before = [m.cross.w_f[3].clone() for m in (first, second)]  # expert 5, unused
+    columns = RouterMonitor(nn.Sequential(first, second)).end_epoch(0)
+    assert columns["router/usage_max"] == pytest.approx(1.0)
+    assert not any(torch.equal(m.cross.w_f[3], b) for m, b in zip((first, second), before, strict=True))
 
 
 def test_means_over_several_gates():

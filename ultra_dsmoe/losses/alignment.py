@@ -12,7 +12,7 @@ IGNORE = -1  # label of cells outside all boxes
 def cell_labels(cls: Tensor, boxes_xywh_norm: Tensor, batch_idx: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Label every cell with the class of the smallest box that covers its centre.
 
-    A box that covers no centre labels the cell its own centre lies in.
+    A box too thin to cover a centre along an axis counts as one cell wide there: a long scratch labels its whole row.
 
     Args:
         cls: Classes, (M,).
@@ -34,7 +34,9 @@ def cell_labels(cls: Tensor, boxes_xywh_norm: Tensor, batch_idx: Tensor, shape: 
     in_y = (row - cy[:, None]).abs() <= bh[:, None] / 2
     own_x = F.one_hot((cx * w).long().clamp(0, w - 1), w).bool()
     own_y = F.one_hot((cy * h).long().clamp(0, h - 1), h).bool()
-    inside = (in_y.unsqueeze(2) & in_x.unsqueeze(1)) | (own_y.unsqueeze(2) & own_x.unsqueeze(1))  # (M, H, W)
+    in_x |= own_x & ~in_x.any(1, keepdim=True)
+    in_y |= own_y & ~in_y.any(1, keepdim=True)
+    inside = in_y.unsqueeze(2) & in_x.unsqueeze(1)  # (M, H, W)
     area = (bw * bh).view(-1, 1, 1).expand_as(inside).masked_fill(~inside, torch.inf)
     for i in range(b):
         mine = batch_idx == i

@@ -1,6 +1,6 @@
 """Pure functions on the Poincaré ball, written so that they export and stay accurate in fp32.
 
-Sources: [DSMoE] Eq. 9, 10, 12 and its text; the distance is the hyperbolic law of cosines on tangent vectors, which
+Sources: [DSMoE] Eq. 9, 10, 12, 13 and its text; the distance is the hyperbolic law of cosines on tangent vectors, which
 needs neither ``artanh`` nor a clamp on the ball. ``curvature`` c > 0 means sectional curvature -c.
 """
 
@@ -28,7 +28,8 @@ def clip_norm(u: Tensor, limit: float = MAX_TANGENT_NORM) -> Tensor:
 def exp0(u: Tensor, curvature: float = 1.0) -> Tensor:
     """Map tangent vectors at the origin (..., D) onto the ball.
 
-    Source: [DSMoE] Eq. 9.
+    Source: [DSMoE] Eq. 9. The map is conformal at the origin: it keeps angles exactly, where [DSMoE] Eq. 13 asks for
+    within a tolerance.
     """
     r = curvature**0.5 * norm(u)
     return torch.tanh(r) * u / r

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
 TOKEN_NOISE = 0.1  # of a revived expert's token, relative to its source's spread (our choice)
@@ -38,36 +38,45 @@ class RouterMonitor:
             summed. Empty without a gate.
         """
         rows = []
-        for gate, moe in self.pairs:
+        gates = list(dict.fromkeys(gate for gate, _ in self.pairs))  # a gate may drive several mixtures
+        for gate in gates:
             _sum_over_workers(gate.usage, gate.entropy_sum, gate.images)
             images = gate.images.clamp_min(1)
             dead = (gate.usage == 0).nonzero().flatten() if gate.images > 0 else gate.usage.new_zeros(0).long()
             rows.append(
-                (float((gate.usage / images).max()), float(gate.entropy_sum / images), len(dead), float(gate.tau))
+                (
+                    float((gate.usage / images).max()),
+                    float(gate.entropy_sum / images),
+                    len(dead),
+                    float(gate.tau.detach()),
+                )
             )
             if len(dead):
-                revive(gate, moe, dead, epoch)
+                revive(gate, [moe for other, moe in self.pairs if other is gate], dead, epoch)
             gate.reset_record()
         if not rows:
             return {}
-        usage, entropy, n_dead, tau = zip(*rows, strict=True)
+        usage, entropy, n_dead, taus = zip(*rows, strict=True)
         count = len(rows)
         return {
             "router/usage_max": round(sum(usage) / count, 5),
             "router/entropy": round(sum(entropy) / count, 5),
             "router/dead": sum(n_dead),
-            "router/temperature": round(sum(tau) / count, 5),
+            "router/temperature": round(sum(taus) / count, 5),
         }
 
 
 @torch.no_grad()
-def revive(gate: ExpertGate, moe: SparseMoE, dead: torch.Tensor, epoch: int) -> None:
+def revive(gate: ExpertGate, mixtures: list[SparseMoE], dead: torch.Tensor, epoch: int) -> None:
     """Re-draw experts that stayed unused for an epoch near the most used cross-modal one, and log it."""
     cross = gate.usage.clone()
-    cross[:2] = -1  # the universal experts have other parameters
+    cross[:UNIVERSAL] = 0  # the universal experts have other parameters
     source = int(cross.argmax())
+    if cross[source] == 0:  # all cross-modal experts are dead: nothing to learn from
+        return
     generator = torch.Generator().manual_seed(epoch)
-    moe.redraw(dead, source, generator)
+    for moe in mixtures:
+        moe.redraw(dead, source, generator)
     token = gate.token[0]
     noise = torch.randn((len(dead), token.shape[1]), generator=generator).to(token)
     token[dead] = token[source] + TOKEN_NOISE * token[source].std() * noise

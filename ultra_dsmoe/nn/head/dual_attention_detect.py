@@ -22,7 +22,8 @@ _MAX_LEVELS = 6  # the teacher of [TS] detects on P2 to P7
 class DualAttentionDetect(Detect):
     """Detect with a `DualAttention` between the two convolution stages and the output of every class branch.
 
-    Source: [TS] Sec. 5 (attention in the class branch only; anchor-free with DFL is our choice there).
+    Source: [TS] Sec. 5 (attention in the class branch only; anchor-free with DFL is our choice there);
+    [DSMoE] Eq. 30, the split of class and box branch.
 
     The attention rides on the activation of a branch's last convolution block. So the branch keeps three children and
     the host's names (``cv3.i.0``, ``.1``, ``.2``): stock weights transfer by name, and the host goes on finding the

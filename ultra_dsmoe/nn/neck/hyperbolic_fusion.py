@@ -56,6 +56,7 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
         self.parent_radius = nn.Parameter(torch.zeros(0))
         self.register_buffer("members", torch.zeros(0, nc))  # rows: internal nodes of the taxonomy
         self.register_buffer("edges", torch.zeros(0, 2, dtype=torch.long))  # (parent, child) over leaves + internals
+        self.register_buffer("foreign", torch.zeros(0, 0, dtype=torch.bool))  # of the edges
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
@@ -78,8 +79,11 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
         if members.shape[1:] != (self.nc,) or radii.shape != (self.nc + len(members),):
             got = f"members {tuple(members.shape)}, radii {tuple(radii.shape)}"
             raise TextError("taxonomy", f"members (P, {self.nc}) and radii ({self.nc} + P,)", got)
+        if len(edges) and not 0 <= int(edges.min()) <= int(edges.max()) < len(radii):
+            raise TextError("taxonomy", f"edges between nodes 0 to {len(radii) - 1}", f"up to {int(edges.max())}")
         like = self.radius
         self.members, self.edges = members.to(like), edges.long().to(like.device)
+        self.foreign = foreign_nodes(self.edges, len(radii))
         self.radius.copy_(radii[: self.nc].clamp(*_RADIUS_RANGE))
         self.parent_radius = nn.Parameter(radii[self.nc :].clamp(*_RADIUS_RANGE).to(like))
 
@@ -128,7 +132,7 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
         if self.training:
             self.aux = {"align_logits": logits.transpose(1, 2).reshape(b, self.nc, h, w)}
             if len(self.edges):
-                self.aux["hier"] = hierarchy_loss(*self.nodes(anchors), self.edges)
+                self.aux["hier"] = hierarchy_loss(*self.nodes(anchors), self.edges, self.foreign)
         return g.transpose(1, 2).reshape(b, c, h, w).to(feat.dtype)
 
     def nodes(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,11 +143,11 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
         return nodes, poincare.norm(nodes).flatten()
 
 
-def hierarchy_loss(nodes: Tensor, radii: Tensor, edges: Tensor) -> Tensor:
+def hierarchy_loss(nodes: Tensor, radii: Tensor, edges: Tensor, foreign: Tensor | None = None) -> Tensor:
     """Penalise children nearer to the origin than their parent, and parents nearer to a foreign node than to a child.
 
-    ``mean relu(|p| - |c| + .05) + mean relu(.1 + d(p, c) - d(p, n))`` over the edges (p, c) and all n outside p's
-    children.
+    ``mean relu(|p| - |c| + .05) + mean relu(.1 + d(p, c) - d(p, n))`` over the edges (p, c) and all n that
+    are neither below nor above p.
 
     Source: [DSMoE] Eq. 12 (norm ordering of the hierarchy); the margins are our choice.
 
@@ -151,6 +155,7 @@ def hierarchy_loss(nodes: Tensor, radii: Tensor, edges: Tensor) -> Tensor:
         nodes: Tangent vectors, (M, C).
         radii: Their norms, (M,).
         edges: (parent, child) pairs, (E, 2).
+        foreign: `foreign_nodes` of the edges, where they are at hand.
 
     Returns:
         Scalar >= 0, with gradients to nodes and radii.
@@ -158,8 +163,16 @@ def hierarchy_loss(nodes: Tensor, radii: Tensor, edges: Tensor) -> Tensor:
     parent, child = edges.unbind(1)
     order = F.relu(radii[parent] - radii[child] + _NORM_MARGIN).mean()
     dist = poincare.distance(nodes, nodes)  # (M, M)
-    foreign = torch.ones_like(dist, dtype=torch.bool).fill_diagonal_(False)
-    foreign[parent, child] = foreign[child, parent] = False
+    foreign = foreign_nodes(edges, len(nodes)) if foreign is None else foreign
     gap = F.relu(_PAIR_MARGIN + dist[parent, child].unsqueeze(1) - dist[parent])  # (E, M)
     mask = foreign[parent]
     return order + (gap * mask).sum() / mask.sum().clamp_min(1)
+
+
+def foreign_nodes(edges: Tensor, count: int) -> Tensor:
+    """Return which of ``count`` taxonomy nodes are neither the same nor one above the other, bool (M, M)."""
+    below = torch.eye(count, dtype=torch.bool)
+    for _ in range(count):  # no chain is longer than the number of nodes
+        for parent, child in edges.tolist():
+            below[parent] |= below[child]
+    return ~(below | below.T).to(edges.device)
