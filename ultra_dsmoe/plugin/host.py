@@ -106,7 +106,7 @@ def replace(owner: Any, name: str, new: Any, *, everywhere: bool = False) -> Non
     old = vars(owner)[name]
     owners = [owner]
     if everywhere:
-        modules = [m for key, m in list(sys.modules.items()) if key.split(".")[0] == "ultralytics" and m is not None]
+        modules = [m for key, m in list(sys.modules.items()) if key.startswith("ultralytics.") and m is not None]
         owners += [m for m in modules if m is not owner and vars(m).get(name) is old]
     for place in owners:
         _undo.append((place, name, old))

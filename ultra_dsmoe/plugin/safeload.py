@@ -22,8 +22,7 @@ ENCODER = ("timm.layers.", "timm.models.")  # layers that the image encoder is c
 def permitted(names: list[str]) -> list[Any]:
     """Return the classes among the dotted ``names`` of a checkpoint that it may build because of us.
 
-    Layers of this package, its plain records (which say so with ``checkpoint_safe``), and, in a checkpoint that has
-    layers of ours, layers of the image encoder's library.
+    Modules of this package and, in a checkpoint that has some, those of the image encoder's library; never a function.
     """
     if not any(name.startswith(OURS) for name in names):
         return []
@@ -33,7 +32,7 @@ def permitted(names: list[str]) -> list[Any]:
         if not f"{module}.".startswith((OURS, *ENCODER)):
             continue
         cls = getattr(import_module(module), attribute, None)
-        if isinstance(cls, type) and (issubclass(cls, nn.Module) or getattr(cls, "checkpoint_safe", False)):
+        if isinstance(cls, type) and issubclass(cls, nn.Module):
             classes.append(cls)
     return classes
 
