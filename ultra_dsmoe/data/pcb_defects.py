@@ -21,7 +21,7 @@ MIN_SIDE, MAX_SIDE = 14, 60
 WINDOW = 80  # half side of the window that a defect is judged in
 APART = 14  # between two defects, so that each is judged on sound surroundings
 GAP = 4  # between added copper and what it must not touch
-NECK = 3  # copper that a mouse bite leaves
+NECK = 5  # copper that a mouse bite leaves, wide enough not to be taken for an open
 TRIES = 120
 
 
@@ -115,12 +115,12 @@ class _Painter:
         cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 1, shift=4)
         return mask
 
-    def blob(self, x: float, y: float, long: float, wide: float) -> np.ndarray:
+    def blob(self, x: float, y: float, long: float, wide: float, uneven: float = 0.14) -> np.ndarray:
         """Return the mask of an uneven ellipse: long half axis at a random angle, three low harmonics on its rim."""
         angle = np.linspace(0, 2 * np.pi, 28, endpoint=False)
         rim = np.ones_like(angle)
         for harmonic in (2, 3, 5):
-            rim += self.rng.uniform(0, 0.14) * np.cos(harmonic * angle + self.rng.uniform(0, 2 * np.pi))
+            rim += self.rng.uniform(0, uneven) * np.cos(harmonic * angle + self.rng.uniform(0, 2 * np.pi))
         turn = self.rng.uniform(0, np.pi)
         u, v = rim * long * np.cos(angle), rim * wide * np.sin(angle)
         return self.fill(
@@ -186,7 +186,12 @@ def mouse_bite(p: _Painter) -> np.ndarray | None:
     if spot is None:
         return None
     x, y = p.look_at(*spot)
-    blob = p.blob(x, y, p.length(16, 26), p.length(13, 21))
+    around = np.zeros_like(p.cut)
+    cv2.circle(around, (x, y), p.whole(12), 1, -1)
+    # On a straight edge half of the surroundings is copper; a bitten corner would be a matter of taste.
+    if not 0.4 < p.cut[around > 0].mean() < 0.62:
+        return None
+    blob = p.blob(x, y, p.length(14, 22), p.length(13, 18), uneven=0.06)
     bite = blob & p.cut
     if not 0.3 < bite.sum() / max(1, blob.sum()) < 0.75 or (grow(bite, p.whole(2)) & p.holes).any():
         return None

@@ -78,7 +78,7 @@ class _Builder:
         self.rng, self.size = rng, size
         self.scale = max(size / REFERENCE_SIZE, MIN_SCALE)
         self.pitch = round(int(rng.choice(PITCHES)) * self.scale)
-        self.trace = float(rng.uniform(0.38, 0.52))  # width of a signal trace in pitches
+        self.trace = float(rng.uniform(0.46, 0.58))  # width of a signal trace in pitches
         self.open_vias = bool(rng.random() < 0.6)
         self.shift = rng.integers(0, self.pitch, 2)
         self.cells = size // self.pitch + 1
@@ -129,7 +129,7 @@ class _Builder:
         """Draw a bundle of parallel traces that crosses the picture with two 45-degree bends."""
         rng, size = self.rng, self.size
         lanes, width = int(rng.integers(3, 8)), self.thick(self.trace)
-        pitch = width + self.thick(rng.uniform(0.5, 0.7))
+        pitch = width + self.thick(rng.uniform(0.45, 0.6))
         start, step = rng.uniform(0.15, 0.75) * size, rng.uniform(-0.3, 0.3) * size
         bend = rng.uniform(0.1, 0.8) * size
         along = np.array([-size / 4, bend, bend + abs(step), size * 1.25])
