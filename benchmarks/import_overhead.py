@@ -1,9 +1,9 @@
 """What the plugin adds to importing torch and the host: ``python benchmarks/import_overhead.py [runs]``.
 
-Two figures each. The processor time spent in the plugin: importing its first modules, looking at every import that follows, and
-changing the host's modules. And the wall clock of whole processes with and without it, taken in turn, as a check: the
-machine's noise is usually larger than the difference. The former is the least of all runs, since other processes can
-only add to it, the latter are medians.
+Two figures each. The processor time spent in the plugin: importing its first modules, looking at every import that
+follows, and changing the host's modules; the least of all runs, since other processes can only add to it. And the wall
+clock of whole processes with and without it, taken in turn, as a check: medians, whose noise is usually larger than the
+difference.
 """
 
 from __future__ import annotations

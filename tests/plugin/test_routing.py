@@ -92,6 +92,13 @@ def test_stock_models_refuse_our_keys(stock: YOLO, verb: str, key: dict) -> None
         getattr(stock, verb)(**key)
 
 
+def test_stock_models_refuse_our_keys_in_a_file_too(stock: YOLO, tmp_path: Path) -> None:
+    path = tmp_path / "args.yaml"
+    path.write_text("epochs: 1\ndsmoe_topk: 3\n")
+    with pytest.raises(ConfigError, match="dsmoe_topk: expected a DS-MoE model"):
+        stock.train(cfg=path)
+
+
 def test_exported_files_refuse_our_keys(tmp_path: Path) -> None:
     path = tmp_path / "best.onnx"
     path.write_bytes(b"")

@@ -97,12 +97,21 @@ def wrap_train(stock: Any) -> Any:
     @functools.wraps(stock)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = keys.take(kwargs)
-        required_net(self, given)
+        required_net(self, given or _keys_of_file(kwargs.get("cfg")))
         if "dsmoe_prompts" in given:
             keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
         return stock(self, *args, **kwargs, **given)
 
     return host.mark(train)
+
+
+def _keys_of_file(cfg: Any) -> dict[str, Any]:
+    """Return our keys in a file given as ``cfg=``, which the host reads only later and for any model."""
+    if not cfg:
+        return {}
+    from ultralytics.utils import YAML, checks
+
+    return keys.take(YAML.load(checks.check_yaml(cfg)))
 
 
 def patch_yolo(module: Any) -> None:
