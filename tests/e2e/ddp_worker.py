@@ -51,7 +51,6 @@ def main(rank: int, folder: Path) -> None:
     (gate,) = net.blocks(ExpertGate)
     saved = {
         "grads": {k: p.grad for k, p in net.named_parameters() if p.grad is not None},
-        "gain": net.options["qfl_gain"],
         "usage": gate.usage.clone(),
     }
     saved["columns"] = RouterMonitor(net).end_epoch(0)

@@ -46,11 +46,9 @@ def test_gradients_are_equal_on_both(ranks: list[dict[str, Any]]) -> None:
 
 
 def test_gradients_are_the_mean_of_both_batches(ranks: list[dict[str, Any]], worker: Any) -> None:
-    assert ranks[0]["gain"] == ranks[1]["gain"] > 1, "one calibration for both"
     alone: list[dict[str, torch.Tensor]] = []
     for rank in range(2):
         net = worker.make_net()
-        net.options["qfl_gain"] = ranks[0]["gain"]
         net(worker.make_batch(rank))[0].sum().backward()
         alone.append({k: p.grad for k, p in net.named_parameters() if p.grad is not None})
     compared = 0

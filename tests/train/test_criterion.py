@@ -53,27 +53,27 @@ def test_class_loss_of_a_fresh_net_is_the_hosts(name: str, build: Build, batch: 
     assert ours["box_loss"] == stock["box_loss"]
     assert ours["dfl_loss"] == stock["dfl_loss"]
     torch.testing.assert_close(loss[:3], stock_loss, rtol=1e-4, atol=1e-6)
-    assert net.options["qfl_gain"] > 1, "uncalibrated, the focal loss is smaller than cross-entropy"
 
 
-def test_the_gain_is_calibrated_once(build: Build, batch: Batch) -> None:
-    net = build()
-    criterion, stock = net.init_criterion(), host_criterion(net)
+def test_focusing_changes_the_gradient_not_the_size(build: Build, batch: Batch) -> None:
+    net, data = build(), batch()
     net.train()
-    criterion(net(batch()["img"]), batch())
-    gain = net.options["qfl_gain"]
-    trained = dict(net(batch()["img"]))
-    trained["scores"] = trained["scores"].detach().add(4).requires_grad_()  # confident: focusing counts
-    data = batch()
-    focal, bce = criterion(trained, data)[1]["cls_loss"], stock(trained, data)[1]["cls_loss"]
-    assert focal.item() != pytest.approx(bce.item(), rel=0.05)
-    assert net.options["qfl_gain"] == gain
+    scores = net(data["img"])["scores"].detach()
+    grads = {}
+    for loss in ("qfl", "bce"):
+        net.options["cls_loss"] = loss
+        preds = {**net(data["img"]), "scores": scores.clone().requires_grad_()}
+        total, items = net.init_criterion()(preds, data)
+        grads[loss] = torch.autograd.grad(total.sum(), preds["scores"])[0], items["cls_loss"]
+    assert grads["qfl"][1].item() == pytest.approx(grads["bce"][1].item(), rel=1e-4)
+    assert not torch.allclose(grads["qfl"][0], grads["bce"][0], rtol=0.05)
 
 
-def test_end_to_end_heads_use_one_gain_in_both_branches(build: Build, batch: Batch) -> None:
+def test_end_to_end_heads_focus_in_both_branches(build: Build, batch: Batch) -> None:
     net, data = build("yolo26n-dsmoe"), batch()
     criterion, stock = net.init_criterion(), host_criterion(net)
-    assert criterion.inner.one2many.bce is criterion.inner.one2one.bce is criterion.qfl
+    for part in (criterion.inner.one2many, criterion.inner.one2one):
+        assert isinstance(part.bce, QualityFocalLoss)
     preds = net.train()(data["img"])
     loss, items = criterion(preds, data)
     many = stock.one2many.loss(preds["one2many"], data)[1]["cls_loss"].item()
@@ -160,7 +160,6 @@ def test_bce_keeps_the_hosts_class_loss(build: Build, batch: Batch) -> None:
     preds = net.train()(data["img"])
     loss, items = net.init_criterion()(preds, data)
     assert torch.equal(loss[:3], host_criterion(net)(preds, data)[0])
-    assert "qfl_gain" not in net.options
     assert "align_loss" in items
 
 
@@ -171,12 +170,11 @@ def test_a_batch_without_boxes(name: str, build: Build, batch: Batch) -> None:
     loss, items = net.train()(data)
     assert torch.isfinite(loss).all()
     assert items["align_loss"] == 0
-    assert net.options.get("qfl_gain") is None, "background alone does not calibrate the gain"
     loss.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
-def test_evaluation_neither_calibrates_nor_leaves_terms(build: Build, batch: Batch) -> None:
+def test_evaluation_leaves_no_terms(build: Build, batch: Batch) -> None:
     net, data = build(), batch()
     net.eval()
     with torch.no_grad():
@@ -184,7 +182,6 @@ def test_evaluation_neither_calibrates_nor_leaves_terms(build: Build, batch: Bat
         loss, items = net.loss(data, preds)
     assert torch.isfinite(loss).all()
     assert items["align_loss"] == items["aux_loss"] == 0
-    assert net.options.get("qfl_gain") is None
 
 
 def test_loss_items_of_older_hosts_are_one_tensor(build: Build, batch: Batch) -> None:
@@ -200,18 +197,6 @@ def test_loss_items_of_older_hosts_are_one_tensor(build: Build, batch: Batch) ->
 
 
 # round trip -----------------------------------------------------------------------------------------------------------
-
-
-def test_the_gain_travels_with_the_checkpoint(build: Build, batch: Batch) -> None:
-    net, data = build(), batch()
-    net.train()(data)
-    gain = net.options["qfl_gain"]
-    resumed = DSMoEModel(pickle.loads(pickle.dumps(net)).yaml, nc=6, verbose=False)
-    resumed.args = net.args
-    other = batch()
-    resumed.train()(other)
-    assert resumed.options["qfl_gain"] == gain
-    assert resumed.criterion.qfl.gain == gain
 
 
 def test_criterion_survives_copies(build: Build, batch: Batch) -> None:

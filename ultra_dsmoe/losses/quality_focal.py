@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 ALPHA = 0.5  # balance of positives and negatives; 0.25, the value of the paper's baseline, learned slower here
 BETA = 1.5  # focusing exponent of the paper's baseline
+_EPS = 1e-9  # |y - s|^beta has no finite slope at zero for beta < 1; also against a division by zero
+
+
+def focal_weight(logits: Tensor, target: Tensor, alpha: float = ALPHA, beta: float = BETA) -> Tensor:
+    """Return ``a_t |y - s|^beta`` with ``a_t = y alpha + (1 - y)(1 - alpha)``, the weight of each cross-entropy."""
+    balance = target * alpha + (1 - target) * (1 - alpha)
+    return balance * (target - logits.sigmoid()).abs().clamp_min(_EPS) ** beta
 
 
 def quality_focal_loss(logits: Tensor, target: Tensor, alpha: float = ALPHA, beta: float = BETA) -> Tensor:
@@ -26,40 +32,29 @@ def quality_focal_loss(logits: Tensor, target: Tensor, alpha: float = ALPHA, bet
     Returns:
         Losses >= 0, same shape; zero where the score equals a target of 0 or 1.
     """
-    score = logits.sigmoid()
-    balance = target * alpha + (1 - target) * (1 - alpha)
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    # |y - s|^beta has no finite slope at zero for beta < 1, hence the floor
-    return balance * (target - score).abs().clamp_min(1e-9) ** beta * bce
+    return focal_weight(logits, target, alpha, beta) * bce
 
 
 class QualityFocalLoss(nn.Module):
-    """`quality_focal_loss` with a gain that makes it as large as binary cross-entropy on a freshly built net.
+    """`quality_focal_loss`, scaled so that each batch's sum is that of binary cross-entropy.
 
-    Stands in for the host's ``BCEWithLogitsLoss(reduction="none")``.
+    Stands in for the host's ``BCEWithLogitsLoss(reduction="none")``: the host's class gain keeps its meaning, and the
+    focusing decides only how the loss is shared out. The scale is a constant to the gradient.
 
-    Attributes:
-        gain: The factor; None until `calibrate` has seen a batch with positives.
+    A gain calibrated once, on a freshly built net, does not do: with small defects the first boxes are ten times too
+    large, so the first targets are hundredths, ``|y - s|^1.5`` a thousandth, and the gain comes out in the thousands;
+    it is ruinous as soon as the targets grow. Uncalibrated, the classes start to learn only when the boxes fit.
     """
 
-    def __init__(self, alpha: float = ALPHA, beta: float = BETA, gain: float | None = None) -> None:
-        """Build the loss; ``gain`` continues an earlier calibration."""
+    def __init__(self, alpha: float = ALPHA, beta: float = BETA) -> None:
+        """Build the loss; the arguments are those of `quality_focal_loss`."""
         super().__init__()
-        self.alpha, self.beta, self.gain = alpha, beta, gain
-
-    @torch.no_grad()
-    def calibrate(self, logits: Tensor, target: Tensor) -> None:
-        """Set the gain to the ratio of the two losses' sums over this batch."""
-        bce = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-        ratio = bce / quality_focal_loss(logits, target, self.alpha, self.beta).sum()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():  # equal gains on all workers
-            torch.distributed.all_reduce(ratio)
-            ratio = ratio / torch.distributed.get_world_size()
-        self.gain = float(ratio)
+        self.alpha, self.beta = alpha, beta
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the scaled loss of every element; uncalibrated, the gain is 1 / alpha."""
-        if self.gain is None and logits.requires_grad and bool((target > 0).any()):
-            self.calibrate(logits.detach(), target)
-        gain = self.gain if self.gain is not None else 1 / self.alpha
-        return gain * quality_focal_loss(logits, target, self.alpha, self.beta)
+        """Return the scaled loss of every element, in fp32 (the sums of small terms need it)."""
+        logits, target = logits.float(), target.float()
+        bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        focal = focal_weight(logits, target, self.alpha, self.beta) * bce
+        return focal * (bce.detach().sum() / focal.detach().sum().clamp_min(_EPS))

@@ -17,10 +17,10 @@ EXTRA_NAMES = ("align_loss", "aux_loss")
 class DSMoECriterion:
     """Wrap the host's criterion (one-to-many or end-to-end).
 
-    ``L = 7.5 CIoU + g QFL + 1.5 DFL + .5 L_align + .01 L_bal + .05 L_hier + .05 L_ga + .01 L_ort``
+    ``L = 7.5 CIoU + .5 g QFL + 1.5 DFL + .5 L_align + .01 L_bal + .05 L_hier + .05 L_ga + .01 L_ort``
 
     The box terms, the assigner and the gains ``box``, ``cls``, ``dfl`` are the host's (its box loss is CIoU); its
-    binary cross-entropy is replaced by the quality focal loss.
+    binary cross-entropy is replaced by the quality focal loss, which g makes as large.
 
     Source: [DSMoE] Eq. 31-34.
     """
@@ -31,30 +31,24 @@ class DSMoECriterion:
         Args:
             model: The detector; blocks with auxiliary terms are found in it.
             inner: The host's criterion.
-            options: The model YAML's ``dsmoe:`` section; the calibrated gain is kept in it as ``qfl_gain``.
+            options: The model YAML's ``dsmoe:`` section.
 
         Raises:
             ConfigError: If the section has a key or value that it cannot have.
         """
-        self.inner, self.options = inner, options
+        self.inner = inner
         self.blocks = [m for m in model.modules() if isinstance(m, AuxLossMixin)]
         self.gains = merged_gains(check_options(options).get("gains"))
-        self.qfl: QualityFocalLoss | None = None
         if options.get("cls_loss", "qfl") == "qfl":
-            self.qfl = QualityFocalLoss(gain=options.get("qfl_gain"))
             part: Any
             for part in (inner, getattr(inner, "one2many", None), getattr(inner, "one2one", None)):
                 if hasattr(part, "bce"):
-                    part.bce = self.qfl
+                    part.bce = QualityFocalLoss()
 
     def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
         """Return the host's loss vector with two more entries, and its loss items likewise."""
         align, rest = self.auxiliary(batch)
-        if self.qfl is not None:
-            self.qfl.gain = self.options.get("qfl_gain")
         loss, items = self.inner(preds, batch)
-        if self.qfl is not None and self.qfl.gain is not None:
-            self.options["qfl_gain"] = self.qfl.gain
         extra = torch.stack([align, rest]).to(loss.device)
         loss = torch.cat([loss.reshape(-1), extra * batch["img"].shape[0]])
         detached = extra.detach()

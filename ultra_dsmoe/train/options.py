@@ -76,11 +76,6 @@ def _switch(key: str) -> Callable[[Any], None]:
     return check
 
 
-def _gain(value: Any) -> None:
-    if value is not None and (not _is_number(value) or value <= 0):
-        raise ConfigError("dsmoe.qfl_gain", "a number > 0 (left out, it is calibrated)", value)
-
-
 def _transfer(value: Any) -> None:
     rows = [*value, *value.values()] if isinstance(value, dict) else [None]
     if not all(isinstance(row, int) and not isinstance(row, bool) and row >= 0 for row in rows):
@@ -100,5 +95,4 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "cls_loss": _one_of("cls_loss", CLASS_LOSSES),
     "gains": merged_gains,
     "transfer": _transfer,
-    "qfl_gain": _gain,
 }
