@@ -68,3 +68,18 @@ def test_without_us_ours_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
             tasks.torch_safe_load(str(tmp_path / "net.pt"), safe_only=True)
     finally:
         torch.serialization.add_safe_globals(known)
+
+
+@restricted
+def test_stock_checkpoints_load(tmp_path: Path) -> None:
+    net = tasks.DetectionModel("yolo11n.yaml", verbose=False)
+    torch.save({"model": net}, tmp_path / "net.pt")
+    checkpoint, _ = tasks.torch_safe_load(str(tmp_path / "net.pt"), safe_only=True)
+    assert type(checkpoint["model"]) is tasks.DetectionModel
+
+
+@restricted
+def test_names_are_read_from_files_only(tmp_path: Path) -> None:
+    (tmp_path / "no.pt").write_bytes(b"no archive")
+    assert safeload.names_in(tmp_path / "no.pt") == []
+    assert safeload.names_in(tmp_path / "missing.pt") == []

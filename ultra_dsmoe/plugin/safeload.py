@@ -6,7 +6,7 @@ Only when a checkpoint really names them: importing all layers for every stock c
 from __future__ import annotations
 
 import functools
-from contextlib import contextmanager
+import os
 from importlib import import_module
 from typing import Any
 
@@ -37,23 +37,35 @@ def permitted(names: list[str]) -> list[Any]:
     return classes
 
 
+def names_in(weight: Any) -> list[str]:
+    """Return the dotted names in a checkpoint that torch does not permit by itself.
+
+    Nothing for what is no file or no archive (the host reports that), and before torch 2.6, which cannot tell.
+    """
+    from ultralytics.utils import SETTINGS
+
+    ask = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+    places = (str(weight).strip(), os.path.join(SETTINGS["weights_dir"], str(weight).strip()))  # as the host looks
+    path = next(filter(os.path.isfile, places), None)
+    if ask is None or path is None:
+        return []
+    try:
+        return ask(path)
+    except ValueError:
+        return []
+
+
 def patch_loading(tasks: Any) -> None:
-    """Let the host's restricted loading register our classes first; hosts before 8.4.70 have none."""
-    safe = getattr(tasks, "_SafeLoad", None)
-    if safe is None or not hasattr(safe, "loading") or host.is_marked(safe.loading):
+    """Let the host's restricted loading know our classes first; hosts before 8.4.70 have none."""
+    stock = tasks.torch_safe_load
+    if host.is_marked(stock) or not hasattr(tasks, "_SafeLoad"):
         return
-    stock = safe.loading
 
-    @contextmanager
     @functools.wraps(stock)
-    def loading(weight: Any) -> Any:
-        try:
-            names = torch.serialization.get_unsafe_globals_in_checkpoint(weight)
-        except ValueError:  # no zip archive; the host reports that
-            names = []
-        if classes := permitted(names):
+    def torch_safe_load(weight: Any, safe_only: bool | None = None) -> Any:
+        restricted = getattr(tasks, "SAFE_LOAD", False) if safe_only is None else safe_only
+        if restricted and (classes := permitted(names_in(weight))):
             torch.serialization.add_safe_globals(classes)
-        with stock(weight) as value:
-            yield value
+        return stock(weight, safe_only)
 
-    host.replace(safe, "loading", staticmethod(host.mark(loading)))
+    host.replace(tasks, "torch_safe_load", host.mark(torch_safe_load), everywhere=True)
