@@ -87,6 +87,12 @@ def test_prompts_are_read(tmp_path: Path) -> None:
     }
 
 
+def test_prompts_may_be_the_section_of_a_data_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("names: {0: spur}\nprompts:\n  spur: a spike\n")
+    assert keys.read_prompts(str(path)) == {"spur": ["a spike"]}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -80,15 +80,16 @@ def read_prompts(path: str) -> dict[str, list[str]]:
     Raises:
         ConfigError: If it is missing, no YAML, or not of the form ``{class: text or [texts]}``.
     """
-    import yaml
+    from ultra_dsmoe.errors import TextError
+    from ultra_dsmoe.text import prompts as text
 
     if not os.path.isfile(path):
         raise ConfigError("dsmoe_prompts", "an existing YAML file", path)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError("dsmoe_prompts", f"readable YAML in {path}", str(e)) from e
-    if not isinstance(content, dict) or not content:
+        content = text.read_prompts(path)  # the mapping itself, or the `prompts:` section of a data YAML
+    except TextError as e:
+        raise ConfigError("dsmoe_prompts", f"{e.expected} in {path}", e.got) from e
+    if not content:
         raise ConfigError("dsmoe_prompts", f"a mapping {{class: [prompts]}} in {path}", content)
     prompts = {str(name): [text] if isinstance(text, str) else text for name, text in content.items()}
     for name, texts in prompts.items():
