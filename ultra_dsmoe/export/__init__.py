@@ -1,1 +1,1 @@
-"""TODO."""
+"""Exported files: comparison with the net they come from."""
