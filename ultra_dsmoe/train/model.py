@@ -61,7 +61,7 @@ class DSMoEModel(DetectionModel):
     @property
     def options(self) -> dict[str, Any]:
         """The model YAML's ``dsmoe:`` section."""
-        if self.yaml.get("dsmoe") is None:  # a YAML without the section gets one: the criterion keeps its gain there
+        if self.yaml.get("dsmoe") is None:  # a YAML without the section gets one: `set_topk` writes there
             self.yaml["dsmoe"] = {}
         return self.yaml["dsmoe"]
 
@@ -110,23 +110,13 @@ class DSMoEModel(DetectionModel):
         Raises:
             TextError: If a class does not exist, a prompt is empty, or the model has no text side.
         """
-        from ultra_dsmoe.text import encode_bank
+        from ultra_dsmoe.text import class_names, encode_bank
 
         if not self.text_rows():
             raise TextError("prompts", "a model with text", "a model without a TextSemantics row")
-        from ultra_dsmoe.text import TextBank
-        from ultra_dsmoe.text.cache import content_key
-
-        info = self.text_info
-        bank = encode_bank(self.names, prompts, encoder=info["encoder"] if info else "auto")
-        if info and tuple(info["names"]) == bank.names:  # the kept prompts are whole sentences, so keep their vectors
-            vectors = self.text_rows()[0].bank.float().cpu().numpy().copy()
-            texts = [tuple(text) for text in info["prompts"]]
-            for i, name in enumerate(bank.names):
-                if name in {str(key).strip() for key in prompts}:
-                    vectors[i], texts[i] = bank.vectors[i], bank.prompts[i]
-            bank = TextBank(bank.names, tuple(texts), bank.encoder, vectors, content_key(texts, bank.encoder))
-        self.set_text(bank)
+        info = self.text_info or {"encoder": "auto", "names": [], "prompts": None}
+        keep = info["prompts"] if info["names"] == list(class_names(self.names)) else None
+        self.set_text(encode_bank(self.names, prompts, encoder=info["encoder"], keep=keep))
 
     def set_taxonomy(self, taxonomy: Taxonomy, seed: int = 0) -> None:
         """Take a taxonomy of the classes: tree for the hierarchy loss, initial radii from its embedding."""

@@ -30,8 +30,6 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
     Source: [DSMoE] Eq. 1, 2. The residual and the scaling are our choice.
     """
 
-    scaled = False  # of nets pickled before the scaling existed
-
     def __init__(self, nc: int, width: int = TEXT_WIDTH, heads: int = 8, *, text: bool = True) -> None:
         """Build the block.
 
@@ -50,7 +48,6 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
         if width % (2 * heads):
             raise ConfigError("TextSemantics width", f"a multiple of {2 * heads}", width)
         self.nc, self.width, self.heads, self.text = nc, width, heads, text
-        self.scaled = True
         if not text:
             self.table = nn.Parameter(torch.randn(1, nc, width))  # 3-D: see `ExpertGate.token`
             return
@@ -90,8 +87,6 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
 
     def vectors(self) -> Tensor:
         """Return the text vectors with mean zero over classes (where there are several) and unit variance, (K, d)."""
-        if not self.scaled:
-            return self.bank
         centred = self.bank - self.bank.mean(0) if self.nc > 1 else self.bank
         return centred / centred.square().mean().sqrt().clamp_min(_MIN_RMS)
 
