@@ -10,6 +10,7 @@ from torch import nn
 from ultra_dsmoe.explain import switches
 from ultra_dsmoe.explain.record import blocks, head_attentions
 from ultra_dsmoe.explain.switches import Find, Switch
+from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
@@ -104,6 +105,13 @@ _ALL = (
         "a TextSemantics row of more than one class",
         several_classes(of(TextSemantics)),
         switches.semantics_constant,
+    ),
+    Knockout(
+        "class-text-off",
+        "text says nothing in the class logits",
+        "a head with text",
+        of(TextLogits),
+        switches.class_text_off,
     ),
     Knockout(
         "hub-constant",

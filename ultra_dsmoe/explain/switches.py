@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ultra_dsmoe.explain.record import Record, blocks, head_attentions
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
@@ -99,6 +100,11 @@ def offsets_zero(net: nn.Module, record: Record, seed: int) -> AbstractContextMa
     """Sample the regular 3x3 grid: dilation and mask stay."""
     last = [m.offset_pw for m in blocks(net, SpaceBroadcast)]
     return hooked(last, lambda m, args, out: torch.zeros_like(out))  # a tanh follows, and tanh 0 = 0
+
+
+def class_text_off(net: nn.Module, record: Record, seed: int) -> AbstractContextManager:
+    """Take the text's share out of the class logits."""
+    return hooked(blocks(net, TextLogits), lambda m, args, out: out - m.text_term(args[0]))
 
 
 def attention_off(net: nn.Module, record: Record, seed: int) -> AbstractContextManager:

@@ -1,4 +1,4 @@
-"""The host's decoupled detector with dual attention in its class branch."""
+"""The host's decoupled detector with dual attention and text in its class branch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections import OrderedDict
 from copy import deepcopy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from ultralytics.nn.modules import Conv, Detect, DWConv
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 _HOST_83_REG_MAX = 16  # what hosts before 8.4 have built in
@@ -31,6 +32,8 @@ class DualAttentionDetect(Detect):
     Since a fresh attention is the identity, a pretrained head starts out as it was.
 
     In end-to-end mode both class branches have one, each with its own weights.
+
+    Given the classes' semantics T as its last input, the head lets text speak in its class logits (`TextLogits`).
     """
 
     def __init__(
@@ -42,6 +45,9 @@ class DualAttentionDetect(Detect):
         *,
         dual_attention: bool = True,
         legacy: bool = False,
+        text_width: int | None = None,
+        text_gain: float = 1.0,
+        hyperbolic: bool = True,
     ) -> None:
         """Build the head.
 
@@ -52,6 +58,9 @@ class DualAttentionDetect(Detect):
             ch: Channels of the feature maps, finest first.
             dual_attention: Whether the class branches have attention; without it the head is the host's.
             legacy: Whether class branches are plain 3x3 convolutions, as in YOLOv8, not depthwise ones.
+            text_width: Width d_t of T; None for a head without text.
+            text_gain: Weight that the text term of the class logits starts with; 0 starts as the host's head.
+            hyperbolic: False compares text by cosine instead of hyperbolic distance.
 
         Raises:
             ConfigError: If a count is not a positive integer, or the host has another ``reg_max`` built in.
@@ -73,22 +82,66 @@ class DualAttentionDetect(Detect):
         else:
             raise ConfigError("reg_max", f"{_HOST_83_REG_MAX} with ultralytics older than 8.4", reg_max)
         self.dual_attention = bool(dual_attention)
+        self.text: dict[str, Any] | None = None
+        if text_width is not None:
+            self.text = {"text_width": text_width, "gain": text_gain, "hyperbolic": hyperbolic}
         for branches in self._class_branches().values():
             for branch in branches:
                 self._attach_attention(branch)
+        if self.text:
+            outputs = [self._output(branch[-1].in_channels) for branch in self._class_branches()["cv3"]]
+            for branches in self._class_branches().values():  # one-to-one starts as a copy, as the host's does
+                for branch, output in zip(branches, outputs, strict=True):
+                    branch[-1] = deepcopy(output)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
-        """Parse ``[[from, ...], 1, DualAttentionDetect, [nc, dual_attention, legacy]]``.
+        """Parse ``[[from, ...], 1, DualAttentionDetect, [nc, dual_attention, legacy, text_gain]]``.
 
-        ``reg_max`` and ``end2end`` are the model YAML's own keys, as for the host's Detect.
+        With a ``text_gain``, the last input is a TextSemantics row. ``reg_max`` and ``end2end`` are the model YAML's
+        own keys, as for the host's Detect.
         """
-        ch = ctx.inputs(1, _MAX_LEVELS)
-        flags = {"dual_attention": ctx.arg(1, True), "legacy": ctx.arg(2, False)}
-        for name, value in flags.items():
+        kwargs = {"dual_attention": ctx.arg(1, True), "legacy": ctx.arg(2, False)}
+        for name, value in kwargs.items():
             if not isinstance(value, bool):
                 raise ConfigError(f"DualAttentionDetect {name}", "true or false", value)
-        return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, flags)
+        gain = ctx.arg(3)
+        if gain is None:
+            ch = ctx.inputs(1, _MAX_LEVELS)
+        else:
+            if isinstance(gain, bool) or not isinstance(gain, (int, float)) or gain < 0:
+                raise ConfigError("DualAttentionDetect text_gain", "a number >= 0", gain)
+            *ch, text_width = ctx.inputs(2, _MAX_LEVELS + 1)
+            hyperbolic = bool(ctx.options.get("hyperbolic", True))
+            kwargs |= {"text_width": text_width, "text_gain": gain, "hyperbolic": hyperbolic}
+        return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, kwargs)
+
+    def forward(self, x: list[Tensor]) -> Any:
+        """Run the head.
+
+        Args:
+            x: Feature maps (B, C_l, H_l, W_l), finest first; for a head with text, T (K, d_t) after them.
+
+        Returns:
+            What the host's head returns.
+        """
+        if self.text is None:
+            return super().forward(x)
+        *maps, text = x
+        outputs = self.text_logits
+        try:
+            for output in outputs:
+                output.text = text
+            return super().forward(maps)
+        finally:
+            for output in outputs:  # T carries a gradient: left on a module it would break deep copies
+                output.text = None
+
+    @property
+    def text_logits(self) -> list[TextLogits]:
+        """The class branches' output layers with text, in the order of `attentions`; empty without text."""
+        outputs = (branch[-1] for group in self._class_branches().values() for branch in group)
+        return [m for m in outputs if isinstance(m, TextLogits)]
 
     @property
     def attentions(self) -> list[DualAttention]:
@@ -134,6 +187,10 @@ class DualAttentionDetect(Detect):
             attention = DualAttention(conv.conv.out_channels)
             conv.act = nn.Sequential(OrderedDict(act=conv.act, attention=attention))
 
+    def _output(self, width: int) -> nn.Conv2d:
+        """Return a fresh output layer for a class branch of ``width`` hidden channels."""
+        return TextLogits(width, self.nc, **self.text) if self.text else nn.Conv2d(width, self.nc, 1)
+
     def _fresh_branch(self, old: nn.Sequential, width: int) -> nn.Sequential:
         """Return a branch like ``old`` with another hidden width and new weights."""
         first = next(m for m in old.modules() if isinstance(m, Conv))
@@ -144,7 +201,7 @@ class DualAttentionDetect(Detect):
             stages = [Conv(c1, width, 3, act=act), Conv(width, width, 3, act=act)]
         else:
             stages = [nn.Sequential(DWConv(c, c, 3, act=act), Conv(c, width, 1, act=act)) for c in (c1, width)]
-        new = nn.Sequential(*stages, nn.Conv2d(width, out.out_channels, 1))
+        new = nn.Sequential(*stages, self._output(width))
         self._attach_attention(new)
         for m in new.modules():
             if isinstance(m, nn.BatchNorm2d):  # the host sets these once, when the model is built

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,18 @@ def resolve_topk(topk: int | str, experts: int) -> int:
     return topk
 
 
+def check_kept(kept: Sequence[int], k: int, experts: int) -> tuple[int, ...]:
+    """Return the numbers of the experts that static execution keeps, in order.
+
+    Raises:
+        ConfigError: If they are not at least k different experts.
+    """
+    numbers = tuple(sorted(set(kept)))
+    if len(numbers) != len(kept) or len(kept) < k or not all(0 <= n < experts for n in numbers):
+        raise ConfigError("kept experts", f"at least {k} different numbers from 0 to {experts - 1}", list(kept))
+    return numbers
+
+
 def mlp(c1: int) -> nn.Sequential:
     """Return a perceptron with two hidden layers, c1 -> 128 -> 128 -> 128.
 
@@ -54,12 +67,13 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
     stayed uniform through a whole training.
     """
 
-    fast_parameters = ("log_tau",)
     running_mean: Tensor
     running_var: Tensor
     usage: Tensor
     entropy_sum: Tensor
     images: Tensor
+    _kept_ids: Tensor
+    kept: tuple[int, ...] | None = None  # experts among which evaluation chooses; None for all
 
     def __init__(self, c: int, experts: int = 32, topk: int | str = "auto", text_width: int | None = None) -> None:
         """Build the gate.
@@ -106,6 +120,16 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
         """Change the number of experts chosen per image."""
         self.k = resolve_topk(topk, self.experts)
 
+    def keep(self, kept: Sequence[int] | None) -> None:
+        """Let evaluation choose among these experts only, as if the others did not exist; None frees the choice.
+
+        Raises:
+            ConfigError: If they are fewer than k, repeat, or are none of the N experts.
+        """
+        self.kept = None if kept is None else check_kept(kept, self.k, self.experts)
+        ids = None if kept is None else torch.tensor(self.kept, device=self.token.device)
+        self.register_buffer("_kept_ids", ids, persistent=False)
+
     def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
         """Return the centred, head-wise normalised expert keys, (N, 128), in fp32."""
         with autocast_off(self.token):
@@ -122,7 +146,7 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
     def query(self, x: Tensor) -> Tensor:
         """Return the normalised image query, (B, C, H, W) -> (B, 128), in fp32."""
         pooled = x.float().mean((2, 3))
-        pooled = F.layer_norm(pooled, pooled.shape[-1:], self.norm.weight.float(), self.norm.bias.float())
+        pooled = F.layer_norm(pooled, self.norm.normalized_shape, self.norm.weight.float(), self.norm.bias.float())
         q = _run(self.image, pooled)
         if self.training and len(q) > 1:  # one image has no variance
             q = F.batch_norm(q, self.running_mean, self.running_var, training=True, momentum=0.1, eps=_BN_EPS)
@@ -143,10 +167,12 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
         (keys,) = self.constants(text)
         with autocast_off(feat):
             logits = self.query(feat) @ keys.float().T / (HEADS * self.tau)  # mean over heads of the cosine
-            prob = torch.softmax(logits, -1)
+            ids = None if self.training or self.kept is None else self._kept_ids
+            prob = torch.softmax(logits if ids is None else logits[:, ids], -1)
             weight, idx = prob.topk(self.k, -1)
             weight = (weight / weight.sum(-1, keepdim=True)).clamp_min(GATE_FLOOR)
-            gate = torch.zeros_like(prob).scatter(1, idx, weight)  # [DSMoE] Eq. 20
+            idx = idx if ids is None else ids[idx]
+            gate = torch.zeros_like(logits).scatter(1, idx, weight)  # [DSMoE] Eq. 20
         if self.training:
             self.aux = {"bal": load_balance(prob, idx)}
             self._record(prob.detach(), idx)
@@ -190,4 +216,4 @@ def _run(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 def _normalise_heads(x: Tensor) -> Tensor:
     """Normalise each head's slice of (M, 128)."""
-    return F.normalize(x.view(len(x), HEADS, -1), dim=-1).flatten(1)
+    return F.normalize(x.reshape(-1, HEADS, HIDDEN // HEADS), dim=-1).flatten(1)

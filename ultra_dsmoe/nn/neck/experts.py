@@ -82,13 +82,15 @@ class CrossModalExperts(nn.Module):
         own = text[torch.arange(self.experts, device=text.device) % len(text)]  # (experts, d_t)
         return (self.w_t @ own.to(self.w_t.dtype).unsqueeze(-1)).squeeze(-1)
 
-    def forward(self, x: Tensor, idx: Tensor, bias: Tensor) -> Tensor:
-        """Run experts ``idx`` on the maps.
+    def forward(self, x: Tensor, idx: Tensor, bias: Tensor, dynamic_conv: bool = True) -> Tensor:
+        """Run experts ``idx`` on the maps, each image's own.
 
         Args:
             x: Maps, (B, 1, C, H, W).
             idx: Expert numbers, (B, k).
             bias: Text biases of all experts, (experts, C).
+            dynamic_conv: Whether the depthwise part is a convolution whose weights are gathered and whose number of
+                groups is fixed with the batch; otherwise nine shifted slices, the same result for any batch.
 
         Returns:
             One map per chosen expert, (B, k, C, H, W).
@@ -97,10 +99,50 @@ class CrossModalExperts(nn.Module):
         k = idx.shape[1]
         weight = self.w_f[idx].reshape(b, k * c, c)
         y = weight @ x.reshape(b, c, h * w) + bias[idx].reshape(b, k * c, 1).to(x.dtype)  # (B, kC, HW)
-        kernel = self.dw[idx].reshape(b * k * c, 1, _KERNEL, _KERNEL)
-        y = F.conv2d(y.reshape(1, b * k * c, h, w), kernel, padding=_KERNEL // 2, groups=b * k * c)
-        y = (y.reshape(b, k, c, h * w) + self.conv_bias[idx]).float()  # squares overflow in half precision
+        if dynamic_conv:
+            kernel = self.dw[idx].reshape(b * k * c, 1, _KERNEL, _KERNEL)
+            y = F.conv2d(y.reshape(1, b * k * c, h, w), kernel, padding=_KERNEL // 2, groups=b * k * c)
+        else:
+            y = _shifted_slices(y.reshape(b, k * c, h, w), self.dw[idx].reshape(b, k * c, _KERNEL * _KERNEL))
+        y = y.reshape(b, k, c, h * w) + self.conv_bias[idx]
+        return self._activate(y, self.ln_gain[idx], self.ln_bias[idx]).reshape(b, k, c, h, w)
+
+    def fixed(self, x: Tensor, ids: Tensor, bias: Tensor, m: int) -> Tensor:
+        """Run the same experts on every image, as convolutions whose weights are constants of an exported graph.
+
+        Args:
+            x: Maps, (B, C, H, W).
+            ids: Expert numbers, (M,).
+            bias: Text biases of all experts, (experts, C).
+            m: Number of experts M; read from ``ids`` it would be no constant in a traced graph.
+
+        Returns:
+            One map per expert, (B, M, C, H, W).
+        """
+        (b, _, h, w), c = x.shape, self.c
+        y = F.conv2d(x, self.w_f[ids].reshape(m * c, c, 1, 1), bias[ids].reshape(m * c).to(x.dtype))
+        kernel, shift = self.dw[ids].reshape(m * c, 1, _KERNEL, _KERNEL), self.conv_bias[ids].reshape(m * c)
+        y = F.conv2d(y, kernel, shift, padding=_KERNEL // 2, groups=m * c).reshape(b, m, c, h * w)
+        return self._activate(y, self.ln_gain[ids], self.ln_bias[ids]).reshape(b, m, c, h, w)
+
+    @staticmethod
+    def _activate(y: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+        """Normalise (B, k, C, HW) over its channels, scale, activate."""
+        dtype, y = y.dtype, y.float()  # squares overflow in half precision
         y = y - y.mean(2, keepdim=True)
         y = y * torch.rsqrt((y * y).mean(2, keepdim=True) + _EPS)
-        y = y.to(x.dtype)
-        return F.silu(y * self.ln_gain[idx] + self.ln_bias[idx]).reshape(b, k, c, h, w)
+        return F.silu(y.to(dtype) * gain + bias)
+
+
+def _shifted_slices(y: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve depthwise, each image with its own kernels, by slices of the padded map; nothing but Mul and Add.
+
+    Args:
+        y: Maps, (B, kC, H, W).
+        kernel: Taps in the order of rows, (B, kC, 9).
+    """
+    h, w = y.shape[-2:]
+    padded = F.pad(y, (_KERNEL // 2,) * 4)
+    taps = [(row, column) for row in range(_KERNEL) for column in range(_KERNEL)]
+    slices = [padded[..., r : r + h, c : c + w] * kernel[..., i, None, None] for i, (r, c) in enumerate(taps)]
+    return sum(slices[1:], slices[0])

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin, autocast_off
+from ultra_dsmoe.nn.base import AuxLossMixin, autocast_off
+from ultra_dsmoe.nn.neck.poincare_alignment import RADIUS_RANGE, PoincareAlignment
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 from ultra_dsmoe.ops import poincare
 
-_INIT_SCALE = 0.15  # s_v of the spec: image vectors start well inside the clip radius
-_INIT_TAU = 0.2  # tau_h of the spec
-_RADIUS_RANGE = (0.05, 2.0)  # of a class anchor's tangent norm
-_TAU_RANGE = (0.02, 5.0)  # our choice: keeps the softmax from overflow and from going flat
 _NORM_MARGIN, _PAIR_MARGIN = 0.05, 0.1  # of the hierarchy loss
 
 
 @register
-class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
+class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
     """Fuse a map with the class anchors in the tangent space at the origin of the ball.
 
-    Image vectors ``u_i = s_v W_v LN(f_i)`` and class anchors ``a_k = r_k normalise(W_h normalise(T_k - mean T))`` are
-    compared by hyperbolic distance; the output ``g_i = lam clip(u_i) + (1 - lam) sum_k softmax_k(-d/tau_h) a_k`` is
-    the logarithm of the fused point, so no map onto the ball is left in the graph. Parameters are Euclidean and the
-    whole block runs in fp32.
+    Image vectors u_i and class anchors a_k (`PoincareAlignment`) are compared by hyperbolic distance; the output
+    ``g_i = lam clip(u_i) + (1 - lam) sum_k softmax_k(-d/tau_h) a_k`` is the logarithm of the fused point, so no map
+    onto the ball is left in the graph.
 
-    Source: [DSMoE] Eq. 9-13. The fusion (11) is our reading of the prose; centring the text, the learned radii and the
-    supervision of the distances are our choice (without them all anchors coincide and the text does nothing).
+    Source: [DSMoE] Eq. 9-13. The fusion (11) is our reading of the prose; the supervision of the distances is our
+    choice.
     """
 
-    fast_parameters = ("log_scale", "log_tau", "lam_logit", "radius", "parent_radius")
+    fast_parameters = (*PoincareAlignment.fast_parameters, "log_tau", "lam_logit", "parent_radius")
 
     def __init__(self, c: int, text_width: int, nc: int, *, hyperbolic: bool = True) -> None:
         """Build the block.
@@ -44,15 +38,8 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
             nc: Number of classes K.
             hyperbolic: False replaces the distance by a cosine at the same shapes (the ablation).
         """
-        super().__init__()
-        self.nc, self.hyperbolic = nc, hyperbolic
-        self.norm = nn.LayerNorm(c)
-        self.image = nn.Linear(c, c)
-        self.anchor = nn.Linear(text_width, c, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor([math.log(_INIT_SCALE)]))
-        self.log_tau = nn.Parameter(torch.tensor([math.log(_INIT_TAU)]))
+        super().__init__(c, text_width, nc, hyperbolic=hyperbolic)
         self.lam_logit = nn.Parameter(torch.zeros(1))  # lam = 0.5
-        self.radius = nn.Parameter(torch.ones(nc))
         self.parent_radius = nn.Parameter(torch.zeros(0))
         self.register_buffer("members", torch.zeros(0, nc))  # rows: internal nodes of the taxonomy
         self.register_buffer("edges", torch.zeros(0, 2, dtype=torch.long))  # (parent, child) over leaves + internals
@@ -84,31 +71,8 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
         like = self.radius
         self.members, self.edges = members.to(like), edges.long().to(like.device)
         self.foreign = foreign_nodes(self.edges, len(radii))
-        self.radius.copy_(radii[: self.nc].clamp(*_RADIUS_RANGE))
-        self.parent_radius = nn.Parameter(radii[self.nc :].clamp(*_RADIUS_RANGE).to(like))
-
-    def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
-        """Return the anchors a_k in the tangent space, (K, C), in fp32."""
-        assert text is not None
-        with autocast_off(text):
-            t = text.float()
-            centred = t - t.mean(0) if len(t) > 1 else t  # a single class has no mean to differ from
-            direction = F.normalize(F.linear(F.normalize(centred, dim=-1), self.anchor.weight.float()), dim=-1)
-            return (self.radius.float().clamp(*_RADIUS_RANGE).unsqueeze(-1) * direction,)  # [DSMoE] Eq. 10
-
-    def image_tangent(self, x: Tensor) -> Tensor:
-        """Return the clipped tangent vectors of the positions, (B, C, H, W) -> (B, L, C), in fp32."""
-        tokens = x.float().flatten(2).transpose(1, 2)  # (B, L, C)
-        tokens = F.layer_norm(tokens, tokens.shape[-1:], self.norm.weight.float(), self.norm.bias.float())
-        u = F.linear(tokens, self.image.weight.float(), self.image.bias.float())
-        return poincare.clip_norm(self.log_scale.float().exp() * u)
-
-    def logits(self, u: Tensor, anchors: Tensor) -> Tensor:
-        """Return the class logits -d(exp0 u, exp0 a)/tau_h, (B, L, K)."""
-        tau = self.log_tau.float().exp().clamp(*_TAU_RANGE)
-        if self.hyperbolic:
-            return -poincare.distance(u, anchors) / tau  # [DSMoE] Eq. 12
-        return (u / poincare.norm(u)) @ (anchors / poincare.norm(anchors)).T / tau
+        self.radius.copy_(radii[: self.nc].clamp(*RADIUS_RANGE))
+        self.parent_radius = nn.Parameter(radii[self.nc :].clamp(*RADIUS_RANGE).to(like))
 
     def forward(self, x: list[Tensor]) -> Tensor:
         """Return the fused tangent map g.
@@ -138,7 +102,7 @@ class HyperbolicFusion(AuxLossMixin, TextFoldMixin):
     def nodes(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Return tangent vectors and radii of all taxonomy nodes, (K + P, C) and (K + P,): classes, then internals."""
         mean = F.normalize(self.members.float() @ F.normalize(anchors, dim=-1), dim=-1)
-        radius = self.parent_radius.float().clamp(*_RADIUS_RANGE)
+        radius = self.parent_radius.float().clamp(*RADIUS_RANGE)
         nodes = torch.cat([anchors, radius.unsqueeze(-1) * mean])
         return nodes, poincare.norm(nodes).flatten()
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn.base import TextFoldMixin
-from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate, resolve_topk
+from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate, check_kept, resolve_topk
 from ultra_dsmoe.nn.neck.experts import CrossModalExperts, GlobalExpert, LocalExpert
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
-MODES = ("gather", "dense")
+MODES = ("gather", "static", "dense")
 REDRAW_VARIANCE = 0.1  # of a re-drawn expert around its source, relative to the source's own (our choice)
 
 
@@ -21,11 +22,14 @@ REDRAW_VARIANCE = 0.1  # of a re-drawn expert around its source, relative to the
 class SparseMoE(TextFoldMixin):
     """Mix the k chosen of N experts: 0 local, 1 global, 2..N-1 cross-modal; batch-normalise the mixture.
 
-    ``M = sum_{n in top-k} G_n Expert_n(X, T)``. Three ways to compute it, equal to 1e-5:
+    ``M = sum_{n in top-k} G_n Expert_n(X, T)``. Four ways to compute it, equal to 1e-5:
 
     * training: the chosen (image, expert) pairs and nothing else;
     * ``gather`` in evaluation and in exported files: the stacked cross-modal weights of the k chosen experts are
       gathered inside the graph; experts 0 and 1 always run, scaled by their gate. No branch depends on data;
+    * ``static`` in evaluation and in exported files: a fixed set of kept experts runs on every image, with constant
+      weights, and no other expert is computed or exported. The gate has to choose among the kept experts (see
+      `ExpertGate.keep`), so images whose k experts are all kept get what ``gather`` gives them;
     * ``dense`` in evaluation: all N experts, the reference.
 
     With one input the block brings its own gate and needs no text, so it fits any model YAML.
@@ -33,6 +37,10 @@ class SparseMoE(TextFoldMixin):
     Source: [DSMoE] Eq. 21. The closing batch normalisation (M' of the spec) is our choice: it keeps the mixture from
     being bypassed by the stages behind it.
     """
+
+    dynamic_conv: bool = True  # nets of older checkpoints have none of their own
+    kept: tuple[int, ...] | None = None
+    _cross_ids: Tensor
 
     def __init__(
         self,
@@ -43,6 +51,7 @@ class SparseMoE(TextFoldMixin):
         text_width: int | None = None,
         own_gate: bool = False,
         mode: str = "gather",
+        dynamic_conv: bool = True,
     ) -> None:
         """Build the mixture.
 
@@ -52,7 +61,8 @@ class SparseMoE(TextFoldMixin):
             topk: Experts k per image, or ``auto``.
             text_width: Width of T; None for experts without text.
             own_gate: Whether the block holds its gate instead of being given one.
-            mode: ``gather`` or ``dense``, in evaluation.
+            mode: ``gather`` or ``dense``, in evaluation; ``static`` needs `set_mode`.
+            dynamic_conv: Whether ``gather`` may use convolutions with gathered weights, see `CrossModalExperts`.
 
         Raises:
             ConfigError: If N < 3, k is not within 1..N or the mode is unknown.
@@ -66,6 +76,7 @@ class SparseMoE(TextFoldMixin):
         self.wide = GlobalExpert(c)
         self.cross = CrossModalExperts(c, experts - UNIVERSAL, text_width)
         self.bn = nn.BatchNorm2d(c)
+        self.dynamic_conv = dynamic_conv
         self.set_mode(mode)
 
     @staticmethod
@@ -84,19 +95,39 @@ class SparseMoE(TextFoldMixin):
         return RowPlan([c1, experts, topk], c1, {"text_width": text_width})
 
     def set_topk(self, topk: int | str) -> None:
-        """Change the number of experts computed per image; a gate given from outside must change with it."""
-        self.k = resolve_topk(topk, self.experts)
+        """Change the number of experts computed per image; a gate given from outside must change with it.
+
+        Raises:
+            ConfigError: If k is not within 1..N, or more than static execution has kept.
+        """
+        k = resolve_topk(topk, self.experts)
+        if self.kept is not None:
+            check_kept(self.kept, k, self.experts)
+        self.k = k
         if self.gate is not None:
             self.gate.set_topk(topk)
 
-    def set_mode(self, mode: str) -> None:
+    def set_mode(self, mode: str, kept: Sequence[int] | None = None) -> None:
         """Choose how evaluation computes the mixture.
 
+        Args:
+            mode: One of `MODES`.
+            kept: Experts that ``static`` keeps, for it alone; a gate given from outside must keep the same ones.
+
         Raises:
-            ConfigError: If the mode is not one of ``gather`` and ``dense``.
+            ConfigError: If the mode is unknown, or the kept experts are missing, needless or wrong.
         """
         if mode not in MODES:
             raise ConfigError("moe mode", " or ".join(MODES), mode)
+        if (mode == "static") != (kept is not None):
+            came = "static without them" if kept is None else f"{mode} with {list(kept)}"
+            raise ConfigError("moe mode", "static with the experts to keep, or another mode", came)
+        self.kept = None if kept is None else check_kept(kept, self.k, self.experts)
+        cross = None if self.kept is None else [n - UNIVERSAL for n in self.kept if n >= UNIVERSAL]
+        ids = None if cross is None else torch.tensor(cross, dtype=torch.long, device=self.cross.w_f.device)
+        self.register_buffer("_cross_ids", ids, persistent=False)
+        if self.gate is not None:
+            self.gate.keep(self.kept)
         self.mode = mode
 
     def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
@@ -126,6 +157,8 @@ class SparseMoE(TextFoldMixin):
             mixture = self._pairs(feat, gate, bias)
         elif self.mode == "gather":
             mixture = self._gather(feat, gate, bias)
+        elif self.mode == "static":
+            mixture = self._static(feat, gate, bias)
         else:
             mixture = self._dense(feat, gate, bias)
         return self.bn(mixture)
@@ -151,12 +184,23 @@ class SparseMoE(TextFoldMixin):
         weight, idx = gate.topk(self.k, -1)
         # Slots routed to experts 0 and 1 compute cross-modal expert 0 for nothing and get weight 0.
         weight = weight * (idx >= UNIVERSAL).to(weight.dtype)
-        y = self.cross(x.unsqueeze(1), (idx - UNIVERSAL).clamp_min(0), bias)  # (B, k, C, H, W)
+        idx = (idx - UNIVERSAL).clamp_min(0)
+        y = self.cross(x.unsqueeze(1), idx, bias, self.dynamic_conv)  # (B, k, C, H, W)
         return self._universal(x, gate) + _weighted_sum(weight, y)
 
+    def _static(self, x: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+        assert self.kept is not None
+        pairs = [(self.local, 0), (self.wide, 1)]
+        parts = [expert(x) * gate[:, n, None, None, None] for expert, n in pairs if n in self.kept]
+        if m := sum(n >= UNIVERSAL for n in self.kept):
+            y = self.cross.fixed(x, self._cross_ids, bias, m)  # (B, M, C, H, W)
+            parts.append(_weighted_sum(gate[:, self._cross_ids + UNIVERSAL], y))
+        return sum(parts[1:], parts[0])
+
     def _dense(self, x: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
-        everyone = torch.arange(self.experts - UNIVERSAL, device=x.device).expand(len(x), -1)
-        return self._universal(x, gate) + _weighted_sum(gate[:, UNIVERSAL:], self.cross(x.unsqueeze(1), everyone, bias))
+        everyone = torch.arange(self.experts - UNIVERSAL, device=x.device).expand(x.shape[0], -1)
+        y = self.cross(x.unsqueeze(1), everyone, bias, self.dynamic_conv)
+        return self._universal(x, gate) + _weighted_sum(gate[:, UNIVERSAL:], y)
 
     @torch.no_grad()
     def redraw(self, dead: Tensor, source: int, generator: torch.Generator) -> None:

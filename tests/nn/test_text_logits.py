@@ -1,0 +1,179 @@
+"""Text in the class logits: values on the ball, neutrality, the head that hands T over, folding, export."""
+
+import copy
+import inspect
+import pickle
+import re
+
+import geoopt
+import pytest
+import torch
+from block_checks import assert_exports, shake
+from torch import nn
+from ultralytics.nn.modules import Detect
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
+from ultra_dsmoe.nn.head.text_logits import TextLogits
+from ultra_dsmoe.nn.registry import RowContext
+
+C, D, K = 8, 12, 3
+CH, SIZES = (16, 24, 32), ((12, 8), (6, 4), (3, 2))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def layer(nc=K, **kwargs):
+    out = TextLogits(C, nc, D, **kwargs)
+    out.text = torch.randn(nc, D)
+    return out
+
+
+def head_of(**kwargs):
+    head = DualAttentionDetect(K, 16, False, CH, **{"text_width": D, **kwargs})
+    head.stride = torch.tensor([8.0, 16.0, 32.0])
+    head.bias_init()
+    return head
+
+
+def inputs(batch=2):
+    return [*(torch.randn(batch, c, h, w) for c, (h, w) in zip(CH, SIZES, strict=True)), torch.randn(K, D)]
+
+
+def scores(head, x):
+    """Return the class logits of a training forward, (B, K, A), whatever the host's version wraps them in."""
+    out = head(list(x))
+    return out["scores"] if isinstance(out, dict) else torch.cat([o.flatten(2) for o in out], 2)[:, 64:]
+
+
+def test_value():
+    """The distances on the ball itself, by geoopt in float64."""
+    out, x = shake(layer()), torch.randn(2, C, 3, 4)
+    ball = geoopt.PoincareBall(c=torch.ones((), dtype=torch.float64))
+    u = out.align.image_tangent(x)[1, 2 * 4 + 3].double()
+    anchors = out.align.text_constants(out.text)[0].double()
+    t = torch.stack([-ball.dist(ball.expmap0(u), ball.expmap0(a)) for a in anchors]) / out.align.log_tau.double().exp()
+    wanted = nn.Conv2d.forward(out, x)[1, :, 2, 3].double() + out.gain.double() * (t - t.mean())
+    torch.testing.assert_close(out(x)[1, :, 2, 3].double(), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_text_says_which_class_and_nothing_else():
+    out, x = layer(), torch.randn(2, C, 3, 4)
+    term = out.text_term(x)
+    assert term.abs().max() > 0.1
+    torch.testing.assert_close(term.sum(1), torch.zeros(2, 3, 4), atol=1e-5, rtol=0)
+    out.text = out.text[[1, 2, 0]]  # exchanged text, exchanged evidence
+    torch.testing.assert_close(out.text_term(x), term[:, [1, 2, 0]])
+
+
+@pytest.mark.parametrize("kwargs", [{"gain": 0.0}, {"nc": 1}])
+def test_no_gain_and_a_single_class_leave_the_convolution(kwargs):
+    out, x = layer(**kwargs), torch.randn(2, C, 3, 4)
+    torch.testing.assert_close(out(x), nn.Conv2d.forward(out, x))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_gain_zero_starts_as_the_hosts_head(legacy):
+    head, x = head_of(legacy=legacy, text_gain=0).eval(), inputs()
+    plain = DualAttentionDetect(K, 16, False, CH, legacy=legacy).eval()
+    plain.stride = head.stride
+    missing, unexpected = plain.load_state_dict(head.state_dict(), strict=False)
+    assert not missing
+    assert all(".2.align." in name or name.endswith(".2.gain") for name in unexpected)
+    torch.testing.assert_close(head(x)[0], plain(x[:-1])[0])
+
+
+def test_head_gives_text_to_every_branch_and_takes_it_back():
+    head, x = head_of().train(), inputs()
+    x[-1].requires_grad_()
+    other = [*x[:-1], x[-1].detach()[[1, 2, 0]]]
+    own, exchanged = scores(head, x), scores(head, other)
+    first = [0, 12 * 8, 12 * 8 + 6 * 4]  # of each level
+    assert ((own - exchanged)[..., first].abs() > 1e-4).all()
+    own.square().sum().backward()
+    assert x[-1].grad.abs().max() > 0
+    assert len(head.text_logits) == len(CH)
+    assert all(o.text is None for o in head.text_logits)
+    copy.deepcopy(head)  # the moving average copies mid-training
+
+
+def test_text_is_taken_back_when_the_forward_fails():
+    head, x = head_of(), inputs()
+    with pytest.raises(RuntimeError):
+        head([x[1], *x[1:]])
+    assert all(o.text is None for o in head.text_logits)
+
+
+def test_strides_are_found_as_the_host_does():
+    """The host reads them off the feature maps that a training forward returns: T must not be among them."""
+    out = head_of().train()(inputs())
+    feats = out["feats"] if isinstance(out, dict) else out
+    assert [f.shape[-2:] for f in feats] == [torch.Size(s) for s in SIZES]
+
+
+def test_end2end_branches_have_their_own():
+    if "end2end" not in inspect.signature(Detect.__init__).parameters:
+        pytest.skip("hosts before 8.4 have no end2end argument")
+    head = DualAttentionDetect(K, 16, True, CH, text_width=D)
+    head.stride = torch.tensor([8.0, 16.0, 32.0])
+    assert len(head.text_logits) == 2 * len(CH)
+    one, many = head.one2one_cv3[0][-1], head.cv3[0][-1]
+    assert torch.equal(one.align.anchor.weight, many.align.anchor.weight)
+    assert one.align.anchor.weight is not many.align.anchor.weight
+
+
+def test_rebuild_keeps_the_text():
+    head = head_of(text_gain=0.5)
+    head.rebuild_class_branch(40)
+    assert len(head.text_logits) == len(CH)
+    assert all(o.in_channels == 40 and o.gain.item() == 0.5 for o in head.text_logits)
+
+
+def test_round_trips():
+    head, x = head_of(), inputs()
+    head.train()(x)
+    head.eval()
+    other = head_of().eval()
+    other.load_state_dict(head.state_dict())
+    for twin in (copy.deepcopy(head), pickle.loads(pickle.dumps(head)), other):
+        assert torch.equal(twin(list(x))[0], head(list(x))[0])
+
+
+def test_every_parameter_learns():
+    head = head_of().train()
+    out = head(inputs())
+    tensors = out.values() if isinstance(out, dict) else out
+    sum(t.square().mean() for t in tensors if isinstance(t, torch.Tensor)).backward()
+    dead = [
+        n
+        for n, p in head.named_parameters()
+        if re.match(r"cv3\.\d\.2\.", n) and not (p.grad is not None and p.grad.abs().max() > 0)
+    ]
+    assert not dead
+
+
+@pytest.mark.parametrize("hyperbolic", [True, False])
+def test_folded_export(hyperbolic):
+    out = shake(layer(hyperbolic=hyperbolic)).eval()
+    wanted = out(torch.ones(1, C, 3, 4))
+    out.align.fold_text(out.text)
+    out.text = None
+    torch.testing.assert_close(out(torch.ones(1, C, 3, 4)), wanted)
+    assert_exports(out, [torch.randn(1, C, 3, 4)], [torch.randn(1, C, 3, 4)])
+
+
+def test_parse_rule():
+    ctx = RowContext("DualAttentionDetect", [*CH, D], [K, True, True, 0.5], nc=9, options={"hyperbolic": False})
+    plan = DualAttentionDetect.parse(ctx)
+    assert plan.c2 == list(CH)
+    head = DualAttentionDetect(*plan.args, **plan.kwargs)
+    assert [o.gain.item() for o in head.text_logits] == [0.5] * 3
+    assert not head.text_logits[0].align.hyperbolic
+    for bad in (-1, True, "much"):
+        with pytest.raises(ConfigError, match="DualAttentionDetect text_gain: expected a number >= 0, got"):
+            DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, D], [K, True, True, bad]))
+    with pytest.raises(ConfigError, match="'from' with 2 to 7 inputs"):
+        DualAttentionDetect.parse(RowContext("DualAttentionDetect", [D], [K, True, True, 1.0]))
