@@ -89,9 +89,10 @@ class TensorRTSession:
         self._runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.ERROR))  # must outlive the engine
         self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
-            built = f", this one was built by {metadata[TENSORRT_KEY]}" if TENSORRT_KEY in metadata else ""
             expected = f"an engine of TensorRT {tensorrt.__version__} for this GPU"
-            raise WeightsError(str(path), expected, f"one that does not load{built}: build it here from the .onnx file")
+            origin = f" of TensorRT {metadata[TENSORRT_KEY]}" if TENSORRT_KEY in metadata else ""
+            came = f"one{origin} that does not load: build it here from the .onnx file"
+            raise WeightsError(str(path), expected, came)
         self._context = self._engine.create_execution_context()
         self._names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         modes = {n: self._engine.get_tensor_mode(n) == tensorrt.TensorIOMode.INPUT for n in self._names}
