@@ -1,4 +1,4 @@
-"""Stage 9: heterogeneous ensemble of the hub map and the expert mixture."""
+"""Stage 9: heterogeneous ensemble of two streams over the expert mixture."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
-from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.neck.space_broadcast import text_map_width
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -16,9 +15,10 @@ from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 class ExpertEnsemble(TextFoldMixin):
     """Add a dilated, gate-weighted stream and a text-concatenated stream.
 
-    ``X' = X + M'``; ``E = CBS3x3_dil2(X' sigmoid(Linear G)) + CBS3x3(Concat[X', tb])``.
+    ``E = CBS3x3_dil2(M' sigmoid(Linear G)) + CBS3x3(Concat[M', tb])``.
 
-    Source: [DSMoE] Eq. 25. Feeding M' in with X is our choice: reading X alone left the mixture unused.
+    Source: [DSMoE] Eq. 25. Reading M' in place of X is our choice: reading X, alone or beside M', the mixture could be
+    replaced by a constant at no cost (docs/dsmoe.md).
     """
 
     def __init__(self, c: int, text_width: int, experts: int) -> None:
@@ -31,10 +31,8 @@ class ExpertEnsemble(TextFoldMixin):
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
-        """Parse ``[[map, mixture, text, gate], 1, ExpertEnsemble, []]``."""
-        c1, c_mixture, text_width, experts = ctx.inputs(4)
-        if c1 != c_mixture:
-            raise ConfigError("model YAML row ExpertEnsemble", "two maps of equal channels", f"{c1} and {c_mixture}")
+        """Parse ``[[mixture, text, gate], 1, ExpertEnsemble, []]``."""
+        c1, text_width, experts = ctx.inputs(3)
         return RowPlan([c1, text_width, experts], c1)
 
     def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
@@ -43,10 +41,9 @@ class ExpertEnsemble(TextFoldMixin):
         return (self.text(text.mean(0, keepdim=True))[..., None, None],)
 
     def forward(self, x: list[Tensor]) -> Tensor:
-        """Return E, (B, C, H, W), from X and M' (both (B, C, H, W)), T (K, d_t) and G (B, N)."""
-        feat, mixture, text, gate = x
+        """Return E, (B, C, H, W), from M' (B, C, H, W), T (K, d_t) and G (B, N)."""
+        mixture, text, gate = x
         (text_map,) = self.constants(text)
-        joined = feat + mixture
-        gated = joined * torch.sigmoid(self.channel_gate(gate))[..., None, None]
-        tb = text_map.to(joined.dtype).expand(joined.shape[0], -1, joined.shape[2], joined.shape[3])
-        return self.dilated(gated) + self.textual(torch.cat([joined, tb], 1))
+        gated = mixture * torch.sigmoid(self.channel_gate(gate))[..., None, None]
+        tb = text_map.to(mixture.dtype).expand(mixture.shape[0], -1, mixture.shape[2], mixture.shape[3])
+        return self.dilated(gated) + self.textual(torch.cat([mixture, tb], 1))
