@@ -13,6 +13,7 @@ from ultra_dsmoe.plugin.entry import one_line_errors
 
 SUBCOMMANDS = {
     "data": "ultra_dsmoe.data.cli",
+    "edge": "ultra_dsmoe.export.cli",
     "knockout": "ultra_dsmoe.explain.knockout",
     "routing": "ultra_dsmoe.explain.routing_map",
 }
