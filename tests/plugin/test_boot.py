@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def test_torch_pays_for_the_hook_only() -> None:
         " print(mine, 'ultralytics' in sys.modules)"
     )
     assert answer(code) == "['ultra_dsmoe', 'ultra_dsmoe.plugin', 'ultra_dsmoe.plugin.boot'] False"
+    code = (
+        "import ultralytics, sys; from ultralytics.utils import checks;"
+        " early = {m for m in sys.modules if m.startswith('ultra_dsmoe.plugin.')}; from ultralytics import YOLO;"
+        " late = {m for m in sys.modules if m.startswith('ultra_dsmoe.')};"
+        " print([sorted(m.rpartition('.')[2] for m in s) for s in (early, late)])"
+    )
+    early, late = eval(answer(code))
+    assert early == ["boot", "host", "lookup"]
+    assert {"keys", "tasks", "routing"} <= set(late)
+    assert not {"parser", "table", "safeload", "nn", "train", "text"} & set(late)  # for who builds or loads ours
     probe = "import sys; {}; print(sorted(m for m in sys.modules if not m.startswith('ultra_dsmoe.plugin')))"
     load = "from ultralytics import YOLO; YOLO('yolo11n.yaml')"
     ours = set(eval(answer(probe.format(load))))
@@ -93,6 +104,38 @@ def test_installing_twice_changes_nothing() -> None:
     boot.install()
     boot.install()
     assert state() == before
+
+
+def test_replacing_reaches_modules_that_came_since_the_last_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    def holder(name: str) -> types.ModuleType:
+        module = types.ModuleType(f"ultralytics.{name}")
+        module.first, module.second = "a", "b"  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return module
+
+    monkeypatch.setattr(host, "_undo", [])
+    owner, before = holder("owner"), holder("before")
+    host.replace(owner, "first", "ours", everywhere=True)
+    since = holder("since")
+    host.replace(owner, "second", "ours", everywhere=True)
+    assert [(m.first, m.second) for m in (owner, before, since)] == [("ours", "ours"), ("ours", "ours"), ("a", "ours")]
+
+
+def test_no_module_of_the_host_holds_what_was_replaced() -> None:
+    """Whatever imported a function by name, before or after its replacement, has ours."""
+    code = (
+        "import importlib, inspect, pkgutil, sys; from ultralytics import YOLO;"
+        " [importlib.import_module(n) for n in ('ultralytics.engine.exporter', 'ultralytics.engine.tuner',"
+        " 'ultralytics.data.utils', 'ultralytics.utils.benchmarks', 'ultralytics.utils.callbacks.base')];"
+        " from ultra_dsmoe.plugin import boot, host;"
+        " stock = {id(inspect.unwrap(v)) for t in boot.TARGETS for v in vars(sys.modules[t]).values()"
+        " if inspect.isfunction(v) and host.is_marked(v)};"
+        " print(len(stock), [(n, k) for n, m in list(sys.modules.items()) if n.startswith('ultralytics')"
+        " for k, v in vars(m).items() if id(v) in stock])"
+    )
+    number, holders = answer(code).split(" ", 1)
+    assert int(number) >= 6
+    assert holders == "[]"
 
 
 @pytest.mark.parametrize("name", host.FACTS)

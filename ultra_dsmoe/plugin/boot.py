@@ -11,7 +11,7 @@ import sys
 TARGETS = {
     "ultralytics.utils.checks": ("ultra_dsmoe.plugin.lookup", "patch_checks"),
     "ultralytics.cfg": ("ultra_dsmoe.plugin.keys", "patch_cfg"),
-    "ultralytics.nn.tasks": ("ultra_dsmoe.plugin.parser", "patch_tasks"),
+    "ultralytics.nn.tasks": ("ultra_dsmoe.plugin.tasks", "patch_tasks"),
     "ultralytics.models.yolo.model": ("ultra_dsmoe.plugin.routing", "patch_yolo"),
 }
 _searching: set[str] = set()  # targets being looked for, so that our finder stays out of its own way

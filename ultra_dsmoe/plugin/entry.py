@@ -12,7 +12,7 @@ from typing import Any
 from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.plugin import host
 
-BARE_KEY = re.compile(r"'(?:\x1b\[\d+m)*(dsmoe_\w+)")  # how the host begins its page on a key without a value
+BARE_KEY = r"'(?:\x1b\[\d+m)*(dsmoe_\w+)"  # how the host begins its page on a key without a value
 
 
 def user_error(error: BaseException | None) -> DSMoEError | None:
@@ -31,7 +31,7 @@ def one_line_errors() -> Iterator[None]:
         yield
     except Exception as e:  # whatever the host wraps around ours; anything else goes on unchanged
         error = user_error(e)
-        if error is None and isinstance(e, SyntaxError) and (bare := BARE_KEY.match(str(e))):
+        if error is None and isinstance(e, SyntaxError) and (bare := re.match(BARE_KEY, str(e))):
             error = ConfigError(bare[1], "a value, as in 'key=value'", "none")
         if error is None:
             raise

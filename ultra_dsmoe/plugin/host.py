@@ -5,6 +5,7 @@ The list of facts is the whole surface between plugin and host: a symbol that is
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from inspect import signature
@@ -107,11 +108,20 @@ def replace(owner: Any, name: str, new: Any, *, everywhere: bool = False) -> Non
     old = vars(owner)[name]
     owners = [owner]
     if everywhere:
-        modules = [m for key, m in list(sys.modules.items()) if key.startswith("ultralytics.") and m is not None]
-        owners += [m for m in modules if m is not owner and vars(m).get(name) is old]
+        owners += [m for m in _host_modules(len(sys.modules)) if m is not owner and vars(m).get(name) is old]
     for place in owners:
         _undo.append((place, name, old))
         setattr(place, name, new)
+
+
+@functools.lru_cache(maxsize=1)
+def _host_modules(count: int) -> list[Any]:
+    """Return the host's modules, looked up again when ``count``, the number of loaded modules, is another.
+
+    Looking through all that torch loads is the dearest part of a change, and a host module gets several in a row.
+    """
+    names = [name for name in list(sys.modules) if name.startswith("ultralytics.")]
+    return [module for module in map(sys.modules.get, names) if module is not None]
 
 
 def add_default(defaults: dict[str, Any], namespace: Any, key: str) -> None:

@@ -13,7 +13,7 @@ from ultra_dsmoe.plugin import host
 
 # `dsmoe-n` and `dsmoen` are one size of one family, which lives in one file. The letter is the scale; `dsmoe-p2` is a
 # file of its own, since p2 is no scale.
-FAMILY = re.compile(r"^(?P<stem>dsmoe)-?(?P<scale>[nslmx])$")
+FAMILY = r"^(?P<stem>dsmoe)-?(?P<scale>[nslmx])$"  # compiled when a name is asked for
 FAMILY_FILE = "dsmoe-conv"
 FOLDERS = ("cfg/models", "cfg/train", "datasets")
 _asked: list[str] = []  # model YAMLs being loaded, innermost last
@@ -38,7 +38,7 @@ def packaged(name: str) -> str | None:
 def spellings(name: str) -> list[str]:
     """Return all file names, best first, that may answer to the bare file name ``name``."""
     stem, suffix = os.path.splitext(name)
-    match = FAMILY.match(stem)
+    match = re.match(FAMILY, stem)
     if match is None:
         return [name]
     letter = match["scale"]
@@ -89,7 +89,7 @@ def patch_names(tasks: Any) -> None:
 
     @functools.wraps(stock_scale)
     def guess_model_scale(model_path: Any) -> str:
-        match = FAMILY.match(Path(model_path).stem)
+        match = re.match(FAMILY, Path(model_path).stem)
         return match["scale"] if match else stock_scale(model_path)
 
     @functools.wraps(stock_load)

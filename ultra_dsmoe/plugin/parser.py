@@ -8,7 +8,6 @@ the stubs. A YAML without a layer of ours goes to the host untouched.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ import torch
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.plugin import host, lookup, safeload, table
-from ultra_dsmoe.plugin.rows import Row, is_ours, read_rows, resolve
+from ultra_dsmoe.plugin import table
+from ultra_dsmoe.plugin.rows import Row, read_rows, resolve
 
 
 class Graph:
@@ -121,20 +120,3 @@ class Graph:
             yield
         finally:
             conv.default_act = before
-
-
-def patch_tasks(tasks: Any) -> None:
-    """Teach the host's parser our layers, its names our scales and its restricted loading our classes."""
-    lookup.patch_names(tasks)
-    safeload.patch_loading(tasks)
-    stock = tasks.parse_model
-    if host.is_marked(stock):
-        return
-
-    @functools.wraps(stock)
-    def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> tuple[nn.Sequential, list[int]]:
-        if not is_ours(d, vars(tasks)):
-            return stock(d, ch, verbose)
-        return Graph(tasks, stock, d, ch).build(verbose)
-
-    host.replace(tasks, "parse_model", host.mark(parse_model), everywhere=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -17,9 +16,8 @@ from ultra_dsmoe.plugin.suggest import did_you_mean
 VARIABLES = ("nc", "reg_max", "end2end", "kpt_shape", "scale", "depth", "width", "max_channels")
 
 
-@dataclass
 class Row:
-    """One row: ``[from, repeats, layer, arguments]``.
+    """One row: ``[from, repeats, layer, arguments]``; no dataclass, whose making costs every import of the host.
 
     Attributes:
         i: Its index.
@@ -32,14 +30,10 @@ class Row:
         plan: What to build, once the layer's rule has been asked.
     """
 
-    i: int
-    f: int | list[int]
-    n: int
-    name: str
-    args: list[Any]
-    ours: bool
-    sources: list[int] = field(default_factory=list)
-    plan: Any = None
+    def __init__(self, i: int, f: int | list[int], n: int, name: str, args: list[Any], ours: bool) -> None:
+        self.i, self.f, self.n, self.name, self.args, self.ours = i, f, n, name, args, ours
+        self.sources: list[int] = []
+        self.plan: Any = None
 
     @property
     def label(self) -> str:

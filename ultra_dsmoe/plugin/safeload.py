@@ -5,15 +5,12 @@ Only when a checkpoint really names them: importing all layers for every stock c
 
 from __future__ import annotations
 
-import functools
 import os
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
-
-from ultra_dsmoe.plugin import host
 
 OURS = "ultra_dsmoe."
 ENCODER = ("timm.layers.", "timm.models.")  # layers that the image encoder is composed of
@@ -55,17 +52,7 @@ def names_in(weight: Any) -> list[str]:
         return []
 
 
-def patch_loading(tasks: Any) -> None:
-    """Let the host's restricted loading know our classes first; hosts before 8.4.70 have none."""
-    stock = tasks.torch_safe_load
-    if host.is_marked(stock) or not hasattr(tasks, "_SafeLoad"):
-        return
-
-    @functools.wraps(stock)
-    def torch_safe_load(weight: Any, safe_only: bool | None = None) -> Any:
-        restricted = getattr(tasks, "SAFE_LOAD", False) if safe_only is None else safe_only
-        if restricted and (classes := permitted(names_in(weight))):
-            torch.serialization.add_safe_globals(classes)
-        return stock(weight, safe_only)
-
-    host.replace(tasks, "torch_safe_load", host.mark(torch_safe_load), everywhere=True)
+def permit(weight: Any) -> None:
+    """Let torch build the classes of ours that the checkpoint ``weight`` names."""
+    if classes := permitted(names_in(weight)):
+        torch.serialization.add_safe_globals(classes)

@@ -1,0 +1,56 @@
+"""The host's ``nn.tasks``: its parser learns our layers, its restricted loading our classes, its names our scales.
+
+The replacements alone: what they lean on is imported when a model is built or loaded, since not every program that
+imports the host does.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from ultra_dsmoe.plugin import host, lookup
+
+
+def patch_tasks(tasks: Any) -> None:
+    """Change everything that we change in the host's ``nn.tasks``."""
+    lookup.patch_names(tasks)
+    patch_loading(tasks)
+    patch_parsing(tasks)
+
+
+def patch_loading(tasks: Any) -> None:
+    """Let the host's restricted loading know our classes first; hosts before 8.4.70 have none."""
+    stock = tasks.torch_safe_load
+    if host.is_marked(stock) or not hasattr(tasks, "_SafeLoad"):
+        return
+
+    @functools.wraps(stock)
+    def torch_safe_load(weight: Any, safe_only: bool | None = None) -> Any:
+        restricted = getattr(tasks, "SAFE_LOAD", False) if safe_only is None else safe_only
+        if restricted:
+            from ultra_dsmoe.plugin import safeload
+
+            safeload.permit(weight)
+        return stock(weight, safe_only)
+
+    host.replace(tasks, "torch_safe_load", host.mark(torch_safe_load), everywhere=True)
+
+
+def patch_parsing(tasks: Any) -> None:
+    """Let the host's parser build YAMLs that name layers of ours; all others stay its own."""
+    stock = tasks.parse_model
+    if host.is_marked(stock):
+        return
+
+    @functools.wraps(stock)
+    def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
+        from ultra_dsmoe.plugin.rows import is_ours
+
+        if not is_ours(d, vars(tasks)):
+            return stock(d, ch, verbose)
+        from ultra_dsmoe.plugin.parser import Graph
+
+        return Graph(tasks, stock, d, ch).build(verbose)
+
+    host.replace(tasks, "parse_model", host.mark(parse_model), everywhere=True)
