@@ -13,7 +13,7 @@ from ultra_dsmoe.plugin import keys
 
 
 def test_keys_are_default_arguments() -> None:
-    for key in ("dsmoe_topk", "dsmoe_moe", "dsmoe_prompts", "dsmoe_text"):
+    for key in keys.KEYS:
         assert DEFAULT_CFG_DICT[key] is None
         assert getattr(DEFAULT_CFG, key) is None
         assert key in DEFAULT_CFG_KEYS
@@ -21,8 +21,10 @@ def test_keys_are_default_arguments() -> None:
 
 def test_good_values_arrive(tmp_path: Path) -> None:
     given = {"dsmoe_topk": 3, "dsmoe_moe": "dense", "dsmoe_prompts": tmp_path / "p.yaml", "dsmoe_text": "hash"}
-    args = get_cfg(overrides=dict(given))
+    args = get_cfg(overrides={**given, "dsmoe_keep": 8, "dsmoe_dynamic_conv": False, "dsmoe_parity": "val"})
     assert (args.dsmoe_topk, args.dsmoe_moe, args.dsmoe_text) == (3, "dense", "hash")
+    assert (args.dsmoe_keep, args.dsmoe_dynamic_conv, args.dsmoe_parity) == (8, False, "val")
+    assert keys.take({"dsmoe_parity": False, "dsmoe_moe": "static"}) == {"dsmoe_parity": False, "dsmoe_moe": "static"}
     assert args.dsmoe_prompts == str(tmp_path / "p.yaml")  # text, so that it can be saved
     assert get_cfg().dsmoe_topk is None
 
@@ -35,9 +37,15 @@ def test_good_values_arrive(tmp_path: Path) -> None:
         ("dsmoe_topk", 2.5, "an integer from 1 .*got 2.5"),
         ("dsmoe_topk", True, "an integer from 1 .*got True"),
         ("dsmoe_topk", "five", "an integer from 1 .*got five"),
-        ("dsmoe_moe", "gahter", "gather or dense .did you mean 'gather'.*got gahter"),
-        ("dsmoe_moe", "static", "gather or dense, got static"),
-        ("dsmoe_moe", 1, "gather or dense, got 1"),
+        ("dsmoe_moe", "gahter", "gather or static or dense .did you mean 'gather'.*got gahter"),
+        ("dsmoe_moe", 1, "gather or static or dense, got 1"),
+        ("dsmoe_keep", 0, "an integer from the experts per image .*got 0"),
+        ("dsmoe_keep", True, "an integer from the experts per image .*got True"),
+        ("dsmoe_keep", "all", "an integer from the experts per image .*got all"),
+        ("dsmoe_dynamic_conv", 0, "True or False, got 0"),
+        ("dsmoe_dynamic_conv", "off", "True or False, got off"),
+        ("dsmoe_parity", 1.5, "True, False or a split .train, val, test., got 1.5"),
+        ("dsmoe_parity", "vla", "True, False or a split .train, val, test. .did you mean 'val'.*got vla"),
         ("dsmoe_prompts", "prompts.txt", "a YAML file .*got prompts.txt"),
         ("dsmoe_prompts", {"spur": "x"}, "a YAML file"),
         ("dsmoe_text", "", "auto, hash, sentence"),
@@ -55,7 +63,7 @@ def test_bad_values_are_one_line(key: str, value: object, message: str) -> None:
     [
         ("dsmoe_topp", "did you mean 'dsmoe_topk'"),
         ("dsmoe_prompt", "did you mean 'dsmoe_prompts'"),
-        ("dsmoe_zzzzzz", "one of dsmoe_topk, dsmoe_moe, dsmoe_prompts, dsmoe_text, got an unknown key"),
+        ("dsmoe_zzzzzz", f"one of {', '.join(keys.KEYS)}, got an unknown key"),
         ("dsmoe_topk=", "a value, as in 'key=value'"),
     ],
 )
@@ -75,6 +83,25 @@ def test_take_leaves_no_key_behind() -> None:
     assert kwargs == {"imgsz": 64}
     with pytest.raises(ConfigError, match=r"dsmoe_tpok.*unknown key"):
         keys.take({"dsmoe_tpok": 1})
+
+
+@pytest.mark.parametrize(
+    ("verb", "key", "value", "message"),
+    [
+        ("val", "dsmoe_parity", False, "this key with export only, got val dsmoe_parity=False"),
+        ("predict", "dsmoe_parity", "val", "this key with export only"),
+        ("train", "dsmoe_parity", True, "this key with export only"),
+        ("train", "dsmoe_keep", 5, "this key with val, predict, export or benchmark"),
+        ("train", "dsmoe_dynamic_conv", False, "this key with val, predict, export or benchmark"),
+        ("train", "dsmoe_moe", "static", "gather or dense in a training"),
+    ],
+)
+def test_keys_have_their_verbs(verb: str, key: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{key}: expected {message}"):
+        keys.suit(verb, {key: value})
+    keys.suit("export", {key: value})
+    if verb == "train" and key != "dsmoe_parity":
+        keys.suit("val", {key: value})
 
 
 def test_prompts_are_read(tmp_path: Path) -> None:

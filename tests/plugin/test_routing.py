@@ -11,7 +11,8 @@ from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import DetectionModel
 
-from ultra_dsmoe.errors import ConfigError, DSMoEError
+from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.plugin import exporting, routing
 from ultra_dsmoe.plugin.settings import in_force
@@ -210,6 +211,7 @@ def test_another_encoder_is_refused(ours: YOLO) -> None:
         ({"format": "onnx", "opset": None}, 17),
         ({"format": "torchscript"}, None),
         ({}, None),
+        ({"format": "ENGINE"}, 17),
     ],
 )
 def test_opset(given: dict, expected: int | None) -> None:
@@ -236,6 +238,79 @@ def test_stock_exports_keep_the_hosts_opset(monkeypatch: pytest.MonkeyPatch, our
         assert model.export(format="onnx", imgsz=64) == "done"
     assert [opset for opset, _ in seen] == [None, 17]
     assert torch.onnx.export is own
+
+
+# static experts -------------------------------------------------------------------------------------------------------
+
+
+def settings_of(net: DSMoEModel) -> tuple:
+    moe, gate = net.blocks(SparseMoE)[0], net.blocks(ExpertGate)[0]
+    return moe.mode, moe.kept, gate.kept, moe.dynamic_conv, moe.k
+
+
+def test_kept_experts_hold_for_one_call(ours: YOLO) -> None:
+    net, seen = ours.model, []
+    before = settings_of(net)
+
+    def kept() -> list[list[int]]:
+        seen.append(settings_of(net))
+        return [[0, 3, 7]]
+
+    with in_force(net, {"dsmoe_moe": "static", "dsmoe_topk": 2, "dsmoe_dynamic_conv": False}, kept):
+        assert settings_of(net) == ("static", (0, 3, 7), (0, 3, 7), False, 2)
+        with in_force(net, {"dsmoe_moe": "gather", "dsmoe_topk": 9}):
+            assert settings_of(net) == ("gather", None, None, False, 9)
+        assert settings_of(net) == ("static", (0, 3, 7), (0, 3, 7), False, 2)
+    assert seen == [("gather", None, None, False, 2)], "routing is looked at with the other keys in force"
+    assert settings_of(net) == before
+    with pytest.raises(ConfigError, match="kept experts"), in_force(net, {"dsmoe_moe": "static"}, lambda: [[1, 2]]):
+        pass
+    assert settings_of(net) == before
+
+
+@pytest.mark.parametrize("verb", ["val", "predict", "export"])
+def test_static_needs_a_data_set(ours: YOLO, verb: str, tmp_path: Path) -> None:
+    before = settings_of(ours.model)
+    with pytest.raises(ConfigError, match=r"^data: expected a data YAML, whose .*\(gather needs none\), got none$"):
+        getattr(ours, verb)(dsmoe_moe="static", imgsz=64)
+    with pytest.raises(DataError, match=r"^data: expected a data YAML with images .*'val' split, got .*gone.yaml"):
+        getattr(ours, verb)(dsmoe_moe="static", imgsz=64, data=str(tmp_path / "gone.yaml"))
+    assert settings_of(ours.model) == before
+
+
+def test_an_engine_is_static_unless_told_otherwise(ours: YOLO) -> None:
+    assert exporting.with_defaults(ours.model, {}, {"format": "engine"}) == {"dsmoe_moe": "static"}
+    assert exporting.with_defaults(ours.model, {"dsmoe_moe": "gather"}, {"format": "engine"}) == {"dsmoe_moe": "gather"}
+    assert exporting.with_defaults(ours.model, {}, {"format": "onnx"}) == {}
+    assert exporting.with_defaults(torch.nn.Identity(), {}, {"format": "engine"}) == {}
+    with pytest.raises(ConfigError, match="data: expected a data YAML"):
+        ours.export(format="engine", imgsz=64)
+
+
+@pytest.mark.parametrize("mode", ["gather", "dense", "static"])
+def test_a_dynamic_batch_and_convolutions_of_gathered_weights(ours: YOLO, mode: str) -> None:
+    given, call = {"dsmoe_moe": mode}, {"format": "onnx", "dynamic": True}
+    wanted = {} if mode == "static" else {"dsmoe_dynamic_conv": False}
+    assert exporting.with_defaults(ours.model, given, call) == {**given, **wanted}
+    given["dsmoe_dynamic_conv"] = True
+    if mode == "static":
+        assert exporting.with_defaults(ours.model, given, call) == given
+        return
+    with pytest.raises(ConfigError, match=f"dsmoe_dynamic_conv: expected False beside dynamic=True and .*moe={mode}"):
+        exporting.with_defaults(ours.model, given, call)
+
+
+def test_keep_is_for_static(ours: YOLO) -> None:
+    for given in ({}, {"dsmoe_moe": "gather"}):
+        with pytest.raises(ConfigError, match="dsmoe_keep: expected this key beside dsmoe_moe=static"):
+            ours.export(format="onnx", dsmoe_keep=8, **given)
+
+
+def test_a_format_that_takes_no_data_set_gets_none() -> None:
+    call = {"format": "torchscript", "data": "x.yaml", "fraction": 0.5, "imgsz": 64}
+    assert exporting.accepted(call) == {"format": "torchscript", "imgsz": 64}
+    call["format"] = "onnx"
+    assert exporting.accepted(call) == call
 
 
 def test_the_look_at_a_network_imports_nothing(monkeypatch: pytest.MonkeyPatch, stock: YOLO) -> None:

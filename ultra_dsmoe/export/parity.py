@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
 from torch import Tensor, nn
-from ultralytics.data.augment import LetterBox
 
 from ultra_dsmoe.errors import DataError, ShapeError
+from ultra_dsmoe.export.images import load_images as load_images
 from ultra_dsmoe.export.runners import exported_runner, torch_runner
 from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, ExpertGate
 
@@ -88,24 +86,6 @@ def compare(model: Any, exported: str | Path, images: Tensor | Iterable[Tensor])
     if not routes:
         raise DataError("images", "at least one image", "none")
     return ParityReport(len(routes), box_px, score, equal if shown else None, tuple(routes))
-
-
-def load_images(paths: Iterable[str | Path], imgsz: int) -> Tensor:
-    """Return pictures as the host's predictor hands them to a net of fixed size: letterboxed RGB in [0, 1].
-
-    Raises:
-        DataError: If there is no path, or a file is no picture.
-    """
-    images: list[Tensor] = []
-    box: Any = LetterBox((imgsz, imgsz), auto=False)
-    for path in paths:
-        picture = cv2.imread(str(path))
-        if picture is None:
-            raise DataError("images", "a picture", str(path))
-        images.append(torch.from_numpy(np.ascontiguousarray(box(image=picture)[..., ::-1].transpose(2, 0, 1))))
-    if not images:
-        raise DataError("images", "at least one path", "none")
-    return torch.stack(images).float() / 255
 
 
 def _select_head(net: Any, final: bool) -> None:

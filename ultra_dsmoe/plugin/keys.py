@@ -13,7 +13,10 @@ from ultra_dsmoe.plugin import entry, host
 from ultra_dsmoe.plugin.suggest import did_you_mean
 
 PREFIX = "dsmoe_"
-MODES = ("gather", "dense")
+MODES = ("gather", "static", "dense")
+SPLITS = ("train", "val", "test")
+EXPORT_ONLY = ("dsmoe_parity",)
+NOT_FOR_TRAINING = ("dsmoe_keep", "dsmoe_dynamic_conv", *EXPORT_ONLY)
 
 
 def _topk(value: Any) -> int:
@@ -28,6 +31,28 @@ def _moe(value: Any) -> str:
     if value not in MODES:
         hint = did_you_mean(value, MODES) if isinstance(value, str) else ""
         raise ConfigError("dsmoe_moe", f"{' or '.join(MODES)}{hint}", value)
+    return value
+
+
+def _keep(value: Any) -> int:
+    """Check ``dsmoe_keep``; the model checks that it lies between k and the number of experts."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError("dsmoe_keep", "an integer from the experts per image to the model's number of experts", value)
+    return value
+
+
+def _dynamic_conv(value: Any) -> bool:
+    """Check ``dsmoe_dynamic_conv``."""
+    if not isinstance(value, bool):
+        raise ConfigError("dsmoe_dynamic_conv", "True or False", value)
+    return value
+
+
+def _parity(value: Any) -> bool | str:
+    """Check ``dsmoe_parity``: True, False, or the split whose mAP is compared too."""
+    if not isinstance(value, bool) and value not in SPLITS:
+        hint = did_you_mean(value, SPLITS) if isinstance(value, str) else ""
+        raise ConfigError("dsmoe_parity", f"True, False or a split ({', '.join(SPLITS)}){hint}", value)
     return value
 
 
@@ -48,6 +73,9 @@ def _text(value: Any) -> str:
 KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_topk": _topk,
     "dsmoe_moe": _moe,
+    "dsmoe_keep": _keep,
+    "dsmoe_dynamic_conv": _dynamic_conv,
+    "dsmoe_parity": _parity,
     "dsmoe_prompts": _prompts,
     "dsmoe_text": _text,
 }
@@ -103,6 +131,21 @@ def take(kwargs: dict[str, Any]) -> dict[str, Any]:
     check(kwargs)
     taken = {key: kwargs.pop(key) for key in KEYS if key in kwargs}
     return {key: value for key, value in taken.items() if value is not None}
+
+
+def suit(verb: str, given: dict[str, Any]) -> None:
+    """Check that a verb can use the keys given to it.
+
+    Raises:
+        ConfigError: If one has no meaning there.
+    """
+    for key in given:
+        if key in EXPORT_ONLY and verb != "export":
+            raise ConfigError(key, "this key with export only", f"{verb} {key}={given[key]}")
+        if verb == "train" and key in NOT_FOR_TRAINING:
+            raise ConfigError(key, "this key with val, predict, export or benchmark", f"train {key}={given[key]}")
+    if verb == "train" and given.get("dsmoe_moe") == "static":
+        raise ConfigError("dsmoe_moe", "gather or dense in a training, whose routing is not settled yet", "static")
 
 
 def patch_cfg(cfg: Any) -> None:

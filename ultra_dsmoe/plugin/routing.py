@@ -11,7 +11,8 @@ from typing import Any
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import exporting, host, keys
 from ultra_dsmoe.plugin.rows import is_ours
-from ultra_dsmoe.plugin.settings import align, in_force
+from ultra_dsmoe.plugin.settings import Kept, align, in_force
+from ultra_dsmoe.plugin.static_mode import KeptExperts
 
 
 def our_net(model: Any) -> Any:
@@ -67,21 +68,21 @@ def wrap_verb(stock: Any, verb: str) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = keys.take(kwargs)
         net = required_net(self, given)
+        keys.suit(verb, given)
         if verb == "export" and net is not None:
-            exporting.set_opset(kwargs)
-            with in_force(net, given), exporting.traced():
-                return stock(self, *args, **kwargs)
-        with in_force(net, given):
+            return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
+        kept = KeptExperts(self, net, given, kwargs).numbers
+        with in_force(net, given, kept):
             align(predictor_net(self), net)
             result = stock(self, *args, **kwargs)
-        return _streamed(self, net, given, result) if given and isgenerator(result) else result
+        return _streamed(self, net, given, kept, result) if given and isgenerator(result) else result
 
     return host.mark(call)
 
 
-def _streamed(model: Any, net: Any, given: dict[str, Any], results: Iterator[Any]) -> Iterator[Any]:
+def _streamed(model: Any, net: Any, given: dict[str, Any], kept: Kept, results: Iterator[Any]) -> Iterator[Any]:
     """Yield the results of a streaming call, with our keys in force while they are computed."""
-    with in_force(net, given):
+    with in_force(net, given, kept):
         align(predictor_net(model), net)
         yield from results
 
@@ -97,7 +98,9 @@ def wrap_train(stock: Any) -> Any:
     @functools.wraps(stock)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = keys.take(kwargs)
-        required_net(self, given or _keys_of_file(kwargs.get("cfg")))
+        from_file = _keys_of_file(kwargs.get("cfg"))
+        required_net(self, given or from_file)
+        keys.suit("train", {**from_file, **given})
         if "dsmoe_prompts" in given:
             keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
         return stock(self, *args, **kwargs, **given)

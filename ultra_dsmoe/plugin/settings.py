@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -10,10 +10,17 @@ from typing import Any
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import keys
 
+Kept = Callable[[], Sequence[Sequence[int]]]
+
 
 @contextmanager
-def in_force(net: Any, given: dict[str, Any]) -> Iterator[None]:
+def in_force(net: Any, given: dict[str, Any], kept: Kept | None = None) -> Iterator[None]:
     """Give ``net`` the values of ``given`` (`keys.take`) for the length of the block.
+
+    Args:
+        net: Network of ours.
+        given: Checked keys.
+        kept: Returns the experts that ``dsmoe_moe=static`` keeps; called when all other keys are in force.
 
     Raises:
         ConfigError: If a value does not suit the network.
@@ -23,14 +30,14 @@ def in_force(net: Any, given: dict[str, Any]) -> Iterator[None]:
         return
     own = read(net)
     try:
-        put(net, given)
+        put(net, given, kept)
         yield
     finally:
         write(net, own)
 
 
-def put(net: Any, given: dict[str, Any]) -> None:
-    """Bring the values of our keys into a network of ours.
+def put(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
+    """Bring the values of our keys into a network of ours; arguments as of `in_force`.
 
     Raises:
         ConfigError: If a value does not suit the network.
@@ -38,12 +45,19 @@ def put(net: Any, given: dict[str, Any]) -> None:
     """
     if "dsmoe_text" in given:
         _same_encoder(net, given["dsmoe_text"])
+    if "dsmoe_moe" in given:
+        net.set_moe_mode("gather")  # experts kept by hand would bound k
     if "dsmoe_topk" in given:
         net.set_topk(given["dsmoe_topk"])
-    if "dsmoe_moe" in given:
-        net.set_moe_mode(given["dsmoe_moe"])
+    if "dsmoe_dynamic_conv" in given:
+        net.set_dynamic_conv(given["dsmoe_dynamic_conv"])
     if "dsmoe_prompts" in given:
         net.set_prompts(keys.read_prompts(given["dsmoe_prompts"]))
+    mode = given.get("dsmoe_moe")
+    if "dsmoe_keep" in given and mode != "static":
+        raise ConfigError("dsmoe_keep", "this key beside dsmoe_moe=static", f"dsmoe_moe={mode}")
+    if mode is not None:
+        net.set_moe_mode(mode, kept() if mode == "static" and kept else None)
 
 
 def _same_encoder(net: Any, spec: str) -> None:
@@ -68,7 +82,8 @@ def read(net: Any) -> dict[str, Any]:
     return {
         "topk": net.options.get("topk"),
         "k": [m.k for m in _blocks(net, "set_topk")],
-        "mode": [m.mode for m in _blocks(net, "set_mode")],
+        "mode": [(m.mode, m.kept, m.dynamic_conv) for m in _blocks(net, "set_mode")],
+        "kept": [m.kept for m in _blocks(net, "keep")],
         "bank": [m.bank for m in _blocks(net, "set_bank") if m.text],
         "text_info": deepcopy(net.text_info),
     }
@@ -82,8 +97,11 @@ def write(net: Any, settings: dict[str, Any]) -> None:
         net.options["topk"] = settings["topk"]
     for block, k in zip(_blocks(net, "set_topk"), settings["k"], strict=True):
         block.k = k
-    for block, mode in zip(_blocks(net, "set_mode"), settings["mode"], strict=True):
-        block.set_mode(mode)
+    for block, (mode, kept, dynamic_conv) in zip(_blocks(net, "set_mode"), settings["mode"], strict=True):
+        block.set_mode(mode, kept)
+        block.dynamic_conv = dynamic_conv
+    for block, kept in zip(_blocks(net, "keep"), settings["kept"], strict=True):
+        block.keep(kept)
     if net.text_info != settings["text_info"]:
         for block, bank in zip((m for m in _blocks(net, "set_bank") if m.text), settings["bank"], strict=True):
             block.set_bank(bank)

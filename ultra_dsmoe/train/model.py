@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
 from ultra_dsmoe.train.criterion import DSMoECriterion
 from ultra_dsmoe.train.options import check_options
+from ultra_dsmoe.train.router import RouterMonitor
 
 if TYPE_CHECKING:
     from ultra_dsmoe.text import Taxonomy, TextBank
@@ -163,11 +165,32 @@ class DSMoEModel(DetectionModel):
             block.set_topk(topk)
         self.options["topk"] = topk
 
-    def set_moe_mode(self, mode: str) -> None:
-        """Choose ``gather`` or ``dense`` execution in evaluation and export."""
+    def set_moe_mode(self, mode: str, kept: Sequence[Sequence[int]] | None = None) -> None:
+        """Choose how evaluation and exported files compute the mixtures.
+
+        Args:
+            mode: ``gather``, ``static`` or ``dense``, see `SparseMoE`.
+            kept: Experts that ``static`` keeps, one list per gate in the order of the rows.
+
+        Raises:
+            ConfigError: If the mode is unknown, ``kept`` is missing, needless or wrong, or the model has no experts.
+        """
         self._require_experts("moe mode")
+        gates = self.blocks(ExpertGate)
+        if kept is not None and len(kept) != len(gates):
+            raise ConfigError("kept experts", f"one list for each of {len(gates)} gates", f"{len(kept)}")
+        lists = {gate: None if kept is None else kept[i] for i, gate in enumerate(gates)}
+        driver = {moe: gate for gate, moe in RouterMonitor(self).pairs}
         for block in self.blocks(SparseMoE):
-            block.set_mode(mode)
+            block.set_mode(mode, lists[driver[block]] if block in driver else None)
+        for gate in gates:
+            gate.keep(lists[gate])
+
+    def set_dynamic_conv(self, on: bool) -> None:
+        """Choose whether ``gather`` may use convolutions with gathered weights, which old TensorRT may refuse."""
+        self._require_experts("dynamic_conv")
+        for block in self.blocks(SparseMoE):
+            block.dynamic_conv = on
 
     def _require_experts(self, argument: str) -> None:
         if not self.blocks(SparseMoE):

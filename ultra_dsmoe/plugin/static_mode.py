@@ -1,0 +1,65 @@
+"""``dsmoe_moe=static`` on any verb: the validation images of the command's data set say which experts stay."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from ultra_dsmoe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ultra_dsmoe.export.static_experts import Coverage
+
+
+class KeptExperts:
+    """The experts that static execution keeps during one call, found when they are first asked for."""
+
+    def __init__(self, model: Any, net: Any, given: dict[str, Any], kwargs: dict[str, Any]) -> None:
+        """Remember the call.
+
+        Args:
+            model: ``YOLO`` object.
+            net: Its network, of ours.
+            given: Our keys.
+            kwargs: The host's arguments; ``data``, ``fraction`` and ``imgsz`` count.
+        """
+        self.model, self.net, self.given, self.kwargs = model, net, given, kwargs
+
+    @functools.cached_property
+    def coverage(self) -> list[Coverage]:
+        """Kept experts and what they cover, one entry per gate.
+
+        Raises:
+            ConfigError: If no data set is named.
+            DataError: If its validation images are missing.
+        """
+        from ultra_dsmoe.export.images import split_images
+        from ultra_dsmoe.export.static_experts import static_experts
+
+        data = data_of(self.model, self.net, self.kwargs)
+        if data is None:
+            wanted = "a data YAML, whose validation images say which experts dsmoe_moe=static keeps (gather needs none)"
+            raise ConfigError("data", wanted, "none")
+        fraction = self.kwargs.get("fraction") or 1.0
+        files = split_images(data, "val", fraction, download=self.kwargs.get("data") is not None)
+        return static_experts(self.net, files, size_of(self.model, self.net, self.kwargs), self.given.get("dsmoe_keep"))
+
+    def numbers(self) -> list[tuple[int, ...]]:
+        """Return the kept experts, one tuple per gate."""
+        return [c.kept for c in self.coverage]
+
+
+def data_of(model: Any, net: Any, kwargs: dict[str, Any]) -> str | None:
+    """Return the data YAML of a call, or else the one that the network was trained on."""
+    own = getattr(net, "args", None) or {}
+    return kwargs.get("data") or model.overrides.get("data") or own.get("data")
+
+
+def size_of(model: Any, net: Any, kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Return height and width that a call runs at, in pixels, as the host rounds them."""
+    from ultralytics.utils.checks import check_imgsz
+
+    own = getattr(net, "args", None) or {}
+    wanted = kwargs.get("imgsz") or model.overrides.get("imgsz") or own.get("imgsz") or 640
+    height, width = check_imgsz(wanted, stride=net.stride, min_dim=2)
+    return height, width
