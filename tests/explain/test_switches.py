@@ -13,7 +13,7 @@ from ultra_dsmoe.explain.switches import drawn, exchanged, most_used
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.nn.neck.hub_inject import HubInject
+from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
@@ -90,7 +90,14 @@ def test_control_and_recording_change_nothing(net, images):
     assert hook_count(net) == 0
 
 
-@pytest.mark.parametrize(("name", "kind"), [("mixture-constant", SparseMoE), ("hyperbolic-constant", HyperbolicFusion)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("mixture-constant", SparseMoE),
+        ("hyperbolic-constant", HyperbolicFusion),
+        ("hub-constant", FeatureAggregation),
+    ],
+)
 def test_constant_is_the_mean_of_all_batches(net, images, name, kind):
     (block,) = blocks(net, kind)
     record, outputs = Record(), []
@@ -102,16 +109,6 @@ def test_constant_is_the_mean_of_all_batches(net, images, name, kind):
     mean = torch.cat(outputs).mean((0, 2, 3))
     ((_, out),) = spied(net, images, [block], name=name, record=record)
     torch.testing.assert_close(out, mean[None, :, None, None].expand_as(out))
-
-
-def test_hub_is_constant_where_it_is_injected_and_only_there(net, images):
-    rows, hub = blocks(net, HubInject), net.model[21]
-    outputs = spied(net, images, [*rows, hub], name="hub-constant")
-    own = outputs[-1][1]
-    for (level, injected), _ in outputs[:-1]:
-        assert level.shape[1] != injected.shape[1] or not torch.equal(level, injected)
-        torch.testing.assert_close(injected, own.mean((0, 2, 3))[None, :, None, None].expand_as(own))
-    assert own.std((0, 2, 3)).max() > 0
 
 
 def test_random_routes_keep_the_weights_and_depend_on_the_seed_alone(net, images):
@@ -248,7 +245,7 @@ def test_a_model_without_a_row_leaves_its_knockouts_out():
     fitting, notes = applicable(net)
     assert [k.name for k in fitting] == ["mixture-constant", "routing-random", "routing-fixed", CONTROL]
     assert len(notes) == len(KNOCKOUTS) - 4
-    assert "hub-constant does not apply: the model has not a HubInject row" in notes
+    assert "hub-constant does not apply: the model has not a FeatureAggregation row" in notes
     x = torch.rand(2, 3, 64, 64)
     before, record = run(net, x), recorded(net, x)
     for knockout in fitting[:-1]:

@@ -1,4 +1,4 @@
-"""Quality focal loss: hand values, its limits, the calibrated gain."""
+"""Quality focal loss: hand values, its limits, its calibration on the positives."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_value_by_hand(s, y, alpha, beta, wanted):
 
 def test_defaults():
     x, y = torch.randn(50), torch.rand(50)
-    torch.testing.assert_close(quality_focal_loss(x, y), quality_focal_loss(x, y, 0.5, 1.5))
+    torch.testing.assert_close(quality_focal_loss(x, y), quality_focal_loss(x, y, 0.5, 0.5))
 
 
 def test_without_focus_it_is_half_the_cross_entropy():
@@ -49,7 +49,7 @@ def test_without_focus_it_is_half_the_cross_entropy():
 
 def test_is_zero_on_target_and_nowhere_negative():
     y = torch.rand(20)
-    assert quality_focal_loss(torch.logit(y), y).max() < 1e-8
+    assert quality_focal_loss(torch.logit(y), y).max() < 0.5 * 1e-4**0.5  # y has entropy, the weight its floor
     assert quality_focal_loss(torch.tensor([30.0, -30.0]), torch.tensor([1.0, 0.0])).max() < 1e-8
     assert (quality_focal_loss(5 * torch.randn(200), torch.rand(200)) >= 0).all()
 
@@ -70,11 +70,27 @@ def test_gradients_are_finite_at_the_edges(beta):
     assert x.grad[5] < 0
 
 
-def test_the_sum_is_that_of_cross_entropy():
-    for targets in (torch.rand(4, 30) * (torch.rand(4, 30) > 0.8), torch.rand(4, 30) * 0.01, torch.zeros(4, 30)):
-        logits = torch.randn(4, 30) - 6
-        bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
-        assert QualityFocalLoss()(logits, targets).sum().item() == pytest.approx(bce.item(), rel=1e-4)
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_positives_weigh_what_they_weigh_in_cross_entropy(share):
+    targets = torch.rand(4, 30) * (torch.rand(4, 30) < share)
+    logits = torch.randn(4, 30) - 3
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    out, known = QualityFocalLoss()(logits, targets), targets > 0
+    assert out[known].sum().item() == pytest.approx(bce[known].sum().item(), rel=1e-4)
+    assert out[~known].sum() <= bce[~known].sum()  # and easy negatives less
+
+
+def test_without_positives_the_sum_is_that_of_cross_entropy():
+    logits, targets = torch.randn(4, 30) - 1, torch.zeros(4, 30)
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+    assert QualityFocalLoss()(logits, targets).sum().item() == pytest.approx(bce.item(), rel=1e-4)
+
+
+def test_scale_is_bounded_on_positives_that_are_all_but_learned():
+    targets = torch.full((4, 30), 0.5)
+    logits = torch.full((4, 30), 1e-4)
+    plain = quality_focal_loss(logits, targets)
+    torch.testing.assert_close(QualityFocalLoss()(logits, targets), 50 * plain)
 
 
 def test_focusing_shares_the_loss_out():

@@ -49,14 +49,17 @@ def scores(head, x):
     return out["scores"] if isinstance(out, dict) else torch.cat([o.flatten(2) for o in out], 2)[:, 64:]
 
 
-def test_value():
+@pytest.mark.parametrize("beside", [False, True])
+def test_value(beside):
     """The distances on the ball itself, by geoopt in float64."""
-    out, x = shake(layer()), torch.randn(2, C, 3, 4)
+    out, x = shake(layer(beside=beside)), torch.randn(2, C, 3, 4)
     ball = geoopt.PoincareBall(c=torch.ones((), dtype=torch.float64))
     u = out.align.image_tangent(x)[1, 2 * 4 + 3].double()
     anchors = out.align.text_constants(out.text)[0].double()
     t = torch.stack([-ball.dist(ball.expmap0(u), ball.expmap0(a)) for a in anchors]) / out.align.log_tau.double().exp()
-    wanted = nn.Conv2d.forward(out, x)[1, :, 2, 3].double() + out.gain.double() * (t - t.mean())
+    weight, f = out.weight[:, :, 0, 0].double(), x[1, :, 2, 3].double()
+    defect = weight @ f if beside else weight.mean(0) @ f
+    wanted = defect + out.bias.double() + out.gain.double() * (t - t.mean())
     torch.testing.assert_close(out(x)[1, :, 2, 3].double(), wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -69,15 +72,23 @@ def test_text_says_which_class_and_nothing_else():
     torch.testing.assert_close(out.text_term(x), term[:, [1, 2, 0]])
 
 
-@pytest.mark.parametrize("kwargs", [{"gain": 0.0}, {"nc": 1}])
-def test_no_gain_and_a_single_class_leave_the_convolution(kwargs):
+def test_without_text_the_convolution_cannot_tell_classes_apart():
+    out, x = layer(), torch.randn(2, C, 3, 4)
+    nn.init.constant_(out.bias, -1.0)
+    alone = out(x) - out.text_term(x)
+    torch.testing.assert_close(alone, alone.mean(1, keepdim=True).expand_as(alone))
+    assert alone.std() > 0.01
+
+
+@pytest.mark.parametrize("kwargs", [{"beside": True}, {"nc": 1}])
+def test_fresh_beside_and_a_single_class_are_the_convolution(kwargs):
     out, x = layer(**kwargs), torch.randn(2, C, 3, 4)
     torch.testing.assert_close(out(x), nn.Conv2d.forward(out, x))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_gain_zero_starts_as_the_hosts_head(legacy):
-    head, x = head_of(legacy=legacy, text_gain=0).eval(), inputs()
+def test_beside_starts_as_the_hosts_head(legacy):
+    head, x = head_of(legacy=legacy, text_beside=True).eval(), inputs()
     plain = DualAttentionDetect(K, 16, False, CH, legacy=legacy).eval()
     plain.stride = head.stride
     missing, unexpected = plain.load_state_dict(head.state_dict(), strict=False)
@@ -126,10 +137,10 @@ def test_end2end_branches_have_their_own():
 
 
 def test_rebuild_keeps_the_text():
-    head = head_of(text_gain=0.5)
+    head = head_of(text_beside=True)
     head.rebuild_class_branch(40)
     assert len(head.text_logits) == len(CH)
-    assert all(o.in_channels == 40 and o.gain.item() == 0.5 for o in head.text_logits)
+    assert all(o.in_channels == 40 and o.beside for o in head.text_logits)
 
 
 def test_round_trips():
@@ -166,14 +177,14 @@ def test_folded_export(hyperbolic):
 
 
 def test_parse_rule():
-    ctx = RowContext("DualAttentionDetect", [*CH, D], [K, True, True, 0.5], nc=9, options={"hyperbolic": False})
+    ctx = RowContext("DualAttentionDetect", [*CH, D], [K, True, True, "beside"], nc=9, options={"hyperbolic": False})
     plan = DualAttentionDetect.parse(ctx)
     assert plan.c2 == list(CH)
     head = DualAttentionDetect(*plan.args, **plan.kwargs)
-    assert [o.gain.item() for o in head.text_logits] == [0.5] * 3
+    assert [o.beside for o in head.text_logits] == [True] * 3
     assert not head.text_logits[0].align.hyperbolic
-    for bad in (-1, True, "much"):
-        with pytest.raises(ConfigError, match="DualAttentionDetect text_gain: expected a number >= 0, got"):
+    for bad in (True, "much"):
+        with pytest.raises(ConfigError, match="DualAttentionDetect text: expected decides or beside, got"):
             DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, D], [K, True, True, bad]))
     with pytest.raises(ConfigError, match="'from' with 2 to 7 inputs"):
-        DualAttentionDetect.parse(RowContext("DualAttentionDetect", [D], [K, True, True, 1.0]))
+        DualAttentionDetect.parse(RowContext("DualAttentionDetect", [D], [K, True, True, "decides"]))

@@ -12,7 +12,7 @@ from ultralytics.nn.modules import Detect
 
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.nn.neck.hub_inject import HubInject
+from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
@@ -41,7 +41,7 @@ class Record:
     """What a pass over a data set left behind.
 
     Attributes:
-        means: Mean output of a stage; of the hub map for `HubInject`, of the attention weight for `DualAttention`.
+        means: Mean output of a stage; of the attention weight for `DualAttention`.
         gates: Gate weights of every image, one tensor (B, N) per batch.
     """
 
@@ -70,9 +70,6 @@ def recording(net: nn.Module, record: Record) -> Iterator[None]:
     def output(m: nn.Module, args: tuple, out: Tensor) -> None:
         record.means.setdefault(m, Mean()).add(out)
 
-    def hub(m: nn.Module, args: tuple) -> None:
-        record.means.setdefault(m, Mean()).add(args[0][1])
-
     def attention(m: nn.Module, args: tuple, out: Tensor) -> None:
         assert isinstance(m, DualAttention)
         record.means.setdefault(m, Mean()).add(m.weight(args[0]))
@@ -81,8 +78,8 @@ def recording(net: nn.Module, record: Record) -> Iterator[None]:
         record.gates.setdefault(m, []).append(out.detach().float().cpu())
 
     with ExitStack() as stack:
-        handles = [m.register_forward_hook(output) for kind in (SparseMoE, HyperbolicFusion) for m in blocks(net, kind)]
-        handles += [m.register_forward_pre_hook(hub) for m in blocks(net, HubInject)]
+        stages = (SparseMoE, HyperbolicFusion, FeatureAggregation)
+        handles = [m.register_forward_hook(output) for kind in stages for m in blocks(net, kind)]
         handles += [m.register_forward_hook(attention) for m in head_attentions(net)]
         handles += [m.register_forward_hook(gate) for m in blocks(net, ExpertGate)]
         for handle in handles:

@@ -18,7 +18,6 @@ from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
 
@@ -48,16 +47,6 @@ def constant(find: Find) -> Switch:
         return hooked(find(net), lambda m, args, out: record.means[m].like(out))
 
     return switch
-
-
-def hub_constant(net: nn.Module, record: Record, seed: int) -> AbstractContextManager:
-    """Replace the hub map that is injected into the pyramid by its mean."""
-
-    def hook(m: nn.Module, args: tuple) -> tuple:
-        level, hub = args[0]
-        return ([level, record.means[m].like(hub)],)
-
-    return hooked(blocks(net, HubInject), hook, before=True)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class DualAttentionDetect(Detect):
         dual_attention: bool = True,
         legacy: bool = False,
         text_width: int | None = None,
-        text_gain: float = 1.0,
+        text_beside: bool = False,
         hyperbolic: bool = True,
     ) -> None:
         """Build the head.
@@ -59,7 +59,7 @@ class DualAttentionDetect(Detect):
             dual_attention: Whether the class branches have attention; without it the head is the host's.
             legacy: Whether class branches are plain 3x3 convolutions, as in YOLOv8, not depthwise ones.
             text_width: Width d_t of T; None for a head without text.
-            text_gain: Weight that the text term of the class logits starts with; 0 starts as the host's head.
+            text_beside: Whether the class convolutions stay the host's, with text beside them from nothing on.
             hyperbolic: False compares text by cosine instead of hyperbolic distance.
 
         Raises:
@@ -84,7 +84,7 @@ class DualAttentionDetect(Detect):
         self.dual_attention = bool(dual_attention)
         self.text: dict[str, Any] | None = None
         if text_width is not None:
-            self.text = {"text_width": text_width, "gain": text_gain, "hyperbolic": hyperbolic}
+            self.text = {"text_width": text_width, "beside": text_beside, "hyperbolic": hyperbolic}
         for branches in self._class_branches().values():
             for branch in branches:
                 self._attach_attention(branch)
@@ -96,24 +96,24 @@ class DualAttentionDetect(Detect):
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
-        """Parse ``[[from, ...], 1, DualAttentionDetect, [nc, dual_attention, legacy, text_gain]]``.
+        """Parse ``[[from, ...], 1, DualAttentionDetect, [nc, dual_attention, legacy, text]]``.
 
-        With a ``text_gain``, the last input is a TextSemantics row. ``reg_max`` and ``end2end`` are the model YAML's
+        With ``text: decides`` or ``text: beside``, the last input is a TextSemantics row. ``reg_max`` and ``end2end`` are the model YAML's
         own keys, as for the host's Detect.
         """
         kwargs = {"dual_attention": ctx.arg(1, True), "legacy": ctx.arg(2, False)}
         for name, value in kwargs.items():
             if not isinstance(value, bool):
                 raise ConfigError(f"DualAttentionDetect {name}", "true or false", value)
-        gain = ctx.arg(3)
-        if gain is None:
+        text = ctx.arg(3)
+        if text is None:
             ch = ctx.inputs(1, _MAX_LEVELS)
         else:
-            if isinstance(gain, bool) or not isinstance(gain, (int, float)) or gain < 0:
-                raise ConfigError("DualAttentionDetect text_gain", "a number >= 0", gain)
+            if text not in ("decides", "beside"):
+                raise ConfigError("DualAttentionDetect text", "decides or beside", text)
             *ch, text_width = ctx.inputs(2, _MAX_LEVELS + 1)
             hyperbolic = bool(ctx.options.get("hyperbolic", True))
-            kwargs |= {"text_width": text_width, "text_gain": gain, "hyperbolic": hyperbolic}
+            kwargs |= {"text_width": text_width, "text_beside": text == "beside", "hyperbolic": hyperbolic}
         return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, kwargs)
 
     def forward(self, x: list[Tensor]) -> Any:

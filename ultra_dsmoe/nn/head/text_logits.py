@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ultra_dsmoe.nn.base import autocast_off
@@ -13,38 +14,46 @@ _INIT_TAU = 1.0  # at the fusion's 0.2 the fresh term swings by 5, and classes l
 
 
 class TextLogits(nn.Conv2d):
-    """The 1x1 output convolution of a class branch, plus how near each position is to each class's text.
+    """The output layer of a class branch in which text says which class a position shows.
 
-    ``s_k = Conv1x1(f)_k + gain (t_k - mean_j t_j)``, ``t_k = -d(exp0 u, exp0 a_k) / tau``. The text term sums to zero
-    over the classes: it says which class, the convolution alone says whether there is a defect. One class therefore
-    gets nothing from it.
+    ``s_k = w.f + b_k + gain (t_k - mean_j t_j)``, ``t_k = -d(exp0 u, exp0 a_k) / tau``. The convolution says whether
+    there is a defect: its weights are the mean of its K rows. The text term sums to zero over the classes and alone
+    says which. So one class gets nothing from text.
+
+    ``beside=True`` leaves the convolution its K rows and starts with gain 0: with pretrained weights the head then
+    starts as the host's. Trained from scratch, such a convolution learns the classes by itself and the text can be
+    taken away at no cost (docs/dsmoe.md).
 
     It is a convolution with the host's parameter names, so stock class branches transfer and the host's bias
     initialisation, class renaming and INT8 rules find what they look for.
 
-    Source: our choice, after [DSMoE] Eq. 12 and 30: injected into the pyramid alone, the text could be taken away at no
-    cost (docs/dsmoe.md).
+    Source: our choice, after [DSMoE] Eq. 12 and 30.
     """
 
     text: Tensor | None = None  # T (K, d_t) of the forward that is under way, set and cleared by the head
 
-    def __init__(self, c: int, nc: int, text_width: int, *, gain: float = 1.0, hyperbolic: bool = True) -> None:
+    def __init__(self, c: int, nc: int, text_width: int, *, beside: bool = False, hyperbolic: bool = True) -> None:
         """Build the output layer.
 
         Args:
             c: Channels of the branch's hidden map.
             nc: Number of classes K.
             text_width: Width d_t of T.
-            gain: Weight that the text term starts with; 0 starts as the plain convolution.
+            beside: Whether the convolution tells classes apart too, with text beside it from gain 0 on.
             hyperbolic: False compares by cosine instead of hyperbolic distance.
         """
         super().__init__(c, nc, 1)
+        self.beside = beside
         self.align = PoincareAlignment(c, text_width, nc, width=_WIDTH, hyperbolic=hyperbolic, tau=_INIT_TAU)
-        self.gain = nn.Parameter(torch.full((1,), float(gain)))
+        self.gain = nn.Parameter(torch.full((1,), 0.0 if beside else 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the class logits, (B, K, H, W), of a map (B, C, H, W)."""
-        return super().forward(x) + self.text_term(x)
+        if self.beside:
+            return super().forward(x) + self.text_term(x)
+        assert self.bias is not None
+        defect = F.conv2d(x, self.weight.mean(0, keepdim=True))
+        return defect + self.bias[:, None, None] + self.text_term(x)
 
     def text_term(self, x: Tensor) -> Tensor:
         """Return what text adds to the logits, (B, K, H, W); its sum over the classes is zero."""
