@@ -71,6 +71,14 @@ def test_open_circuit_needs_a_second_end() -> None:
     assert not found(layout(copper), "open_circuit")
 
 
+def test_open_circuit_spares_pads() -> None:
+    board = layout(bars(gap=80))
+    board.pads[: SIZE // 2] = 1  # the upper half of both bars
+    results = found(board, "open_circuit")
+    assert results
+    assert all(y0 > SIZE // 2 for _, (_, y0, _, _) in results)
+
+
 def test_mouse_bite_leaves_a_neck() -> None:
     results = found(layout(bars(gap=80, width=24)), "mouse_bite")
     assert results

@@ -65,7 +65,7 @@ class _Painter:
         self.scale = layout.scale
         self.x0 = self.y0 = 0
         self.cut = np.zeros((0, 0), np.uint8)
-        self.holes = self.cut
+        self.holes = self.pads = self.cut
         self._spots: dict[str, np.ndarray] = {}
 
     def length(self, low: float, high: float) -> float:
@@ -82,6 +82,7 @@ class _Painter:
         self.x0, self.y0 = max(0, x - half), max(0, y - half)
         rows, columns = slice(self.y0, y + half + 1), slice(self.x0, x + half + 1)
         self.cut, self.holes = self.copper[rows, columns], self.layout.holes[rows, columns]
+        self.pads = self.layout.pads[rows, columns]
         return x - self.x0, y - self.y0
 
     def spot(self, where: str) -> tuple[int, int] | None:
@@ -191,7 +192,7 @@ def mouse_bite(p: _Painter) -> np.ndarray | None:
     # On a straight edge half of the surroundings is copper; a bitten corner would be a matter of taste.
     if not 0.4 < p.cut[around > 0].mean() < 0.62:
         return None
-    blob = p.blob(x, y, p.length(14, 22), p.length(13, 18), uneven=0.06)
+    blob = p.blob(x, y, p.length(20, 29), p.length(16, 24), uneven=0.06)
     bite = blob & p.cut
     if not 0.3 < bite.sum() / max(1, blob.sum()) < 0.75 or (grow(bite, p.whole(2)) & p.holes).any():
         return None
@@ -205,7 +206,7 @@ def open_circuit(p: _Painter) -> np.ndarray | None:
     if spot is None:
         return None
     x, y = p.look_at(*spot)
-    turn, half = p.rng.integers(8) * np.pi / 8, p.length(10, 19)
+    turn, half = p.rng.integers(8) * np.pi / 8, p.length(13, 23)
     along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
     steps = np.linspace(-1, 1, 7) * p.length(14, 34)
     ragged = p.rng.uniform(0.75, 1.15, (2, 7)) * half
@@ -214,7 +215,8 @@ def open_circuit(p: _Painter) -> np.ndarray | None:
     far = [across * s + along * (k + r) for s, k, r in zip(steps, slant, ragged[1], strict=True)]
     shape = p.fill(np.array([x, y]) + np.array(near + far[::-1]))
     cut = shape & p.cut
-    if pieces(cut) != 1 or (grow(cut, p.whole(3)) & p.holes).any() or p.touched(cut, 1) != 1:
+    # Of a pad it might leave a thin frame, which is no cut trace.
+    if pieces(cut) != 1 or (grow(cut, p.whole(3)) & (p.holes | p.pads)).any() or p.touched(cut, 1) != 1:
         return None
     # Two ends must remain, each long enough to be seen as an end of the trace and not as a crumb.
     rest = cv2.connectedComponentsWithStats(p.cut & (1 - cut), connectivity=8)
@@ -241,7 +243,7 @@ def short(p: _Painter) -> np.ndarray | None:
     side = np.array([-out[1], out[0]])
     lean = p.length(-5, 5)
     stations = np.array([-3 * p.scale, distance / 2, distance + 3 * p.scale])
-    widths = np.array([p.length(11, 19), p.length(8, 14), p.length(11, 19)])
+    widths = np.array([p.length(15, 26), p.length(11, 18), p.length(15, 26)])
     middle = np.array([x, y]) + stations[:, None] * out + np.array([[0.0], [0.5], [1.0]]) * lean * side
     shape = p.fill(np.concatenate([middle + widths[:, None] * side, (middle - widths[:, None] * side)[::-1]]))
     if (grow(shape, p.whole(2)) & p.holes).any():
@@ -259,7 +261,7 @@ def spur(p: _Painter) -> np.ndarray | None:
     x, y = p.look_at(*spot)
     out = p.outward(x, y)
     side = np.array([-out[1], out[0]])
-    base, tall, lean = p.length(10, 16), p.length(24, 46), p.length(-8, 8)
+    base, tall, lean = p.length(14, 21), p.length(28, 54), p.length(-9, 9)
     foot = np.array([x, y]) - 3 * p.scale * out
     tip, waist = foot + (tall + 3 * p.scale) * out + lean * side, foot + 0.5 * tall * out + 0.2 * lean * side
     blunt = 0.22 * base * side
@@ -280,7 +282,7 @@ def spurious_copper(p: _Painter) -> np.ndarray | None:
     if spot is None:
         return None
     x, y = p.look_at(*spot)
-    island = p.blob(x, y, p.length(14, 27), p.length(12, 19))
+    island = p.blob(x, y, p.length(17, 28), p.length(15, 22))
     return None if (grow(island, p.whole(GAP)) & (p.cut | p.holes)).any() else island
 
 

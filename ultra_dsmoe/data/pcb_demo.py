@@ -26,8 +26,7 @@ from ultra_dsmoe.errors import DataError
 TRAIN, VAL = 240, 60
 SEED, SIZE = 42, 640
 MIN_SIZE = 96
-COUNTS = (2, 3, 4, 5, 6)  # defects on a board
-COUNT_SHARES = (0.1, 0.15, 0.2, 0.25, 0.3)  # more boxes a board make a small set go further
+COUNTS = (5, 6, 7, 8, 9, 10)  # defects on a board; DeepPCB, same size of picture, has 3 to 12
 SOUND_EVERY = 10  # every tenth board has no defect
 JPEG_QUALITY = 92
 SPLITS = ("train", "val")
@@ -70,7 +69,7 @@ def draw_board(index: int, *, split: str = "train", seed: int = SEED, size: int 
     """
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     layout = lay_out(rng, size)
-    count = 0 if index % SOUND_EVERY == SOUND_EVERY - 1 else int(rng.choice(COUNTS, p=COUNT_SHARES))
+    count = 0 if index % SOUND_EVERY == SOUND_EVERY - 1 else int(rng.choice(COUNTS))
     # Walk through the classes from board to board, so that each is equally frequent and a small set has all of them.
     kinds = [(index * 3 + i) % len(CLASSES) for i in range(count)]
     copper, defects = add_defects(rng, layout, kinds)

@@ -17,7 +17,7 @@ from ultra_dsmoe.data.pcb_parts import VIA, VIA_HOLE, Pad, Part, draw_part, head
 
 REFERENCE_SIZE = 640  # all lengths below are pixels at this size
 MIN_SCALE = 0.35  # smaller images show a smaller piece of board, or traces would vanish
-PITCHES = (34, 38, 42)
+PITCHES = (46, 52, 58)
 CLEARANCE = 0.22  # of a pitch, kept between nets
 BLOCKED = -1
 MIN_CELLS = 4  # of a trace that leads to a via
@@ -80,8 +80,9 @@ class _Builder:
         self.pitch = round(int(rng.choice(PITCHES)) * self.scale)
         self.trace = float(rng.uniform(0.46, 0.58))  # width of a signal trace in pitches
         self.open_vias = bool(rng.random() < 0.6)
-        self.shift = rng.integers(0, self.pitch, 2)
-        self.cells = size // self.pitch + 1
+        # One ring of cells lies outside of the picture, so that a trace that ends on the ring runs off the picture.
+        self.shift = rng.integers(-self.pitch, 0, 2)
+        self.cells = size // self.pitch + 3
         self.owner = [[0] * self.cells for _ in range(self.cells)]  # [row][column]
         self.copper, self.holes, self.pads, self.silk, self.outside = np.zeros((5, size, size), dtype=np.uint8)
         self.drills: list[tuple[int, int, int]] = []
@@ -114,8 +115,8 @@ class _Builder:
         near = cv2.dilate(self.copper | self.outside, np.ones((reach, reach), np.uint8))
         for row in range(self.cells):
             for column in range(self.cells):
-                x, y = self.px(column, row)
-                if x < self.size and y < self.size and near[y, x]:
+                x, y = (min(max(v, 0), self.size - 1) for v in self.px(column, row))
+                if near[y, x]:
                     self.owner[row][column] = BLOCKED
 
     def cut_edge(self) -> None:
@@ -165,8 +166,8 @@ class _Builder:
         span = self.cells - 1
         if right - left > span or bottom - top > span:
             return False
-        x = int(self.rng.integers(int(-left) - 1, int(span - right) + 2))
-        y = int(self.rng.integers(int(-top) - 1, int(span - bottom) + 2))
+        x = int(self.rng.integers(int(-left), int(span - right) + 1))
+        y = int(self.rng.integers(int(-top), int(span - bottom) + 1))
         columns, rows = range(int(x + left), int(x + right) + 2), range(int(y + top), int(y + bottom) + 2)
         inside = [(c, r) for r in rows for c in columns if 0 <= c < self.cells and 0 <= r < self.cells]
         if not all(self.free(c, r) for c, r in inside):
@@ -251,11 +252,6 @@ class _Builder:
     def draw(self, cells: list[tuple[int, int]], width: float, net: int, margin: int) -> None:
         """Draw a trace through the cells and claim them, those beside diagonal steps and the margin."""
         points = [self.px(*c) for c in cells]
-        for end, before in ((0, 1), (-1, -2)):
-            if not self.on_picture(*cells[end]):
-                step = np.subtract(cells[end], cells[before])
-                beyond = self.px(*(np.array(cells[end]) + step))
-                points.insert(0 if end == 0 else len(points), beyond)
         cv2.polylines(self.copper, [np.array(points, np.int32)], False, 1, self.thick(width))
         for (x, y), (u, v) in pairwise(cells):
             for column, row in {(x, y), (u, v), (x, v), (u, y)}:
@@ -297,7 +293,7 @@ class _Builder:
         return not self.on_picture(x, y) or self.has_room(x, y, 1, net)
 
     def on_picture(self, x: int, y: int) -> bool:
-        """Return whether a cell is not one of the rim, whose traces run off the picture."""
+        """Return whether a cell is not one of the ring around the picture."""
         return 0 < x < self.cells - 1 and 0 < y < self.cells - 1
 
     def has_room(self, x: int, y: int, margin: int, net: int) -> bool:
