@@ -88,6 +88,7 @@ def test_check_prints_the_recipe(capsys: pytest.CaptureFixture) -> None:
     assert "precision  fp32 or int8; half precision" in by_name
     assert "[NVIDIA/TensorRT#3589" in by_name
     assert "pip install tensorrt==8.6.1" in by_name
+    assert "yolo export model=best.pt data=DATA.yaml format=onnx opset=17 dsmoe_moe=static\n" in by_name
     assert "not from a run on such a card" in by_name
     assert by_name.endswith("nothing speaks against it\n")
     assert main(["check", "--sm", "6.1"]) == 0

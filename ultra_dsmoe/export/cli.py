@@ -119,5 +119,7 @@ def _recipe_lines(recipe: Recipe) -> Iterator[str]:
         yield f"  {name:<10} {part.take}{part.why and f'; {part.why}'}  [{part.source}]"
     yield "install on the box:"
     yield from (f"  {line}" for line in recipe.install)
-    yield "build on the box:"
-    yield f"  yolo export model=best.pt format=engine opset={OPSET} dsmoe_moe={MODE} device=0"
+    yield "export and lint on any machine, build on the box:"
+    yield f"  yolo export model=best.pt data=DATA.yaml format=onnx opset={OPSET} dsmoe_moe={MODE}"
+    yield "  dsmoe-yolo edge lint best.onnx"
+    yield "  python -m ultra_dsmoe.export.engine best.onnx"

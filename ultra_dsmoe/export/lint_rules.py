@@ -175,7 +175,7 @@ def _dynamic_weights(node: NodeProto, view: View) -> Iterator[Problem]:
     if not view.is_constant(node.input[1]):
         group = attributes(node).get("group", 1)
         what = f"weights are computed in the graph ({group} groups)"
-        yield Problem(UNTRIED, what, "if the builder refuses it, export with another dsmoe_moe")
+        yield Problem(UNTRIED, what, "if the builder refuses it, export with dsmoe_dynamic_conv=False")
 
 
 @rule("MaxPool")
