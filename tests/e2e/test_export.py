@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from onnx import numpy_helper
 from ultralytics import YOLO
 
 from ultra_dsmoe.errors import ConfigError, DataError, ShapeError
+from ultra_dsmoe.export import gate
 from ultra_dsmoe.export.parity import ParityReport, compare, load_images
-from ultra_dsmoe.export.runners import exported_runner
+from ultra_dsmoe.export.runners import exported_runner, torch_runner
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.train.model import DSMoEModel
 
@@ -91,6 +93,72 @@ def test_dense_execution_is_exported_too(routed: Path, net, images, tmp_path: Pa
     topks = [n for n in onnx.load(file).graph.node if n.op_type == "TopK"]
     assert len(topks) == 1, "the gate's alone: nothing is gathered"
     assert compare(net, file, images[:3]).agrees()
+
+
+# static experts -------------------------------------------------------------------------------------------------------
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    return {p.key: p.value for p in onnx.load(path).metadata_props}
+
+
+def test_static_file_keeps_what_the_validation_images_use(
+    routed: Path, net, images, tiny_boards: Path, tmp_path: Path
+) -> None:
+    """The file agrees with torch; images whose experts are all kept get what gathered execution gives them."""
+    path = tmp_path / "static.pt"
+    path.write_bytes(routed.read_bytes())
+    model = YOLO(path)
+    file = model.export(format="onnx", imgsz=SIZE, dsmoe_moe="static", dsmoe_keep=7, data=tiny_boards)
+    assert model.model.blocks(SparseMoE)[0].mode == "gather"
+    noted = metadata(file)
+    (kept,) = literal_eval(noted["dsmoe_kept"])
+    (coverage,) = literal_eval(noted["dsmoe_coverage"])
+    assert (noted["dsmoe_moe"], noted["dsmoe_topk"], len(kept)) == ("static", "[5]", 7)
+    assert coverage["images"] == 4
+    routes = [frozenset(np.flatnonzero(torch_runner(net)(i[None])[1][0][0])) for i in images]
+    validation = [frozenset(r) for r in routes[-4:]]  # boards sort as train, val
+    assert coverage["image_share"] == sum(r <= set(kept) for r in validation) / 4
+    run, exported_route = exported_runner(file, gates=1), []
+    for image, route in zip(images, routes, strict=True):
+        found, gates = run(image[None])
+        exported_route.append(frozenset(np.flatnonzero(gates[0][0])))
+        if route <= set(kept):
+            wanted, _ = torch_runner(net)(image[None])
+            np.testing.assert_allclose(found, wanted, atol=0.01)
+            assert exported_route[-1] == route
+        else:
+            assert exported_route[-1] < set(kept)
+    assert 0 < sum(r <= set(kept) for r in routes) < len(routes), "no images of both kinds"
+    model.model.set_moe_mode("static", [kept])
+    assert compare(model, file, images).agrees()
+
+
+def test_eager_static_is_the_exported_one(routed: Path, tiny_boards: Path, tmp_path: Path) -> None:
+    path = tmp_path / "static.pt"
+    path.write_bytes(routed.read_bytes())
+    call = {"data": tiny_boards, "imgsz": SIZE, "batch": 1, "rect": False, "plots": False, "project": tmp_path}
+    call.update(workers=0, device="cpu", verbose=False)
+    values = [YOLO(path).val(dsmoe_moe=mode, **call).box.all_ap for mode in ("gather", "dense", "static")]
+    np.testing.assert_allclose(values[0], values[1], atol=1e-6)
+    file = YOLO(path).export(format="onnx", imgsz=SIZE, dsmoe_moe="static", data=tiny_boards)
+    np.testing.assert_allclose(YOLO(file, task="detect").val(**call).box.all_ap, values[2], atol=1e-6)
+
+
+# the gate -------------------------------------------------------------------------------------------------------------
+
+
+def test_export_fails_where_the_file_moved(routed: Path, tiny_boards: Path, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "gated.pt"
+    path.write_bytes(routed.read_bytes())
+    call = {"format": "onnx", "imgsz": SIZE, "batch": 2, "data": tiny_boards}
+    assert YOLO(path).export(**call, dsmoe_parity="val") == str(tmp_path / "gated.onnx")
+    monkeypatch.setitem(gate.LIMITS, 32, gate.Limits(-1.0, None, experts=False, map_drop=1))
+    (tmp_path / "gated.onnx").unlink()
+    with pytest.raises(gate.ParityError, match=r"^gated.onnx: expected what the net gives, got boxes moved by"):
+        YOLO(path).export(**call)
+    assert (tmp_path / "gated.onnx").exists()
+    YOLO(path).export(**call, dsmoe_parity=False)
 
 
 @pytest.mark.realdata

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import DataError, ShapeError
@@ -19,6 +20,8 @@ from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, ExpertGate
 BOX_PX = 0.01  # how far boxes may lie apart
 SCORE = 1e-3  # how far scores may lie apart (our choice: below what any threshold is set to)
 FINAL_COLUMNS = 6  # x1, y1, x2, y2, score, class: detections that the file has selected itself
+
+Route = tuple[tuple[int, ...], ...]  # the experts of one image, one tuple per gate
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,20 @@ class ParityReport:
         score: Largest difference of a score.
         experts_equal: Whether every gate chose the same experts for every image; None where the net has no gate or the
             file does not show its choice.
-        routes: The net's experts, for every image one tuple per gate.
+        routes: The net's experts of every image.
+        box_image: Number of the image whose box differs most.
+        score_image: Number of the image whose score differs most.
+        other_route: The first image whose experts differ: its number, the net's experts and the file's.
     """
 
     images: int
     box_px: float
     score: float
     experts_equal: bool | None
-    routes: tuple[tuple[tuple[int, ...], ...], ...]
+    routes: tuple[Route, ...]
+    box_image: int = 0
+    score_image: int = 0
+    other_route: tuple[int, Route, Route] | None = None
 
     def agrees(self, box_px: float = BOX_PX, score: float = SCORE) -> bool:
         """Whether boxes, scores and experts agree within the tolerances."""
@@ -50,13 +59,34 @@ class ParityReport:
         return f"{self.images} images: boxes within {self.box_px:.2g} px, scores within {self.score:.2g}, {experts}"
 
 
-def compare(model: Any, exported: str | Path, images: Tensor | Iterable[Tensor]) -> ParityReport:
-    """Run a net and a file that was exported from it on the same images, one by one.
+@dataclass(frozen=True)
+class Suppression:
+    """Settings of the non-maximum suppression that a file was exported with; the host's defaults.
+
+    Attributes:
+        conf: Lowest score.
+        iou: Overlap from which the lower score goes.
+        max_det: Most detections per image.
+        agnostic: Whether boxes of different classes suppress each other.
+    """
+
+    conf: float = 0.25
+    iou: float = 0.7
+    max_det: int = 300
+    agnostic: bool = False
+
+
+def compare(
+    model: Any, exported: str | Path, images: Tensor | Iterable[Tensor], batch: int = 1, nms: Suppression | None = None
+) -> ParityReport:
+    """Run a net and a file that was exported from it on the same images.
 
     Args:
         model: The net, or a ``YOLO`` object that holds it.
         exported: An ``.onnx`` or ``.torchscript`` file, or OpenVINO's folder.
         images: At the exported size: (M, 3, H, W), or several (3, H, W); RGB in [0, 1].
+        batch: How many images the file takes at once; a last incomplete batch is filled up with its first image.
+        nms: Settings of the suppression that the file was exported with, None for a file without.
 
     Returns:
         The largest differences.
@@ -70,22 +100,48 @@ def compare(model: Any, exported: str | Path, images: Tensor | Iterable[Tensor])
     net = deepcopy(net).cpu().float().eval()
     gates = sum(isinstance(m, ExpertGate) for m in net.modules())
     theirs = exported_runner(exported, gates)
-    box_px, score, equal = 0.0, 0.0, True
-    routes: list[tuple[tuple[int, ...], ...]] = []
+    boxes: list[float] = []
+    scores: list[float] = []
+    routes: list[Route] = []
+    other: tuple[int, Route, Route] | None = None
     shown = gates > 0
-    for image in images:
-        batch = image.float().unsqueeze(0)
-        found, found_gates = theirs(batch)
-        _select_head(net, found.shape[-1] == FINAL_COLUMNS)
-        expected, expected_gates = torch_runner(net)(batch)
-        boxes, scores = _differences(expected, found)
-        box_px, score = max(box_px, boxes), max(score, scores)
-        routes.append(tuple(_chosen(gate) for gate in expected_gates))
+    for group in _batches(images, batch):
+        found, found_gates = theirs(_filled(group, batch))
+        _select_head(net, found.shape[-1] == FINAL_COLUMNS and nms is None)
+        expected, expected_gates = torch_runner(net)(group)
+        expected = expected if nms is None else _suppressed(expected, nms)
         shown = shown and len(found_gates) == gates
-        equal = equal and routes[-1] == tuple(_chosen(gate) for gate in found_gates)
+        for i in range(len(group)):
+            differences = _differences(expected[i : i + 1], found[i : i + 1])
+            boxes.append(differences[0])
+            scores.append(differences[1])
+            routes.append(_route(expected_gates, i))
+            if other is None and shown and _route(found_gates, i) != routes[-1]:
+                other = len(routes) - 1, routes[-1], _route(found_gates, i)
     if not routes:
         raise DataError("images", "at least one image", "none")
-    return ParityReport(len(routes), box_px, score, equal if shown else None, tuple(routes))
+    worst_box, worst_score = int(np.argmax(boxes)), int(np.argmax(scores))
+    equal = other is None if shown else None
+    return ParityReport(
+        len(routes), boxes[worst_box], scores[worst_score], equal, tuple(routes), worst_box, worst_score, other
+    )
+
+
+def _batches(images: Tensor | Iterable[Tensor], batch: int) -> Iterator[Tensor]:
+    """Yield the images in groups of at most ``batch``, in fp32."""
+    group: list[Tensor] = []
+    for image in images:
+        group.append(image.float())
+        if len(group) == batch:
+            yield torch.stack(group)
+            group = []
+    if group:
+        yield torch.stack(group)
+
+
+def _filled(group: Tensor, batch: int) -> Tensor:
+    """Fill a group up to ``batch`` images with its first."""
+    return torch.cat([group, group[:1].expand(batch - len(group), -1, -1, -1)])
 
 
 def _select_head(net: Any, final: bool) -> None:
@@ -94,13 +150,26 @@ def _select_head(net: Any, final: bool) -> None:
         net.end2end = final
 
 
-def _chosen(gate: np.ndarray) -> tuple[int, ...]:
-    """Return the experts that a gate (1, N) chose; exported zeros are exact, weights are at least the floor."""
-    return tuple(int(i) for i in np.flatnonzero(gate[0] >= GATE_FLOOR / 2))
+def _suppressed(predictions: np.ndarray, nms: Suppression) -> np.ndarray:
+    """Return the detections that the host's suppression leaves, padded with zeros, (B, max_det, 6)."""
+    from ultralytics.utils.nms import non_max_suppression
+
+    kept = non_max_suppression(
+        torch.from_numpy(predictions), nms.conf, nms.iou, agnostic=nms.agnostic, max_det=nms.max_det
+    )
+    out = np.zeros((len(kept), nms.max_det, FINAL_COLUMNS), np.float32)
+    for row, detections in zip(out, kept, strict=True):
+        row[: len(detections)] = detections.numpy()
+    return out
+
+
+def _route(gates: list[np.ndarray], image: int) -> Route:
+    """Return the experts that the gates (B, N) chose; exported zeros are exact, weights are at least the floor."""
+    return tuple(tuple(int(n) for n in np.flatnonzero(gate[image] >= GATE_FLOOR / 2)) for gate in gates)
 
 
 def _differences(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Return the largest difference of boxes and scores of two predictions.
+    """Return the largest difference of boxes and scores of two predictions for one image.
 
     Raises:
         ShapeError: If the shapes differ.

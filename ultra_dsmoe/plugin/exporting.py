@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.plugin.parity_check import ParityCheck
 from ultra_dsmoe.plugin.settings import in_force
 from ultra_dsmoe.plugin.static_mode import KeptExperts
 
@@ -31,12 +32,17 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
 
     Raises:
         ConfigError: If keys and arguments do not suit each other or the network.
+        ParityError: If the file does something else than the network.
     """
     set_opset(kwargs)
     given = with_defaults(net, given, kwargs)
+    parity = ParityCheck(model, net, given.get("dsmoe_parity", True), kwargs)
     kept = KeptExperts(model, net, given, kwargs)
-    with in_force(net, given, kept.numbers), traced(), noted(model, net, kept):
-        return stock(**accepted(kwargs))
+    with in_force(net, given, kept.numbers):
+        with traced(), noted(model, net, kept):
+            file = stock(**accepted(kwargs))
+        parity.run(file)
+    return file
 
 
 def fmt_of(kwargs: dict[str, Any]) -> str:

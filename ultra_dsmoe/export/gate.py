@@ -1,0 +1,155 @@
+"""The gate behind every export of our networks: the file must do what the net does, or the export fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+from ultralytics.utils import LOGGER
+
+from ultra_dsmoe.errors import DSMoEError
+from ultra_dsmoe.export.parity import BOX_PX, SCORE, ParityReport, Suppression, compare
+
+
+class ParityError(DSMoEError):
+    """An exported file that does something else than the net it came from."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a file of some precision may be from its net; None where rounding leaves nothing to judge.
+
+    Attributes:
+        box_px: Boxes, in pixels of the network's input.
+        score: Scores.
+        experts: Whether the chosen experts have to be the same; rounding may turn a choice between near equals.
+        map_drop: mAP50 and mAP50-95, either way.
+    """
+
+    box_px: float | None
+    score: float | None
+    experts: bool
+    map_drop: float
+
+
+# By bits. Single precision: `parity`. Half: measured differences of our nets times ten (our choice); integers: only
+# mAP says whether a file is good, and one point is what the project allows itself.
+LIMITS = {
+    32: Limits(BOX_PX, SCORE, experts=True, map_drop=1e-3),
+    16: Limits(1.0, 2e-2, experts=False, map_drop=5e-3),
+    8: Limits(None, None, experts=False, map_drop=1e-2),
+}
+SUFFIXES = {".onnx", ".torchscript"}
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was exported, as far as the gate needs to know.
+
+    Attributes:
+        model: The ``YOLO`` object, its net set as it was exported.
+        file: The exported file or folder.
+        batch: Images that the file takes at once.
+        bits: Precision: 32, 16 or 8.
+        nms: Settings of the suppression inside the file, None for a file without.
+    """
+
+    model: Any
+    file: str
+    batch: int = 1
+    bits: int = 32
+    nms: Suppression | None = None
+
+
+def runnable(file: str | Path) -> Path | None:
+    """Return what can be run here for an exported file: itself, an engine's ONNX file, or nothing."""
+    path = Path(file)
+    if path.suffix == ".engine":
+        path = path.with_suffix(".onnx")
+    known = path.suffix in SUFFIXES and path.is_file()
+    return path if known or (path.is_dir() and any(path.glob("*.xml"))) else None
+
+
+def check_export(export: Export, images: list[Tensor], split: dict[str, Any] | None = None) -> None:
+    """Compare an exported file with its net, print how near they are, and refuse it where it moved.
+
+    Args:
+        export: What was exported.
+        images: Sets of images to compare on, each (M, 3, H, W) of one size that the file takes.
+        split: Arguments of the host's ``val`` (``data``, ``split``, ``imgsz``, ``device``) to compare mAP on, or None.
+
+    Raises:
+        ParityError: If boxes, scores, experts or mAP are further apart than `LIMITS`.
+    """
+    path = runnable(export.file)
+    if path is None:
+        LOGGER.warning(f"parity: not checked, {Path(export.file).name} cannot be run here")
+        return
+    if path != Path(export.file):
+        LOGGER.warning(
+            f"parity: {Path(export.file).name} itself is not run, the file it was built from is: {path.name}"
+        )
+    limits, problems = LIMITS[export.bits], []
+    for stack in images:
+        report = compare(export.model, path, stack, export.batch, export.nms)
+        LOGGER.info(f"parity: {report}")
+        problems += moved(report, limits)
+    if split is not None:
+        before, after = map_of(export.model, split), map_of(path, {**split, "batch": export.batch})
+        shown = ", ".join(f"{name} {a:.4f} -> {b:.4f}" for name, a, b in zip(MAPS, before, after, strict=True))
+        LOGGER.info(f"parity: {split['split']} split: {shown}")
+        if not all(abs(a - b) <= limits.map_drop for a, b in zip(before, after, strict=True)):
+            problems.append(f"{shown} on the {split['split']} split (limit {limits.map_drop:g})")
+    if problems:
+        left = "; ".join(dict.fromkeys(problems))
+        raise ParityError(
+            path.name, "what the net gives", f"{left}; do not deploy it (dsmoe_parity=False skips this check)"
+        )
+
+
+def moved(report: ParityReport, limits: Limits) -> list[str]:
+    """Say what lies further apart than the limits, with the image that shows it most; nothing where all is well."""
+    found = []
+    if limits.box_px is not None and not report.box_px <= limits.box_px:
+        found.append(f"boxes moved by {report.box_px:.3g} px in image {report.box_image} (limit {limits.box_px:g})")
+    if limits.score is not None and not report.score <= limits.score:
+        found.append(f"scores moved by {report.score:.3g} in image {report.score_image} (limit {limits.score:g})")
+    if limits.experts and report.other_route is not None:
+        image, ours, theirs = report.other_route
+        found.append(f"other experts in image {image}: net {_experts(ours)}, file {_experts(theirs)}")
+    return found
+
+
+def _experts(route: tuple[tuple[int, ...], ...]) -> str:
+    return " | ".join(" ".join(map(str, experts)) for experts in route)
+
+
+MAPS = ("mAP50", "mAP50-95")
+
+
+def map_of(model: Any, arguments: dict[str, Any]) -> tuple[float, float]:
+    """Return mAP50 and mAP50-95 of a ``YOLO`` object, which is left as it is, or of an exported file."""
+    from ultralytics import YOLO
+
+    model = YOLO(model, task="detect") if isinstance(model, Path) else deepcopy(model)
+    with TemporaryDirectory() as folder, _quiet():
+        box = model.val(**arguments, rect=False, plots=False, project=folder, workers=0).box
+    return float(box.map50), float(box.map)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the host's tables and progress bars back; its warnings still appear."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
