@@ -113,11 +113,39 @@ def _scaled(shape: tuple[int, ...], frame: tuple[int, int]) -> tuple[int, int]:
     return max(round(shape[0] * gain), 1), max(round(shape[1] * gain), 1)
 
 
-def to_input(frames: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
-    """Return frames of one size as the network takes them: (B, C, H, W) in [0, 1], three channels as RGB."""
-    batch = np.stack(frames).transpose(0, 3, 1, 2)
-    batch = batch[:, ::-1] if batch.shape[1] == 3 else batch
-    return np.ascontiguousarray(batch).astype(dtype) / dtype.type(LEVELS)
+def network_input(
+    images: list[np.ndarray],
+    size: tuple[int, int],
+    *,
+    batch: int | None = None,
+    stride: int | None = None,
+    gamma: float | None = None,
+    dtype: np.dtype | type = np.float32,
+) -> np.ndarray:
+    """Return images as the network takes them.
+
+    Args:
+        images: Each (H, W, C), uint8, BGR.
+        size: Height and width of the network's input, pixels.
+        batch: Images that it takes at once; missing ones are filled up with empty ones. None for any number.
+        stride: Cut the letterbox's bars down to multiples of it where all images have one shape, as the host does for
+            dynamic graphs; None keeps the size.
+        gamma: Exponent of the gray transform, None for none.
+        dtype: Of the result.
+
+    Returns:
+        (B, C, height, width) in [0, 1], three channels as RGB.
+    """
+    if gamma is not None:
+        table = gray_table(gamma)
+        images = [table[image] for image in images]
+    if len({image.shape for image in images}) > 1:
+        stride = None
+    frames = np.stack([letterbox(image, size, stride) for image in images]).transpose(0, 3, 1, 2)
+    frames = frames[:, ::-1] if frames.shape[1] == 3 else frames
+    missing = max((batch or 0) - len(images), 0)
+    frames = np.pad(frames, ((0, missing), (0, 0), (0, 0), (0, 0)))
+    return np.ascontiguousarray(frames).astype(dtype) / np.dtype(dtype).type(LEVELS)
 
 
 def select(

@@ -111,7 +111,7 @@ def _fitting_precision(source: Path, file: OnnxFile, precision: str, trt: Any) -
         raise ConfigError("int8", f"an ONNX file with Q/DQ nodes ({made})", f"{source} without")
     if precision == "fp16" and file.quantized:
         raise ConfigError("fp16", "an ONNX file without Q/DQ nodes", f"{source} with")
-    if precision == "fp16" and not hasattr(trt.BuilderFlag, FLAGS["fp16"]):
+    if precision == "fp16" and not hasattr(trt.BuilderFlag, "FP16"):
         expected = "TensorRT 10 or older (newer ones take the precision from the ONNX file)"
         raise ConfigError("fp16", expected, trt.__version__)
     return "int8" if file.quantized else precision

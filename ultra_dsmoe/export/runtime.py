@@ -21,11 +21,9 @@ import numpy as np
 from ultra_dsmoe.errors import ConfigError, ShapeError, WeightsError
 from ultra_dsmoe.export.detections import (
     FINAL_COLUMNS,
-    gray_table,
-    letterbox,
+    network_input,
     read_image,
     select,
-    to_input,
     unletterbox,
 )
 from ultra_dsmoe.export.model_file import ModelInfo, model_info, read_engine, read_onnx
@@ -140,8 +138,7 @@ class Runtime:
             raise ShapeError(str(path), f"an input of {self.info.channels} channels (B, C, H, W)", f"{shape}")
         self.batch = shape[0]
         self._size = (shape[2] or self.info.imgsz[0], shape[3] or self.info.imgsz[1])
-        self._free_size = shape[2] is None and shape[3] is None
-        self._table = None if self.info.gamma is None else gray_table(self.info.gamma)
+        self._stride = self.info.stride if shape[2] is None and shape[3] is None else None
 
     def predict(
         self, image: Image, *, conf: float = CONF, iou: float = IOU, max_det: int = MAX_DET, agnostic: bool = False
@@ -188,7 +185,14 @@ class Runtime:
         if self.batch is not None and len(images) > self.batch:
             raise ConfigError("images", f"at most {self.batch}, the batch of the exported file", len(images))
         pictures = [read_image(image, self.info.channels) for image in images]
-        batch = self._input(pictures)
+        batch = network_input(
+            pictures,
+            self._size,
+            batch=self.batch,
+            stride=self._stride,
+            gamma=self.info.gamma,
+            dtype=self._session.dtype,
+        )
         predictions = self._predictions(batch)[: len(pictures)]
         final = self.info.final or predictions.shape[-1] == FINAL_COLUMNS
         frame = (batch.shape[2], batch.shape[3])
@@ -198,16 +202,6 @@ class Runtime:
             rows[:, :4] = unletterbox(rows[:, :4], frame, picture.shape[:2])
             found.append([self._detection(row) for row in rows])
         return found
-
-    def _input(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """Return the network's input, (B, C, H, W), filled up to a fixed batch with empty images."""
-        if self._table is not None:
-            pictures = [self._table[picture] for picture in pictures]
-        alike = len({picture.shape for picture in pictures}) == 1
-        stride = self.info.stride if self._free_size and alike else None
-        batch = to_input([letterbox(picture, self._size, stride) for picture in pictures], self._session.dtype)
-        missing = (self.batch or 0) - len(pictures)
-        return np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing > 0 else batch
 
     def _predictions(self, batch: np.ndarray) -> np.ndarray:
         """Run the network and check that its output is that of a detector with these classes."""

@@ -1,0 +1,278 @@
+"""Put Q/DQ nodes in front of the convolutions that may compute in INT8, calibrated on a data set's validation half.
+
+    python -m ultra_dsmoe.export.quantize best.onnx data=pcb-demo.yaml [images=128] [target=cpu] [output=...]
+
+The file is explicit: a runtime computes in INT8 exactly where it says so. Which convolutions those are is a rule on the
+graph, not a list of names (`int8_convolutions`); router, norms, hyperbolic distances, deformed sampling and the outputs
+of the head stay in FP32. So do the biases, and the weights keep a Q/DQ pair of their own with one scale per output
+channel: TensorRT 8.6 takes neither biases nor initializers in INT8. Ranges are minimum and maximum, which are reported
+to suit detectors better than entropy.
+
+The target decides on the activations. ``tensorrt`` takes no zero points: signed, symmetric. ``cpu`` is unsigned with
+zero points: closer to FP32, since little of an activation's range is negative, and the only form that OpenVINO
+2026.4 computes rightly behind a concatenation (with the signed one its scores had nothing to do with ONNX Runtime's).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
+from ultra_dsmoe.export.detections import network_input, read_image
+from ultra_dsmoe.export.model_file import ModelInfo, model_info, read_onnx
+
+IMAGES = 128  # for calibration (our choice: ranges of minimum and maximum settle early)
+OLDEST_OPSET = 13  # the first with scales per channel
+KEYS = ("data", "images", "target", "output")
+# Target to the activations' type, whether zero points are 0, and what the name of the file gets.
+TARGETS = {"tensorrt": (QuantType.QInt8, True, "-int8"), "cpu": (QuantType.QUInt8, False, "-int8-cpu")}
+# What needs more than eight bits: where to sample, which experts or detections to choose, weights of attention and of
+# the box distribution, norms, and the logarithm that hyperbolic distances end in.
+FLOAT_OPERATORS = {"GridSample", "TopK", "Softmax", "LayerNormalization", "InstanceNormalization", "ReduceL2", "Log"}
+# Sums of products: what they compute from a tensor is another tensor's precision.
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What became of a file.
+
+    Attributes:
+        path: The new file.
+        int8: Convolutions that compute in INT8.
+        floating: Convolutions that stay in FP32.
+    """
+
+    path: Path
+    int8: tuple[str, ...]
+    floating: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return one line for logs."""
+        return f"{self.path}: {len(self.int8)} of {len(self.int8) + len(self.floating)} convolutions in INT8"
+
+
+def int8_convolutions(model: onnx.ModelProto) -> list[str]:
+    """Return the names of the convolutions that may compute in INT8.
+
+    These have constant weights, compute a map rather than a vector (a gate on pooled channels costs nothing), and their
+    output reaches no output of the graph and no operator of `FLOAT_OPERATORS` but through another product.
+    """
+    graph = model.graph
+    constants = {i.name for i in graph.initializer}
+    vectors = _vectors(model)
+    consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            consumers[name].append(node)
+    outputs = {o.name for o in graph.output}
+
+    def precise(tensor: str) -> bool:
+        seen, waiting = set(), [tensor]
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in outputs:
+                return True
+            for node in consumers[name]:
+                if node.op_type in FLOAT_OPERATORS:
+                    return True
+                if node.op_type not in PRODUCTS:
+                    waiting.extend(node.output)
+        return False
+
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "Conv"
+        and node.input[1] in constants
+        and node.input[0] not in constants
+        and node.output[0] not in vectors
+        and not precise(node.output[0])
+    ]
+
+
+def _vectors(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors (B, C, 1, 1)."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    found = set()
+    for value in inferred.graph.value_info:
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 4 and all(d.dim_value == 1 for d in dims[2:]):
+            found.add(value.name)
+    return found
+
+
+def quantize(
+    source: str | Path,
+    images: Sequence[str | Path | np.ndarray],
+    output: str | Path | None = None,
+    *,
+    target: str = "tensorrt",
+) -> Quantized:
+    """Write an ONNX file that computes its ordinary convolutions in INT8; it appears only once it is complete.
+
+    Args:
+        source: An ONNX file of a detector in FP32, written by ``yolo export``.
+        images: For calibration, as `Runtime.predict` takes them.
+        output: The new file; by default beside the source, its name with ``-int8`` or ``-int8-cpu``.
+        target: ``tensorrt``, or ``cpu`` for OpenVINO and ONNX Runtime.
+
+    Returns:
+        The new file and what it computes in INT8.
+
+    Raises:
+        WeightsError: If the file is damaged or without metadata.
+        ConfigError: If it holds Q/DQ nodes already, is not in FP32, or has no convolution that may be quantized.
+        DataError: If there are no images, or one is none.
+    """
+    source = Path(source)
+    if target not in TARGETS:
+        raise ConfigError("target", f"one of {', '.join(TARGETS)}", target)
+    activations, symmetric, suffix = TARGETS[target]
+    output = source.with_stem(f"{source.stem}{suffix}") if output is None else Path(output)
+    info = _checked(source, output)
+    if not images:
+        raise DataError("images", "at least one for calibration", "none")
+    model = onnx.load(source)
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    allowed = int8_convolutions(model)
+    if not allowed:
+        raise ConfigError(str(source), "convolutions that may compute in INT8", "none")
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.stem}.") as folder:
+        named, part = Path(folder) / "named.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, named)
+        quantize_static(
+            named,
+            part,
+            _Calibration(model, info, images),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            activation_type=activations,
+            weight_type=QuantType.QInt8,
+            nodes_to_quantize=allowed,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={
+                "ActivationSymmetric": symmetric,
+                "WeightSymmetric": True,
+                "AddQDQPairToWeight": True,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": ["Conv"],
+            },
+        )
+        result = onnx.load(part)
+        _give_back(result.graph, set(allowed))
+        onnx.save(result, part)
+        os.replace(part, output)
+    others = [n.name for n in model.graph.node if n.op_type == "Conv" and n.name not in set(allowed)]
+    return Quantized(output, tuple(allowed), tuple(others))
+
+
+def _checked(source: Path, output: Path) -> ModelInfo:
+    """Return what the file says about itself, once it and the place of the result are found to be in order."""
+    if source.suffix != ".onnx":
+        raise ConfigError("model", "an .onnx file", str(source))
+    if output.suffix != ".onnx" or not output.parent.is_dir():
+        raise ConfigError("output", "an .onnx file in an existing folder", str(output))
+    file = read_onnx(source)
+    info = model_info(source, file.metadata)
+    if file.quantized:
+        raise ConfigError(str(source), "an ONNX file without Q/DQ nodes", "one that is quantized already")
+    if file.opset < OLDEST_OPSET:
+        raise ConfigError(str(source), f"opset {OLDEST_OPSET} or higher", file.opset)
+    return info
+
+
+class _Calibration(CalibrationDataReader):
+    """Hands images to onnxruntime, read one batch at a time."""
+
+    def __init__(self, model: onnx.ModelProto, info: ModelInfo, images: Sequence[Any]) -> None:
+        image = model.graph.input[0]
+        if image.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+            raise ConfigError(
+                "model", "a network in FP32", onnx.TensorProto.DataType.Name(image.type.tensor_type.elem_type)
+            )
+        free = [d.dim_value or None for d in image.type.tensor_type.shape.dim]
+        self._name, self._info, self._images = image.name, info, images
+        self._batch = free[0] or 1
+        self._size = (free[2] or info.imgsz[0], free[3] or info.imgsz[1])
+        self._inputs = self._read()
+
+    def _read(self) -> Iterator[dict[str, np.ndarray]]:
+        for start in range(0, len(self._images), self._batch):
+            some = [read_image(image, self._info.channels) for image in self._images[start : start + self._batch]]
+            yield {self._name: network_input(some, self._size, batch=self._batch, gamma=self._info.gamma)}
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next input, None after the last."""
+        return next(self._inputs, None)
+
+
+def _give_back(graph: onnx.GraphProto, allowed: set[str]) -> None:
+    """Let everything but the allowed convolutions read the tensors as they were.
+
+    onnxruntime puts one Q/DQ pair behind a tensor, for all that read it: a router or a sum beside a convolution too.
+    """
+    quantized = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"}
+    original = {n.output[0]: quantized[n.input[0]] for n in graph.node if n.op_type == "DequantizeLinear"}
+    for node in graph.node:
+        if node.name not in allowed:
+            for i, name in enumerate(node.input):
+                node.input[i] = original.get(name, name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 1 and one line for a user error."""
+    try:
+        source, given = _parsed(list(sys.argv[1:] if arguments is None else arguments))
+        from ultra_dsmoe.export.images import split_images, spread
+
+        images = spread(split_images(given["data"], download=True), given.get("images", IMAGES))
+        print(f"calibrating {source} on {len(images)} images", flush=True)
+        logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's advice is for files that no optimizer has seen
+        print(quantize(source, images, given.get("output"), target=given.get("target", "tensorrt")))
+    except DSMoEError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
+    """Read ``best.onnx data=... [images=...] [output=...]``."""
+    models = [word for word in words if "=" not in word]
+    given: dict[str, Any] = dict(word.split("=", 1) for word in words if "=" in word)
+    models += [given.pop("model")] if "model" in given else []
+    if len(models) != 1:
+        raise ConfigError("model", "one .onnx file", " ".join(models) or "none")
+    for key, value in given.items():
+        if key not in KEYS or not value:
+            raise ConfigError(key, f"one of {', '.join(KEYS)}, as in 'key=value'", value or "no value")
+    if "data" not in given:
+        raise ConfigError("data", "a data YAML with a 'val' split, for calibration", "none")
+    if given.get("target", "cpu") not in TARGETS:
+        raise ConfigError("target", f"one of {', '.join(TARGETS)}", given["target"])
+    if "images" in given:
+        if not given["images"].isdigit() or int(given["images"]) < 1:
+            raise ConfigError("images", "a whole number of at least 1", given["images"])
+        given["images"] = int(given["images"])
+    return models[0], given
+
+
+if __name__ == "__main__":
+    sys.exit(main())
