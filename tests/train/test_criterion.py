@@ -44,18 +44,18 @@ class TensorItems:
 
 
 @pytest.mark.parametrize("name", ["dsmoe-n", "yolov8n-dsmoe", "dsmoe-p2"])
-def test_class_loss_of_a_fresh_net_is_the_hosts(name: str, build: Build, batch: Batch) -> None:
+def test_class_loss_of_a_fresh_net_is_near_the_hosts(name: str, build: Build, batch: Batch) -> None:
     net, data = build(name), batch()
     preds = net.train()(data["img"])
     stock_loss, stock = host_criterion(net)(preds, data)
     loss, ours = net.init_criterion()(preds, data)
-    assert ours["cls_loss"].item() == pytest.approx(stock["cls_loss"].item(), rel=1e-4)
+    assert 0.8 < ours["cls_loss"].item() / stock["cls_loss"].item() < 1  # positives weigh the same, negatives less
     assert ours["box_loss"] == stock["box_loss"]
     assert ours["dfl_loss"] == stock["dfl_loss"]
-    torch.testing.assert_close(loss[:3], stock_loss, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss[[0, 2]], stock_loss[[0, 2]])
 
 
-def test_focusing_changes_the_gradient_not_the_size(build: Build, batch: Batch) -> None:
+def test_focusing_leaves_easy_negatives_alone(build: Build, batch: Batch) -> None:
     net, data = build(), batch()
     net.train()
     scores = net(data["img"])["scores"].detach()
@@ -65,8 +65,9 @@ def test_focusing_changes_the_gradient_not_the_size(build: Build, batch: Batch) 
         preds = {**net(data["img"]), "scores": scores.clone().requires_grad_()}
         total, items = net.init_criterion()(preds, data)
         grads[loss] = torch.autograd.grad(total.sum(), preds["scores"])[0], items["cls_loss"]
-    assert grads["qfl"][1].item() == pytest.approx(grads["bce"][1].item(), rel=1e-4)
-    assert not torch.allclose(grads["qfl"][0], grads["bce"][0], rtol=0.05)
+    assert grads["qfl"][1] < grads["bce"][1]
+    easy = scores.sigmoid() < 0.01
+    assert grads["qfl"][0][easy].abs().sum() < 0.8 * grads["bce"][0][easy].abs().sum()
 
 
 def test_end_to_end_heads_focus_in_both_branches(build: Build, batch: Batch) -> None:
@@ -78,7 +79,7 @@ def test_end_to_end_heads_focus_in_both_branches(build: Build, batch: Batch) -> 
     loss, items = criterion(preds, data)
     many = stock.one2many.loss(preds["one2many"], data)[1]["cls_loss"].item()
     focal = criterion.inner.one2many.loss(preds["one2many"], data)[1]["cls_loss"].item()
-    assert focal == pytest.approx(many, rel=1e-4)
+    assert 0.8 * many < focal < many
     assert loss.shape == (5,)
     assert set(items) == {"box_loss", "cls_loss", "l1_loss", "align_loss", "aux_loss"}
     loss.sum().backward()

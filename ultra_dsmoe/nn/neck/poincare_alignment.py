@@ -63,7 +63,7 @@ class PoincareAlignment(TextFoldMixin):
     def image_tangent(self, x: Tensor) -> Tensor:
         """Return the clipped tangent vectors of the positions, (B, C, H, W) -> (B, L, D), in fp32."""
         tokens = x.float().flatten(2).transpose(1, 2)  # (B, L, C)
-        tokens = F.layer_norm(tokens, tokens.shape[-1:], self.norm.weight.float(), self.norm.bias.float())
+        tokens = F.layer_norm(tokens, self.norm.normalized_shape, self.norm.weight.float(), self.norm.bias.float())
         u = F.linear(tokens, self.image.weight.float(), self.image.bias.float())
         return poincare.clip_norm(self.log_scale.float().exp() * u)
 
