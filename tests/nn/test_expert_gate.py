@@ -112,7 +112,6 @@ def test_initial_scalars():
     assert gate.tau.item() == pytest.approx(0.1)
     assert gate.token.std().item() == pytest.approx(TOKEN_STD, rel=0.1)
     assert gate.token.ndim == 3  # a host optimizer orthogonalises two-dimensional parameters
-    assert gate.fast_parameters == ("log_tau",)
 
 
 @pytest.mark.parametrize(("log_tau", "tau"), [(-20.0, 0.01), (5.0, 1.0), (math.log(0.3), 0.3)])

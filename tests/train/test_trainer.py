@@ -118,11 +118,12 @@ def test_scalars_get_a_faster_pace(optimizer: str, trainer) -> None:
     paces = {id(p): group["lr"] for group in built.param_groups for p in group["params"]}
     assert len(paces) == sum(1 for _ in net.parameters()), "every parameter in exactly one group"
     (gate,), (fusion,) = net.blocks(ExpertGate), net.blocks(HyperbolicFusion)
-    fast = [gate.log_tau, *(getattr(fusion, n) for n in fusion.fast_parameters)]
+    fast = [getattr(fusion, n) for n in fusion.fast_parameters]
     assert all(paces[id(p)] == pytest.approx(FAST_LR * 0.01) for p in fast)
+    assert paces[id(gate.log_tau)] <= 3 * 0.01  # ten times as fast it only flattened the gate
     assert paces[id(net.model[0].conv.weight)] <= 3 * 0.01  # the host boosts some of its own with MuSGD
     for group in built.param_groups:
-        if any(id(p) == id(gate.log_tau) for p in group["params"]):
+        if any(id(p) == id(fusion.log_tau) for p in group["params"]):
             assert group["weight_decay"] == 0
 
 
