@@ -1,0 +1,93 @@
+"""``yolo export format=engine`` for our networks: where an engine can be built, and what to do where it cannot.
+
+In FP32 and FP16 the host's exporter builds the engine. INT8 is ours: the host would let TensorRT choose what to
+quantize, which takes no heed of router, norms, hyperbolic distances and sampling. A machine without TensorRT or GPU
+gets the ONNX file, for INT8 with its Q/DQ nodes, and the command that builds the engine on the box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.export.engine import build_engine
+
+PRECISIONS = {"8": "int8", "int8": "int8", "w8a8": "int8", "16": "fp16", "fp16": "fp16", "w16a16": "fp16"}
+ENGINE_ONLY = {"format", "workspace", "half", "int8", "quantize", "data", "fraction"}
+
+
+def export_engine(stock: Callable[..., str], kwargs: dict[str, Any]) -> str:
+    """Export an engine, or the ONNX file that it is built from where this machine cannot build one.
+
+    Args:
+        stock: The host's export.
+        kwargs: Its arguments, with ``format=engine``.
+
+    Returns:
+        The engine, or the ONNX file.
+
+    Raises:
+        ConfigError: If INT8 has no data set to calibrate on, or the engine cannot be built as asked.
+    """
+    from ultralytics.utils import LOGGER
+
+    lacking, precision = missing(), precision_of(kwargs)
+    if not lacking and precision != "int8":
+        return stock(**kwargs)
+    if precision == "int8" and not kwargs.get("data"):
+        raise ConfigError("data", "a data YAML with a 'val' split, to calibrate INT8 on", "none")
+    file = Path(stock(**onnx_arguments(kwargs, lacking)))
+    engine = file.with_suffix(".engine")
+    if precision == "int8":
+        file = _quantized(file, kwargs)
+    if not lacking:
+        return str(build_engine(file, engine, precision=precision, workspace=kwargs.get("workspace")))
+    LOGGER.warning(recipe(file, engine, precision, kwargs.get("workspace"), lacking))
+    return str(file)
+
+
+def missing() -> list[str]:
+    """Return what this machine lacks to build engines; empty where it can."""
+    import torch
+
+    absent = [] if find_spec("tensorrt") else ["no TensorRT"]
+    return absent if torch.cuda.is_available() else [*absent, "no NVIDIA GPU"]
+
+
+def precision_of(kwargs: dict[str, Any]) -> str:
+    """Return the precision that an export asks for; older hosts have ``int8`` and ``half`` instead of ``quantize``."""
+    named = kwargs.get("quantize")
+    if named is not None:
+        return PRECISIONS.get(str(named).lower(), "fp32")
+    return "int8" if kwargs.get("int8") else "fp16" if kwargs.get("half") else "fp32"
+
+
+def onnx_arguments(kwargs: dict[str, Any], lacking: list[str]) -> dict[str, Any]:
+    """Return the arguments that export the ONNX file of an engine, on the CPU where there is no GPU."""
+    left_out = ENGINE_ONLY | {"device"} if lacking else ENGINE_ONLY
+    return {**{k: v for k, v in kwargs.items() if k not in left_out}, "format": "onnx"}
+
+
+def recipe(file: Path, engine: Path, precision: str, workspace: float | None, lacking: list[str]) -> str:
+    """Return what to do with an ONNX file where the engine could not be built."""
+    flags = "" if precision == "fp32" else f" --{precision}"
+    flags += "" if workspace is None else f" --workspace {workspace:g}"
+    named = "" if engine.stem == file.stem else f" --output {engine.name}"
+    return (
+        f"format=engine: expected TensorRT and a GPU, got {' and '.join(lacking)}: exported {file} instead.\n"
+        "Build the engine on the box that will run it, it needs numpy and TensorRT alone:\n"
+        f"    python -m ultra_dsmoe.export.engine {file.name}{flags}{named}\n"
+        "Versions for its card: dsmoe-yolo edge check --gpu NAME"
+    )
+
+
+def _quantized(file: Path, kwargs: dict[str, Any]) -> Path:
+    """Return a copy of an ONNX file with Q/DQ nodes, calibrated on the validation half."""
+    from ultra_dsmoe.export.images import split_images, spread
+    from ultra_dsmoe.export.quantize import IMAGES, quantize
+
+    files = split_images(kwargs["data"], fraction=kwargs.get("fraction") or 1.0, download=True)
+    return quantize(file, spread(files, IMAGES)).path
