@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from ultralytics import YOLO
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, WeightsError
 from ultra_dsmoe.export import engine_export, tensorrt_session
@@ -515,6 +517,18 @@ def test_int8_is_explicit(
     ]
     with pytest.raises(ConfigError, match="data: expected a data YAML with a 'val' split, to calibrate INT8 on"):
         export_engine(stock, {"format": "engine", "int8": True})
+
+
+def test_the_command_on_a_machine_without_gpu(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    able(monkeypatch, "no TensorRT", "no NVIDIA GPU")
+    checkpoint = tmp_path / "best.pt"
+    shutil.copy(exported("dsmoe-n.yaml", opset=17).with_suffix(".pt"), checkpoint)
+    file = YOLO(checkpoint).export(format="engine", imgsz=96, simplify=False, dsmoe_moe="gather", device=0)
+    assert Path(file) == checkpoint.with_suffix(".onnx")
+    assert "python -m ultra_dsmoe.export.engine best.onnx" in caplog.text
+    assert read_onnx(Path(file)).metadata["dsmoe_moe"] == "gather"
 
 
 def test_what_this_machine_lacks(install, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,9 +40,18 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
     kept = KeptExperts(model, net, given, kwargs)
     with in_force(net, given, kept.numbers):
         with traced(), noted(model, net, kept):
-            file = stock(**accepted(kwargs))
+            file = built(stock, accepted(kwargs))
         parity.run(file)
     return file
+
+
+def built(stock: Callable[..., str], kwargs: dict[str, Any]) -> str:
+    """Export; an engine where this machine can build one as we want it, else what it is built from."""
+    if fmt_of(kwargs) != "engine":
+        return stock(**kwargs)
+    from ultra_dsmoe.export.engine_export import export_engine
+
+    return export_engine(stock, kwargs)
 
 
 def fmt_of(kwargs: dict[str, Any]) -> str:
