@@ -1,7 +1,8 @@
 """What TensorRT 8.6's ONNX parser reads, as one small rule per operator.
 
-Source: operator table and importers of onnx-tensorrt 8.6-GA, NvInfer.h of TensorRT 8.6. Limits that
-we have only seen in the table of 8.4 are kept: a graph within them suits both.
+Source: what is documented of onnx-tensorrt 8.6-GA, and its operator table of 8.4, whose limits are kept: a graph
+within them suits both. Rules on scatter reductions, BatchNormalization in training mode, functions and old opsets are
+from experience with the parser. Nothing has been tried against it.
 """
 
 from __future__ import annotations

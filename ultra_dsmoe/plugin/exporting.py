@@ -55,8 +55,9 @@ def built(stock: Callable[..., str], kwargs: dict[str, Any]) -> str:
 
 
 def fmt_of(kwargs: dict[str, Any]) -> str:
-    """Return the format of an export as the user spelled it, in lower case; the host's default is TorchScript."""
-    return str(kwargs.get("format") or "torchscript").lower()
+    """Return the format of an export in lower case, the host's other names for engines resolved; its default."""
+    fmt = str(kwargs.get("format") or "torchscript").lower()
+    return "engine" if fmt in {"tensorrt", "trt"} else fmt
 
 
 def set_opset(kwargs: dict[str, Any]) -> None:
