@@ -16,6 +16,7 @@ SUBCOMMANDS = {
     "edge": "ultra_dsmoe.export.cli",
     "knockout": "ultra_dsmoe.explain.knockout",
     "routing": "ultra_dsmoe.explain.routing_map",
+    "topk": "ultra_dsmoe.explain.topk",
 }
 
 
