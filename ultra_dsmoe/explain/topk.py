@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import shutil
 import sys
@@ -141,12 +142,15 @@ def _torch_runs(net: Any, numbers: list[int]) -> dict[Key, Run]:
         with torch.inference_mode():
             return net(image)
 
-    return {("torch", k): (lambda image, k=k: run(k, image)) for k in numbers}
+    return {("torch", k): functools.partial(run, k) for k in numbers}
 
 
 def _onnx_runs(path: Path, numbers: list[int], size: tuple[int, int], folder: Path) -> dict[Key, Run]:
     """Export a file per k into ``folder`` and return one function per k that runs it on one thread."""
     import onnxruntime
+
+    def run(session: Any, image: torch.Tensor) -> Any:
+        return session.run(None, {session.get_inputs()[0].name: image.numpy()})
 
     runs: dict[Key, Run] = {}
     for k in numbers:
@@ -157,8 +161,7 @@ def _onnx_runs(path: Path, numbers: list[int], size: tuple[int, int], folder: Pa
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        runs["onnx", k] = lambda image, s=session, n=name: s.run(None, {n: image.numpy()})
+        runs["onnx", k] = functools.partial(run, session)
     return runs
 
 
