@@ -16,22 +16,28 @@ from ultralytics.data.utils import check_det_dataset
 from ultra_dsmoe.explain.routing_map import main as draw_routing
 from ultra_dsmoe.export.parity import compare, load_images
 
-AIM_MAP50 = 0.60  # not reached yet at this length: docs/limits.md
+TARGET_MAP50 = 0.60
 BOARDS = 8
 DATA = "pcb-demo.yaml"
 
-
-# Sized for eight minutes on two cores. A set this small needs every step it can get: one optimizer step per batch
-# (nbs = batch) and no mosaic, which would halve the defects once more.
+# Sized for eight minutes on two cores. A training this short needs every step it can get: small batches, one optimizer
+# step for each (nbs = batch), and boards at the size they are validated at - no mosaic and no zoom, which would shrink
+# the defects. Boards have no upright side and the same light everywhere: flips both ways, little change of colour.
 RECIPE = {
-    "epochs": 18,
+    "epochs": 12,
     "imgsz": 256,
-    "batch": 8,
-    "nbs": 8,
+    "batch": 4,
+    "nbs": 4,
     "optimizer": "AdamW",
-    "lr0": 0.0015,
+    "lr0": 0.001,
     "warmup_epochs": 1,
     "mosaic": 0.0,
+    "scale": 0.0,
+    "translate": 0.05,
+    "flipud": 0.5,
+    "hsv_h": 0.01,
+    "hsv_s": 0.3,
+    "hsv_v": 0.2,
     "cache": "ram",
     "workers": 1,
     "seed": 0,
@@ -48,7 +54,7 @@ def train(out: Path) -> tuple[YOLO, Path, float]:
 
 
 def main() -> int:
-    """Run the demo; 1 where the ONNX file does not agree with the net."""
+    """Run the demo; 1 where the net misses its target or the ONNX file does not agree with it."""
     out, start = Path("runs/demo").resolve(), time.perf_counter()
     imgsz = RECIPE["imgsz"]
 
@@ -72,13 +78,13 @@ def main() -> int:
     routing = out / "routing"
     draw_routing([str(run / "weights" / "best.pt"), f"data={DATA}", f"imgsz={imgsz}", f"out={routing}", "device=cpu"])
 
-    print(f"\nmAP50 on the validation half: {map50:.3f} (aim {AIM_MAP50:.2f})")
+    print(f"\nmAP50 on the validation half: {map50:.3f} (target {TARGET_MAP50:.2f})")
     print(f"ONNX agrees with the net:     {report.agrees()}")
     print(f"eight boards:                 {shown[0].save_dir}")
     print(f"training curves:              {run / 'results.png'}")
     print(f"routing map:                  {routing / 'routing_map.png'}")
     print(f"time:                         {time.perf_counter() - start:.0f} s")
-    return 0 if report.agrees() else 1
+    return 0 if report.agrees() and map50 >= TARGET_MAP50 else 1
 
 
 if __name__ == "__main__":
