@@ -98,8 +98,9 @@ class DualAttentionDetect(Detect):
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[[from, ...], 1, DualAttentionDetect, [nc, dual_attention, legacy, text]]``.
 
-        With ``text: decides`` or ``text: beside``, the last input is a TextSemantics row. ``reg_max`` and ``end2end`` are the model YAML's
-        own keys, as for the host's Detect.
+        With ``decides`` or ``beside`` as text, the last input is a TextSemantics row, and classes are told apart by
+        text alone or by convolution and text. ``reg_max`` and ``end2end`` are the model YAML's own keys, as for the
+        host's Detect.
         """
         kwargs = {"dual_attention": ctx.arg(1, True), "legacy": ctx.arg(2, False)}
         for name, value in kwargs.items():
