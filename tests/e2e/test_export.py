@@ -16,8 +16,10 @@ from ultralytics import YOLO
 
 from ultra_dsmoe.errors import ConfigError, DataError, ShapeError
 from ultra_dsmoe.export import gate
+from ultra_dsmoe.export.images import drawn_images, split_images
 from ultra_dsmoe.export.parity import ParityReport, compare, load_images
 from ultra_dsmoe.export.runners import exported_runner, torch_runner
+from ultra_dsmoe.export.static_experts import choose, route
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.train.model import DSMoEModel
 
@@ -108,27 +110,29 @@ def test_static_file_keeps_what_the_validation_images_use(
     """The file agrees with torch; images whose experts are all kept get what gathered execution gives them."""
     path = tmp_path / "static.pt"
     path.write_bytes(routed.read_bytes())
-    model = YOLO(path)
-    file = model.export(format="onnx", imgsz=SIZE, dsmoe_moe="static", dsmoe_keep=7, data=tiny_boards)
+    model, validation = YOLO(path), split_images(tiny_boards)
+    (weights,) = route(net, validation, (SIZE, SIZE))
+    wanted = next(c for c in (choose(weights, 5, keep) for keep in range(5, 32)) if c.image_share > 0)
+    call = {"format": "onnx", "imgsz": SIZE, "dsmoe_moe": "static", "dsmoe_keep": len(wanted.kept)}
+    file = model.export(**call, data=tiny_boards)
     assert model.model.blocks(SparseMoE)[0].mode == "gather"
     noted = metadata(file)
     (kept,) = literal_eval(noted["dsmoe_kept"])
     (coverage,) = literal_eval(noted["dsmoe_coverage"])
-    assert (noted["dsmoe_moe"], noted["dsmoe_topk"], len(kept)) == ("static", "[5]", 7)
-    assert coverage["images"] == 4
+    assert (noted["dsmoe_moe"], noted["dsmoe_topk"], tuple(kept)) == ("static", "[5]", wanted.kept)
+    assert coverage["images"] == len(validation) == 4
     routes = [frozenset(np.flatnonzero(torch_runner(net)(i[None])[1][0][0])) for i in images]
-    validation = [frozenset(r) for r in routes[-4:]]  # boards sort as train, val
-    assert coverage["image_share"] == sum(r <= set(kept) for r in validation) / 4
+    assert coverage["image_share"] == sum(r <= set(kept) for r in routes[-4:]) / 4  # boards sort as train, val
     run, exported_route = exported_runner(file, gates=1), []
-    for image, route in zip(images, routes, strict=True):
+    for image, experts in zip(images, routes, strict=True):
         found, gates = run(image[None])
         exported_route.append(frozenset(np.flatnonzero(gates[0][0])))
-        if route <= set(kept):
-            wanted, _ = torch_runner(net)(image[None])
-            np.testing.assert_allclose(found, wanted, atol=0.01)
-            assert exported_route[-1] == route
+        if experts <= set(kept):
+            gathered, _ = torch_runner(net)(image[None])
+            np.testing.assert_allclose(found, gathered, atol=0.01)
+            assert exported_route[-1] == experts
         else:
-            assert exported_route[-1] < set(kept)
+            assert exported_route[-1] <= set(kept)
     assert 0 < sum(r <= set(kept) for r in routes) < len(routes), "no images of both kinds"
     model.model.set_moe_mode("static", [kept])
     assert compare(model, file, images).agrees()
@@ -146,6 +150,23 @@ def test_eager_static_is_the_exported_one(routed: Path, tiny_boards: Path, tmp_p
 
 
 # the gate -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["gather", "static"])
+def test_a_dynamic_file_takes_other_sizes_and_batches(
+    routed: Path, net, tiny_boards, tmp_path: Path, mode: str
+) -> None:
+    path = tmp_path / "dynamic.pt"
+    path.write_bytes(routed.read_bytes())
+    model = YOLO(path)
+    file = model.export(format="onnx", imgsz=SIZE, dynamic=True, dsmoe_moe=mode, data=tiny_boards)
+    kept = literal_eval(metadata(file)["dsmoe_kept"]) if mode == "static" else None
+    model.model.set_moe_mode(mode, kept)
+    images = drawn_images(3, (SIZE + 32, SIZE))
+    report = compare(model, file, images, batch=3)
+    assert report.agrees(), str(report)
+    assert report.experts_equal is True
+    assert len(YOLO(file, task="detect").predict(images, imgsz=(SIZE + 32, SIZE), project=str(tmp_path))) == 3
 
 
 def test_export_fails_where_the_file_moved(routed: Path, tiny_boards: Path, tmp_path: Path, monkeypatch) -> None:
@@ -211,21 +232,30 @@ def tampered(path: Path, to: Path, change: Callable[[onnx.ModelProto], None]) ->
 
 def shift(model: onnx.ModelProto, initializer: str, by: float | np.ndarray) -> None:
     for i in model.graph.initializer:
-        if i.name == initializer:
+        if i.name.endswith(initializer):
             i.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(i) + np.asarray(by, np.float32), i.name))
             return
     raise AssertionError(f"no initializer {initializer}")
 
 
+def raise_scores(model: onnx.ModelProto, by: float) -> None:
+    """Add ``by`` to all class logits, whatever branch they come from."""
+    nodes = model.graph.node
+    producer = {name: n for n in nodes for name in n.output}
+    parts = [producer[i] for i in producer[model.graph.output[0].name].input if i in producer]
+    (sigmoid,) = [n for n in parts if n.op_type == "Sigmoid"]
+    model.graph.initializer.append(numpy_helper.from_array(np.float32([by]), "by"))
+    nodes.insert(list(nodes).index(sigmoid), onnx.helper.make_node("Add", [sigmoid.input[0], "by"], ["raised"]))
+    sigmoid.input[0] = "raised"
+
+
 def test_a_wrong_box_and_a_wrong_score_are_seen(net, images, exported: Exported, tmp_path: Path) -> None:
-    box = tampered(
-        exported("onnx"), tmp_path / "b.onnx", lambda m: shift(m, "model.37.cv2.0.2.bias", 1e-2 * np.arange(64))
-    )
+    box = tampered(exported("onnx"), tmp_path / "b.onnx", lambda m: shift(m, ".cv2.0.2.bias", 1e-2 * np.arange(64)))
     report = compare(net, box, images[:2])
     assert report.box_px > 0.01
     assert report.score < 1e-5
     assert not report.agrees()
-    score = tampered(exported("onnx"), tmp_path / "s.onnx", lambda m: shift(m, "model.37.cv3.0.2.bias", 6.0))
+    score = tampered(exported("onnx"), tmp_path / "s.onnx", lambda m: raise_scores(m, 6.0))
     report = compare(net, score, images[:2])
     assert report.box_px < 0.01 < report.score
     assert not report.agrees()
