@@ -137,8 +137,8 @@ def test_limits_go_with_precision(toy, file: Path) -> None:
     net, plant = toy
     plant(lambda p, g: other_experts(*shifted(slice(0, 4), 0.5, 0)(p, g)))
     check(net, file, bits=16)
-    plant(shifted(slice(0, 4), 5.0, 0))
-    with pytest.raises(ParityError, match="limit 1"):
+    plant(shifted(slice(0, 4), 50.0, 0))
+    with pytest.raises(ParityError, match="limit 5"):
         check(net, file, bits=16)
     check(net, file, bits=8)
     assert moved(ParityReport(1, np.nan, np.nan, True, ()), LIMITS[32]), "not a number is no agreement"
