@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -245,12 +246,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         images = spread(split_images(given["data"], download=True), given.get("images", IMAGES))
         print(f"calibrating {source} on {len(images)} images", flush=True)
-        logging.getLogger().setLevel(logging.ERROR)  # onnxruntime's advice is for files that no optimizer has seen
-        print(quantize(source, images, given.get("output"), target=given.get("target", "tensorrt")))
+        with _without_advice():
+            done = quantize(source, images, given.get("output"), target=given.get("target", "tensorrt"))
+        print(done)
     except DSMoEError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Silence onnxruntime's advice on the root logger: it is for files that no optimizer has seen."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
