@@ -25,7 +25,7 @@ ORDER = (
     ("cli", "demo"),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-EVERYWHERE = {"errors"}  # user errors belong to all rooms
+EVERYWHERE = {"errors", "logs"}  # user errors and the volume of loggers belong to all rooms
 ENTRY_ROOMS = {"cli", "plugin"}  # what the package's own __init__ starts
 
 HOST = "ultralytics"

@@ -6,8 +6,8 @@ import logging
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,8 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
+from ultra_dsmoe.explain.arguments import Check, parse
+from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.train.model import DSMoEModel
 
 # What unpickling a damaged or foreign file raises.
@@ -138,15 +140,9 @@ class Evaluation:
         return collector.images
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """Keep the host's tables and progress bars back; its warnings still appear."""
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)
+    return at_level(LOGGER, logging.WARNING)
 
 
 def load_network(path: Path) -> tuple[DSMoEModel, dict[str, Any]]:
@@ -203,6 +199,31 @@ def _check_data(data: str, split: str, names: list[str] | None) -> None:
             raise DataError("data", f"the images of its '{split}' split", f"{place}, which does not exist")
     if names is not None and content["nc"] != len(names):
         raise DataError("data", f"{len(names)} classes as in the model ({', '.join(names)})", f"{content['nc']}")
+
+
+def begin(
+    argv: Sequence[str], usage: str, checks: dict[str, Check], name: str
+) -> tuple[dict[str, Any], Evaluation, Path] | None:
+    """Open what the words of a command name, before any work.
+
+    Args:
+        argv: Words behind ``dsmoe-yolo NAME``.
+        usage: What to print where help is asked for.
+        checks: Check of each known key.
+        name: Folder of the results in the checkpoint's run folder, unless ``out`` names another.
+
+    Returns:
+        Checked keys, the checkpoint with its data, and where results go (not created); None where help was asked for.
+
+    Raises:
+        DSMoEError: On bad input.
+    """
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print(usage)
+        return None
+    options = parse(list(argv), checks)
+    evaluation = Evaluation(options)
+    return options, evaluation, output_folder(evaluation.path, options.get("out"), name)
 
 
 def output_folder(checkpoint: Path, given: str | None, name: str) -> Path:

@@ -12,7 +12,6 @@ import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.explain import arguments
 from ultra_dsmoe.explain.bootstrap import interval, mean_ap, replicates, resamples
 from ultra_dsmoe.explain.catalogue import CONTROL, KNOCKOUTS, Knockout, applicable
-from ultra_dsmoe.explain.evaluation import Evaluation, output_folder, write_files
+from ultra_dsmoe.explain.evaluation import Evaluation, begin, write_files
 from ultra_dsmoe.explain.record import Record, recording
 
 KEYS = {**arguments.COMMON, "boot": arguments.whole(100, 100_000), "only": arguments.several_of(KNOCKOUTS)}
@@ -203,12 +202,10 @@ def main(argv: list[str]) -> int:
     Raises:
         DSMoEError: On bad input, before anything is written.
     """
-    if not argv or argv[0] in ("help", "-h", "--help"):
-        print(USAGE)
+    begun = begin(argv, USAGE, KEYS, "knockout")
+    if begun is None:
         return 0
-    options: dict[str, Any] = arguments.parse(argv, KEYS)
-    evaluation = Evaluation(options)
-    folder = output_folder(evaluation.path, options.get("out"), "knockout")
+    options, evaluation, folder = begun
     report = evaluate(
         evaluation,
         only=options.get("only"),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
 
 import numpy as np
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.explain import arguments
-from ultra_dsmoe.explain.evaluation import Evaluation, ImageStats, output_folder, write_files
+from ultra_dsmoe.explain.evaluation import Evaluation, ImageStats, begin, write_files
 from ultra_dsmoe.explain.record import Record, blocks, recording
 from ultra_dsmoe.explain.routing import RoutingMap, kind, routing_map
 from ultra_dsmoe.explain.routing_plot import draw, sentence
@@ -109,12 +108,10 @@ def main(argv: list[str]) -> int:
     Raises:
         DSMoEError: On bad input, before anything is written.
     """
-    if not argv or argv[0] in ("help", "-h", "--help"):
-        print(USAGE)
+    begun = begin(argv, USAGE, KEYS, "routing")
+    if begun is None:
         return 0
-    options: dict[str, Any] = arguments.parse(argv, KEYS)
-    evaluation = Evaluation(options)
-    folder = output_folder(evaluation.path, options.get("out"), "routing")
+    options, evaluation, folder = begun
     maps, files = collect(evaluation, options.get("shuffles", SHUFFLES), options.get("seed", 0))
     written: dict[str, bytes] = {}
     for suffix, routes in maps.items():

@@ -23,7 +23,7 @@ from ultralytics.utils.checks import check_imgsz
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.explain import arguments
 from ultra_dsmoe.explain.bootstrap import mean_ap
-from ultra_dsmoe.explain.evaluation import Evaluation, output_folder, quiet, write_files
+from ultra_dsmoe.explain.evaluation import Evaluation, begin, quiet, write_files
 from ultra_dsmoe.explain.knockout import aligned
 from ultra_dsmoe.explain.topk_plot import draw
 from ultra_dsmoe.export.images import drawn_images
@@ -220,12 +220,10 @@ def main(argv: list[str]) -> int:
     Raises:
         DSMoEError: On bad input, before anything is written.
     """
-    if not argv or argv[0] in ("help", "-h", "--help"):
-        print(USAGE)
+    begun = begin(argv, USAGE, KEYS, "topk")
+    if begun is None:
         return 0
-    options: dict[str, Any] = arguments.parse(argv, KEYS)
-    evaluation = Evaluation(options)
-    folder = output_folder(evaluation.path, options.get("out"), "topk")
+    options, evaluation, folder = begun
     own = next((m.k for m in evaluation.net.blocks(SparseMoE)), None)
     rows = measure(
         evaluation,

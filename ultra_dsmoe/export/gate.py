@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import DSMoEError
 from ultra_dsmoe.export.parity import SCORE, ParityReport, Suppression, compare
+from ultra_dsmoe.logs import at_level
 
 
 class ParityError(DSMoEError):
@@ -140,17 +139,6 @@ def map_of(model: Any, arguments: dict[str, Any]) -> tuple[float, float]:
     from ultralytics import YOLO
 
     model = YOLO(model, task="detect") if isinstance(model, Path) else deepcopy(model)
-    with TemporaryDirectory() as folder, _quiet():
+    with TemporaryDirectory() as folder, at_level(LOGGER, logging.WARNING):  # the host's tables stay back
         box = model.val(**arguments, rect=False, plots=False, project=folder, workers=0).box
     return float(box.map50), float(box.map)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the host's tables and progress bars back; its warnings still appear."""
-    level = LOGGER.level
-    LOGGER.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        LOGGER.setLevel(level)

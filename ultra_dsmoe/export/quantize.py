@@ -21,7 +21,6 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
 from ultra_dsmoe.export.detections import network_input, read_image
 from ultra_dsmoe.export.model_file import ModelInfo, model_info, read_onnx
+from ultra_dsmoe.logs import at_level
 
 IMAGES = 128  # for calibration (our choice: ranges of minimum and maximum settle early)
 OLDEST_OPSET = 13  # the first with scales per channel
@@ -246,25 +246,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         images = spread(split_images(given["data"], download=True), given.get("images", IMAGES))
         print(f"calibrating {source} on {len(images)} images", flush=True)
-        with _without_advice():
+        with at_level(logging.getLogger(), logging.ERROR):  # onnxruntime's advice is for files no optimizer has seen
             done = quantize(source, images, given.get("output"), target=given.get("target", "tensorrt"))
         print(done)
     except DSMoEError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     return 0
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Silence onnxruntime's advice on the root logger: it is for files that no optimizer has seen."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def _parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
