@@ -59,6 +59,15 @@ def test_exported_graph_is_sound(net: str, mode: str, tmp_path: Path, monkeypatc
         assert [f.kind for f in found] == [UNTRIED]
 
 
+def test_a_dynamic_export_is_sound_where_a_dynamic_graph_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = export(ALL_MODES, "static", dynamic=True)
+    assert not lint(path, dynamic=True)
+    assert lint(path), "a box that has fixed shapes must hear of the free axes"
+
+
 def test_the_hosts_own_opset_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Opset 18, which the host chooses for itself, reduces over the wrong axes in the gate and the norms."""
     monkeypatch.chdir(tmp_path)

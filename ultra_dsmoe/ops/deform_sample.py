@@ -30,8 +30,9 @@ def deform_sample(x: Tensor, offset_px: Tensor, mask: Tensor, dilation: Tensor) 
     h, w = x.shape[-2:]
     tap = torch.arange(3, device=x.device, dtype=offset_px.dtype) - 1
     tap_x, tap_y = tap.repeat(3).view(1, TAPS, 1, 1), tap.repeat_interleave(3).view(1, TAPS, 1, 1)
-    col = torch.arange(w, device=x.device, dtype=offset_px.dtype)
-    row = torch.arange(h, device=x.device, dtype=offset_px.dtype).unsqueeze(-1)
+    # Counted in integers: with free axes in the export, TensorRT 8.6 has no range of floating-point numbers.
+    col = torch.arange(w, device=x.device).to(offset_px.dtype)
+    row = torch.arange(h, device=x.device).to(offset_px.dtype).unsqueeze(-1)
     px = col + dilation * tap_x + offset_px[:, :TAPS]  # (B, 9, H, W)
     py = row + dilation * tap_y + offset_px[:, TAPS:]
     grid = torch.stack(
