@@ -67,7 +67,7 @@ def _read_file(path: Path, channels: int) -> np.ndarray:
 def gray_table(gamma: float) -> np.ndarray:
     """Return the gray transform s = r^gamma as a table, (256,) uint8.
 
-    Source: the papers' gray transform with c = 1; on [0, 1], since raw 255^gamma overflows. It acts on every channel,
+    Source: [DSMoE] Eq. 35 with c = 1; on [0, 1], since raw 255^gamma overflows. It acts on every channel,
     before the letterbox, so that the bars keep their gray.
     """
     levels = np.arange(LEVELS + 1) / LEVELS
