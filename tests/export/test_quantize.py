@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
@@ -16,7 +17,9 @@ from ultra_dsmoe.export import quantize as command
 from ultra_dsmoe.export.detections import network_input
 from ultra_dsmoe.export.lint import lint
 from ultra_dsmoe.export.model_file import read_onnx
-from ultra_dsmoe.export.quantize import TARGETS, Quantized, int8_convolutions, quantize
+from ultra_dsmoe.export.openvino_folder import save_openvino
+from ultra_dsmoe.export.quantize import Quantized, int8_convolutions, quantize
+from ultra_dsmoe.export.runners import exported_runner
 
 Export = Callable[..., Path]
 # All experts: a fresh router is so undecided that noise would change its choice.
@@ -152,7 +155,7 @@ def test_what_stays_in_floating_point(int8) -> None:
     assert len(made.int8) > 3 * len(made.floating)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["tensorrt", "cpu"])
 @pytest.mark.parametrize("yaml", NETS)
 def test_output_stays_near_fp32(target: str, yaml: str, int8) -> None:
     """A fresh net with amplified outputs: noise shows more than in a trained one."""
@@ -183,6 +186,30 @@ def test_openvino_computes_the_same(int8) -> None:
     assert operators.count("FakeQuantize") >= len(made.int8)
     found, expected = compiled([images])[0], run(made.path, images)
     assert np.corrcoef(found[:, 4:].ravel(), expected[:, 4:].ravel())[0, 1] > 0.95
+
+
+def test_openvino_folder_is_the_same_file_and_the_host_reads_it(int8, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    from ultralytics import YOLO
+
+    source, made = int8("yolov8n.yaml", "cpu")
+    folder = tmp_path / "v8_openvino_model"
+    again = quantize(source, image_blocks(1, 12), folder, target="openvino")
+    assert again.int8 == made.int8
+    assert sorted(p.name for p in folder.iterdir()) == ["metadata.yaml", "v8.bin", "v8.xml"]
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    images = network_input(image_blocks(2, 1), (SIZE, SIZE))
+    found, _ = exported_runner(folder)(torch.from_numpy(images))
+    assert np.corrcoef(found[:, 4:].ravel(), run(made.path, images)[:, 4:].ravel())[0, 1] > 0.99
+    model = YOLO(folder, task="detect")
+    (result,) = model.predict(image_blocks(2, 1)[0], imgsz=SIZE, verbose=False)
+    assert result.names == read_onnx(source).metadata["names"]
+    quantize(source, image_blocks(1, 12), folder, target="openvino")  # replaces its own kind only
+    with pytest.raises(ConfigError, match=r"output: expected a new folder named \*_openvino_model in an existing one"):
+        save_openvino(source, tmp_path / "v8")
+    (tmp_path / "mine_openvino_model").mkdir()
+    with pytest.raises(ConfigError, match="output: expected a new folder"):
+        quantize(source, image_blocks(1, 1), tmp_path / "mine_openvino_model", target="openvino")
 
 
 def test_gray_transform_is_calibrated_with(exported: Export, tmp_path: Path) -> None:
@@ -227,7 +254,7 @@ def test_command(exported: Export, tiny_boards: Path, tmp_path: Path, capsys: py
         (["a.onnx", "data="], "data: expected one of data, images, target, output, as in 'key=value', got no value"),
         (["a.onnx", "data=x", "images=0"], "images: expected a whole number of at least 1, got 0"),
         (["a.onnx", "data=x", "images=all"], "images: expected a whole number of at least 1, got all"),
-        (["a.onnx", "target=gpu", "data=x"], "target: expected one of tensorrt, cpu, got gpu"),
+        (["a.onnx", "target=gpu", "data=x"], "target: expected one of tensorrt, cpu, openvino, got gpu"),
         (["a.onnx", "data=gone.yaml"], "data: expected a data YAML with images in its 'val' split"),
     ],
 )

@@ -1,6 +1,6 @@
 """Put Q/DQ nodes in front of the convolutions that may compute in INT8, calibrated on a data set's validation half.
 
-    python -m ultra_dsmoe.export.quantize best.onnx data=pcb-demo.yaml [images=128] [target=cpu] [output=...]
+    python -m ultra_dsmoe.export.quantize best.onnx data=pcb-demo.yaml [images=128] [target=cpu|openvino] [output=...]
 
 The file is explicit: a runtime computes in INT8 exactly where it says so. Which convolutions those are is a rule on the
 graph, not a list of names (`int8_convolutions`); router, norms, hyperbolic distances, deformed sampling and the outputs
@@ -11,6 +11,7 @@ to suit detectors better than entropy.
 The target decides on the activations. ``tensorrt`` takes no zero points: signed, symmetric. ``cpu`` is unsigned with
 zero points: closer to FP32, since little of an activation's range is negative, and the only form that OpenVINO
 2026.4 computes rightly behind a concatenation (with the signed one its scores had nothing to do with ONNX Runtime's).
+``openvino`` writes the same as ``cpu``, as the folder that ``yolo val`` and ``yolo predict`` take for one of OpenVINO.
 """
 
 from __future__ import annotations
@@ -32,13 +33,18 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
 from ultra_dsmoe.export.detections import network_input, read_image
 from ultra_dsmoe.export.model_file import ModelInfo, model_info, read_onnx
+from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
 from ultra_dsmoe.logs import at_level
 
 IMAGES = 128  # for calibration (our choice: ranges of minimum and maximum settle early)
 OLDEST_OPSET = 13  # the first with scales per channel
 KEYS = ("data", "images", "target", "output")
-# Target to the activations' type, whether zero points are 0, and what the name of the file gets.
-TARGETS = {"tensorrt": (QuantType.QInt8, True, "-int8"), "cpu": (QuantType.QUInt8, False, "-int8-cpu")}
+# Target to the activations' type, whether zero points are 0, and how the name of the result ends.
+TARGETS = {
+    "tensorrt": (QuantType.QInt8, True, "-int8.onnx"),
+    "cpu": (QuantType.QUInt8, False, "-int8-cpu.onnx"),
+    "openvino": (QuantType.QUInt8, False, f"-int8{SUFFIX}"),
+}
 # What needs more than eight bits: where to sample, which experts or detections to choose, weights of attention and of
 # the box distribution, norms, and the logarithm that hyperbolic distances end in.
 FLOAT_OPERATORS = {"GridSample", "TopK", "Softmax", "LayerNormalization", "InstanceNormalization", "ReduceL2", "Log"}
@@ -125,28 +131,30 @@ def quantize(
     *,
     target: str = "tensorrt",
 ) -> Quantized:
-    """Write an ONNX file that computes its ordinary convolutions in INT8; it appears only once it is complete.
+    """Write a file that computes its ordinary convolutions in INT8; it appears only once it is complete.
 
     Args:
         source: An ONNX file of a detector in FP32, written by ``yolo export``.
         images: For calibration, as `Runtime.predict` takes them.
-        output: The new file; by default beside the source, its name with ``-int8`` or ``-int8-cpu``.
-        target: ``tensorrt``, or ``cpu`` for OpenVINO and ONNX Runtime.
+        output: The new file or folder; by default beside the source, its name with ``-int8.onnx``, ``-int8-cpu.onnx``
+            or ``-int8_openvino_model``.
+        target: ``tensorrt``; ``cpu``, an ONNX file for ONNX Runtime and OpenVINO; ``openvino``, the same as its folder.
 
     Returns:
         The new file and what it computes in INT8.
 
     Raises:
         WeightsError: If the file is damaged or without metadata.
-        ConfigError: If it holds Q/DQ nodes already, is not in FP32, or has no convolution that may be quantized.
+        ConfigError: If it holds Q/DQ nodes already, is not in FP32, or has no convolution that may be quantized; if
+            openvino is asked for and missing.
         DataError: If there are no images, or one is none.
     """
     source = Path(source)
     if target not in TARGETS:
         raise ConfigError("target", f"one of {', '.join(TARGETS)}", target)
     activations, symmetric, suffix = TARGETS[target]
-    output = source.with_stem(f"{source.stem}{suffix}") if output is None else Path(output)
-    info = _checked(source, output)
+    output = source.with_name(f"{source.stem}{suffix}") if output is None else Path(output)
+    info = _checked(source, output, target)
     if not images:
         raise DataError("images", "at least one for calibration", "none")
     model = onnx.load(source)
@@ -180,16 +188,21 @@ def quantize(
         result = onnx.load(part)
         _give_back(result.graph, set(allowed))
         onnx.save(result, part)
-        os.replace(part, output)
+        if target == "openvino":
+            save_openvino(part, output)
+        else:
+            os.replace(part, output)
     others = [n.name for n in model.graph.node if n.op_type == "Conv" and n.name not in set(allowed)]
     return Quantized(output, tuple(allowed), tuple(others))
 
 
-def _checked(source: Path, output: Path) -> ModelInfo:
+def _checked(source: Path, output: Path, target: str) -> ModelInfo:
     """Return what the file says about itself, once it and the place of the result are found to be in order."""
     if source.suffix != ".onnx":
         raise ConfigError("model", "an .onnx file", str(source))
-    if output.suffix != ".onnx" or not output.parent.is_dir():
+    if target == "openvino":
+        checked_folder(output)
+    elif output.suffix != ".onnx" or not output.parent.is_dir():
         raise ConfigError("output", "an .onnx file in an existing folder", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)
