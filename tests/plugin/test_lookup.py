@@ -37,6 +37,9 @@ def local(path: str, text: str = "nc: 1\nbackbone: []\nhead: []\nmine: true\n") 
         ("yolov8n-dsmoe.yaml", "yolov8-dsmoe.yaml", "n"),
         ("yolov8s-dsmoe.yaml", "yolov8-dsmoe.yaml", "s"),
         ("yolo26s-dsmoe.yaml", "yolo26-dsmoe.yaml", "s"),
+        ("tmodel.yaml", "tmodel.yaml", ""),
+        ("tmodel-n.yaml", "tmodel.yaml", "n"),
+        ("smodels.yaml", "smodel.yaml", "s"),
     ],
 )
 def test_models_by_name_from_an_empty_folder(asked: str, file: str, scale: str) -> None:
@@ -52,7 +55,7 @@ def test_stock_names_keep_their_scale(scale: str) -> None:
     assert tasks.yaml_model_load(f"yolo11{scale}.yaml")["scale"] == scale
 
 
-@pytest.mark.parametrize("name", ["dsmoe-nn", "dsmoe-p2", "dsmoe", "my-dsmoe-n", "dsmoe-next", "dsmoes2"])
+@pytest.mark.parametrize("name", ["dsmoe-nn", "dsmoe-p2", "dsmoe", "my-dsmoe-n", "dsmoe-next", "dsmoes2", "tmodel", "models", "xmodel-n"])
 def test_other_names_have_no_scale(name: str) -> None:
     assert tasks.guess_model_scale(f"{name}.yaml") == ""
 
@@ -60,8 +63,23 @@ def test_other_names_have_no_scale(name: str) -> None:
 def test_every_packaged_file_is_found_by_name() -> None:
     files = [p for folder in lookup.FOLDERS for p in (ROOT / folder).rglob("*.yaml")]
     assert len(files) > 5
+    models = {p.name for p in (ROOT / "cfg" / "models").rglob("*.yaml")}
     for path in files:
+        if path.parent.name == "train":
+            assert Path(checks.check_yaml(f"train/{path.name}")).read_bytes() == path.read_bytes()
+            if path.name in models:  # the bare name is the net's
+                continue
         assert Path(checks.check_yaml(path.name)).read_bytes() == path.read_bytes()
+
+
+def test_recipes_and_nets_of_one_name() -> None:
+    net, recipe = (YAML.load(checks.check_yaml(name)) for name in ("tmodel.yaml", "train/tmodel.yaml"))
+    assert "backbone" in net
+    assert recipe["optimizer"] == "Adam"
+    local("train/tmodel.yaml")
+    assert YAML.load(checks.check_yaml("train/tmodel.yaml"))["mine"] is True
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        checks.check_yaml("train/dsmoe-n.yaml")
 
 
 def test_no_packaged_name_hides_a_file_of_the_host() -> None:
@@ -77,6 +95,14 @@ def test_the_users_family_file_wins(mine: str, asked: str) -> None:
     d = tasks.yaml_model_load(asked)
     assert d["mine"] is True
     assert d["scale"] == "n"
+
+
+def test_the_users_tmodel_wins() -> None:
+    local("tmodel.yaml")
+    d = tasks.yaml_model_load("tmodel-n.yaml")
+    assert d["mine"] is True
+    assert d["scale"] == "n"
+    assert "mine" not in tasks.yaml_model_load("smodel-n.yaml")
 
 
 def test_the_nearest_spelling_wins_among_the_users_own() -> None:

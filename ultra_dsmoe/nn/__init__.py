@@ -3,6 +3,9 @@
 from ultra_dsmoe.nn.backbone.dsa import DSA
 from ultra_dsmoe.nn.backbone.gad import GAD
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
+from ultra_dsmoe.nn.backbone.residual_fusion import ResidualFusion
+from ultra_dsmoe.nn.backbone.swin import SwinStage
+from ultra_dsmoe.nn.head.decoupled_detect import DecoupledDetect
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
 from ultra_dsmoe.nn.neck.cbam import CBAM
@@ -12,6 +15,7 @@ from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hub_fusion import HubFusion
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.neck_block import NeckBlock
 from ultra_dsmoe.nn.neck.pick import Pick
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
@@ -23,6 +27,7 @@ __all__ = [
     "DSA",
     "GAD",
     "LAYERS",
+    "DecoupledDetect",
     "DualAttention",
     "DualAttentionDetect",
     "ExpertEnsemble",
@@ -32,11 +37,14 @@ __all__ = [
     "HubInject",
     "HyperbolicFusion",
     "MobileSAM",
+    "NeckBlock",
     "Pick",
+    "ResidualFusion",
     "RowContext",
     "RowPlan",
     "SpaceBroadcast",
     "SparseMoE",
+    "SwinStage",
     "TextSemantics",
     "register",
 ]

@@ -13,9 +13,10 @@ from ultra_dsmoe.plugin import host
 
 # `dsmoe-n` and `dsmoen` are one size of one family, which lives in one file. The letter is the scale; `dsmoe-p2` is a
 # file of its own, since p2 is no scale.
-FAMILY = r"^(?P<stem>dsmoe)-?(?P<scale>[nslmx])$"  # compiled when a name is asked for
-FAMILY_FILE = "dsmoe-conv"
+FAMILY = r"^(?P<stem>dsmoe|tmodel|smodel)-?(?P<scale>[nslmx])$"  # compiled when a name is asked for
+FAMILY_FILES = {"dsmoe": "dsmoe-conv"}  # where the file is not called like the family
 FOLDERS = ("cfg/models", "cfg/train", "datasets")
+RECIPES = "train"  # `train/tmodel.yaml` is the recipe, `tmodel.yaml` the net
 _asked: list[str] = []  # model YAMLs being loaded, innermost last
 
 
@@ -26,10 +27,10 @@ def roots() -> Iterator[Path]:
     yield package.parent
 
 
-def packaged(name: str) -> str | None:
+def packaged(name: str, folders: tuple[str, ...] = FOLDERS) -> str | None:
     """Return the path of the packaged file with this bare name, None where there is none."""
     for root in roots():
-        for folder in FOLDERS:
+        for folder in folders:
             if found := sorted((root / folder).glob(f"**/{name}")):
                 return str(found[0])
     return None
@@ -41,16 +42,16 @@ def spellings(name: str) -> list[str]:
     match = re.match(FAMILY, stem)
     if match is None:
         return [name]
-    letter = match["scale"]
-    stems = dict.fromkeys([stem, f"{match['stem']}-{letter}", f"{match['stem']}{letter}", FAMILY_FILE])
+    letter, family = match["scale"], FAMILY_FILES.get(match["stem"], match["stem"])
+    stems = dict.fromkeys([stem, f"{match['stem']}-{letter}", f"{match['stem']}{letter}", family])
     return [s + suffix for s in stems]
 
 
 def find(file: str) -> str | None:
     """Return the file that answers to ``file``, None where that is the host's business.
 
-    Order: the user's file under this or its other spelling, in the folder that was named; then, for a bare name, the
-    packaged one.
+    Order: the user's file under this or its other spelling, in the folder that was named; then, for a bare name or
+    one in ``train/``, the packaged one.
     """
     if not file.endswith((".yaml", ".yml")) or "://" in file or os.path.exists(file):
         return None
@@ -59,8 +60,10 @@ def find(file: str) -> str | None:
     for other in names[1:]:
         if os.path.exists(local := os.path.join(folder, other)):
             return local
-    if folder:
+    if folder and folder != RECIPES:
         return None
+    if folder:
+        return packaged(name, (f"cfg/{RECIPES}",))
     path = next(filter(None, map(packaged, names)), None)
     # Older hosts ask for `yolov8-dsmoe.yaml` before the `yolov8s-dsmoe.yaml` that the user named and has.
     if path and _asked and os.path.isfile(_asked[-1]):

@@ -43,7 +43,7 @@ class DSMoECriterion:
             part: Any
             for part in (inner, getattr(inner, "one2many", None), getattr(inner, "one2one", None)):
                 if hasattr(part, "bce"):
-                    part.bce = QualityFocalLoss()
+                    part.bce = QualityFocalLoss(**options.get("qfl", {}))
 
     def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
         """Return the host's loss vector with two more entries, and its loss items likewise."""

@@ -217,7 +217,7 @@ class DSMoEModel(DetectionModel):
         return inner if loss == "host" else DSMoECriterion(self, inner, self.options)
 
     def load(self, weights: Any, verbose: bool = True) -> None:
-        """Load weights by name and shape; rows of a stock YOLO move to where this YAML has them.
+        """Load weights by name and shape; rows of another net move to where this YAML's ``transfer`` has them.
 
         Args:
             weights: A model, or a checkpoint dictionary.
@@ -227,7 +227,7 @@ class DSMoEModel(DetectionModel):
             WeightsError: If they are another architecture's.
         """
         source: Any = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
-        if not isinstance(source, DSMoEModel) and (moves := self.options.get("transfer")):
+        if moves := self._moves_for(source):
             source = self._moved(source, moves)
         self._require_same_architecture(source)
         head, other = self.model[-1], source.model[-1]
@@ -236,29 +236,57 @@ class DSMoEModel(DetectionModel):
             if width != head.cv3[0][-1].in_channels:
                 head.rebuild_class_branch(width)
                 head.bias_init()
-        super().load(source, verbose)
+        super().load(source, verbose and not moves)
+        if verbose and moves:
+            LOGGER.info(f"{self._fitting(_tensors(source))} of {len(_tensors(self))} tensors from {_name_of(source)}")
+
+    def _fitting(self, theirs: dict[str, torch.Size]) -> int:
+        """Return how many of these tensors have a namesake of their shape here."""
+        ours = _tensors(self)
+        return sum(ours.get(name) == shape for name, shape in theirs.items())
 
     def _require_same_architecture(self, source: nn.Module) -> None:
         """Refuse weights that fit here and there by chance only."""
-        ours = self.state_dict()
-        theirs = {k: v.shape for k, v in source.state_dict().items() if v.ndim}  # counters fit everywhere
-        fit = sum(k in ours and ours[k].shape == shape for k, shape in theirs.items())
+        theirs = _tensors(source)
+        fit = self._fitting(theirs)
         if fit < MIN_TRANSFER * len(theirs):
-            name = str(getattr(source, "pt_path", None) or getattr(source, "yaml", {}).get("yaml_file") or "the net")
             wanted = str(self.yaml.get("yaml_file") or "this model")
-            got = f"{name.rsplit('/', 1)[-1]}, of which {fit} of {len(theirs)} tensors fit"
+            got = f"{_name_of(source)}, of which {fit} of {len(theirs)} tensors fit"
             raise WeightsError("pretrained weights", f"a checkpoint of {wanted.rsplit('/', 1)[-1]}", got)
 
-    def _moved(self, source: nn.Module, moves: dict[int, int]) -> nn.Module:
-        """Return a copy of a stock net with its rows at our places: backbone rows stay, others go as ``moves`` says."""
+    def _moves_for(self, source: Any) -> dict[int, int | str] | None:
+        """Return that map of ``transfer`` by which most tensors of a net fit; None where it fits best as it is."""
+        moves = self.options.get("transfer") or {}
+        maps = list(moves.values()) if all(isinstance(m, dict) for m in moves.values()) else [moves]
+        theirs = _tensors(source)
+        best, most = None, self._fitting(theirs)
+        for candidate in maps:
+            places = {f"model.{i}": f"model.{place}" for i, place in self._places(source, candidate).items()}
+            names = ((".".join(name.split(".", 2)[:2]), name, shape) for name, shape in theirs.items())
+            moved = {places[row] + name[len(row) :]: shape for row, name, shape in names if row in places}
+            if (fit := self._fitting(moved)) > most:
+                best, most = candidate, fit
+        return best
+
+    def _places(self, source: Any, moves: dict[int, int | str]) -> dict[int, int | str]:
+        """Return where each row of a net belongs: backbone rows stay, others go as ``moves`` says."""
+        free = set(range(len(self.yaml["backbone"]))) - set(moves.values())
+        places = {i: moves.get(i, i if i in free else None) for i in range(len(source.model))}
+        return {i: place for i, place in places.items() if place is not None}
+
+    def _moved(self, source: nn.Module, moves: dict[int, int | str]) -> nn.Module:
+        """Return a copy of a net with its rows at our places; a part of a row, as in "22.csp", is a place too."""
         rows: list[nn.Module] = [nn.Identity() for _ in self.model]
-        stock: Any = source.model
-        for i, row in enumerate(stock):
-            target = moves.get(i, i if i < len(self.yaml["backbone"]) else None)
-            if target is not None and target < len(rows):
-                rows[target] = row
+        theirs: Any = source.model
+        for i, place in self._places(source, moves).items():
+            target, _, part = str(place).partition(".")
+            row = deepcopy(theirs[i])
+            if part:
+                rows[int(target)].add_module(part, row)
+            elif int(target) < len(rows):
+                rows[int(target)] = row
         moved = deepcopy(source)
-        moved.model = nn.Sequential(*deepcopy(rows))
+        moved.model = nn.Sequential(*rows)
         return moved
 
     def gflops(self, imgsz: int | list[int] = 640) -> float:
@@ -297,6 +325,17 @@ class DSMoEModel(DetectionModel):
             f"{grads:,} gradients, {flops:.1f} GFLOPs{f' ({experts} computed)' if experts else ''}"
         )
         return layers, params, grads, flops
+
+
+def _tensors(net: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of a net's tensors by name, without counters, which fit everywhere."""
+    return {name: value.shape for name, value in net.state_dict().items() if value.ndim}
+
+
+def _name_of(net: Any) -> str:
+    """Return the name of a net's checkpoint or YAML."""
+    name = getattr(net, "pt_path", None) or getattr(net, "yaml", {}).get("yaml_file") or "the net"
+    return str(name).rsplit("/", 1)[-1]
 
 
 def _same_inputs(head: Any, other: Any) -> bool:

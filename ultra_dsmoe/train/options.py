@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
@@ -12,6 +13,8 @@ from ultra_dsmoe.errors import ConfigError
 # Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; the section's `gains` overrides them.
 GAINS = {"align": 0.5, "bal": 0.01, "hier": 0.05, "ga": 0.05, "ort": 0.01}
 LOSSES, CLASS_LOSSES = ("dsmoe", "host"), ("qfl", "bce")
+QFL = {"alpha": 1, "beta": 5}  # the quality focal loss's parameters and how large they may be
+_PLACE = re.compile(r"\d+\.\w+")  # a part of a row, "22.csp"
 
 
 def check_options(section: Any) -> dict[str, Any]:
@@ -77,9 +80,25 @@ def _switch(key: str) -> Callable[[Any], None]:
 
 
 def _transfer(value: Any) -> None:
-    rows = [*value, *value.values()] if isinstance(value, dict) else [None]
-    if not all(isinstance(row, int) and not isinstance(row, bool) and row >= 0 for row in rows):
-        raise ConfigError("dsmoe.transfer", "a mapping of row numbers, stock row to row here", value)
+    families = isinstance(value, dict) and value and all(isinstance(m, dict) for m in value.values())
+    for moves in value.values() if families else [value]:
+        good = isinstance(moves, dict) and all(_is_row(r) for r in moves)
+        if not (good and all(_is_row(r) or (isinstance(r, str) and _PLACE.fullmatch(r)) for r in moves.values())):
+            raise ConfigError("dsmoe.transfer", "a mapping of row numbers, stock row to row here", value)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _qfl(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ConfigError("dsmoe.qfl", "a mapping with alpha and beta", value)
+    for name, number in value.items():
+        if name not in QFL:
+            raise ConfigError("dsmoe.qfl", f"names out of {', '.join(QFL)}{_near(name, QFL)}", str(name))
+        if not _is_number(number) or not 0 <= number <= QFL[name]:
+            raise ConfigError(f"dsmoe.qfl.{name}", f"a number from 0 to {QFL[name]}", number)
 
 
 def _by_block(value: Any) -> None:
@@ -93,6 +112,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "hyperbolic": _switch("hyperbolic"),
     "loss": _one_of("loss", LOSSES),
     "cls_loss": _one_of("cls_loss", CLASS_LOSSES),
+    "qfl": _qfl,
+    "detector": _by_block,
+    "residual_path": _switch("residual_path"),
+    "neck_down": _switch("neck_down"),
     "gains": merged_gains,
     "transfer": _transfer,
 }

@@ -16,7 +16,7 @@ from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 _HOST_83_REG_MAX = 16  # what hosts before 8.4 have built in
-_MAX_LEVELS = 6  # the teacher of [TS] detects on P2 to P7
+MAX_LEVELS = 6  # the teacher of [TS] detects on P2 to P7
 
 
 @register
@@ -108,11 +108,11 @@ class DualAttentionDetect(Detect):
                 raise ConfigError(f"DualAttentionDetect {name}", "true or false", value)
         text = ctx.arg(3)
         if text is None:
-            ch = ctx.inputs(1, _MAX_LEVELS)
+            ch = ctx.inputs(1, MAX_LEVELS)
         else:
             if text not in ("decides", "beside"):
                 raise ConfigError("DualAttentionDetect text", "decides or beside", text)
-            *ch, text_width = ctx.inputs(2, _MAX_LEVELS + 1)
+            *ch, text_width = ctx.inputs(2, MAX_LEVELS + 1)
             hyperbolic = bool(ctx.options.get("hyperbolic", True))
             kwargs |= {"text_width": text_width, "text_beside": text == "beside", "hyperbolic": hyperbolic}
         return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, kwargs)

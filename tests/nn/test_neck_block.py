@@ -1,0 +1,103 @@
+"""Neck block N and its reverse: what is joined with what, the attention behind it, the ablation."""
+
+import pytest
+import torch
+from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from torch import nn
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn import DualAttention, NeckBlock, RowContext
+
+C1, OTHER, C2 = 16, 24, 32
+SIZES = {"top_down": (3, 2), "bottom_up": (12, 8)}  # of a neighbour whose level is 6 x 4
+
+
+def make(direction, **kwargs):
+    return NeckBlock(C1, OTHER, C2, direction=direction, **kwargs)
+
+
+def inputs(direction, b=2):
+    return [torch.randn(b, C1, 6, 4), torch.randn(b, OTHER, *SIZES[direction])]
+
+
+def awake(block):
+    """Move everything, the attention's closing scales, which start at zero, included."""
+    return shake(block, 0.3)
+
+
+@pytest.mark.parametrize("direction", SIZES)
+@pytest.mark.parametrize("b", [1, 3])
+def test_shape(direction, b):
+    assert make(direction, n=2)(inputs(direction, b)).shape == (b, C2, 6, 4)
+
+
+def test_errors():
+    with pytest.raises(ConfigError, match="NeckBlock direction: expected top_down or bottom_up, got up"):
+        make("up")
+    with pytest.raises(ConfigError, match="'from' with 2 inputs"):
+        NeckBlock.parse(RowContext("NeckBlock", 8, [64]))
+
+
+def test_value_of_what_is_joined():
+    """With the refinement taken out: the level first, then the neighbour, repeated or convolved with stride 2."""
+    for direction in SIZES:
+        block = make(direction).eval()
+        block.csp, block.attention = nn.Identity(), nn.Identity()
+        level, neighbour = inputs(direction)
+        if direction == "top_down":
+            wanted = block.resize(neighbour).repeat_interleave(2, 2).repeat_interleave(2, 3)
+            assert block.resize.conv.kernel_size == (1, 1)
+        else:
+            wanted = block.resize(neighbour)
+            assert (block.resize.conv.kernel_size, block.resize.conv.stride) == ((3, 3), (2, 2))
+        joined = block([level, neighbour])
+        assert torch.equal(joined[:, :C1], level)
+        assert torch.equal(joined[:, C1:], wanted)
+
+
+@pytest.mark.parametrize("direction", SIZES)
+def test_value_of_the_attention(direction):
+    block, x = awake(make(direction)).eval(), inputs(direction)
+    with torch.no_grad():
+        got = block(x)
+        attention, block.attention = block.attention, nn.Identity()
+        refined = block(x)
+    assert isinstance(attention, DualAttention)
+    torch.testing.assert_close(got, attention.weight(refined) * refined)
+    assert (got - refined).abs().max() > 1e-3
+
+
+def test_refinement_is_a_csp_block_without_shortcuts():
+    block = make("bottom_up", n=3)
+    assert [type(m).__name__ for m in block.csp.m] == ["Bottleneck"] * 3
+    assert not any(m.add for m in block.csp.m)
+    assert block.csp.cv1.conv.in_channels == C1 + OTHER
+    assert make("top_down").csp.cv1.conv.in_channels == C1 + C2
+
+
+def test_limits_switched_off_it_hands_the_level_on():
+    block, x = make("bottom_up", on=False), inputs("bottom_up")
+    assert block(x) is x[0]
+    assert block.attention is None
+    assert not list(block.parameters())
+
+
+@pytest.mark.parametrize("direction", SIZES)
+def test_gradients(direction):
+    assert_gradients_reach_all(awake(make(direction)), [inputs(direction)])
+
+
+@pytest.mark.parametrize("direction", SIZES)
+def test_round_trips(direction):
+    assert_round_trips(awake(make(direction)), make(direction), [inputs(direction)])
+    assert_exports(awake(make(direction)), [inputs(direction)], [inputs(direction)])
+
+
+def test_parse_rule():
+    plan = NeckBlock.parse(RowContext("NeckBlock", [64, 128], [256, "top_down"], n=4, width=0.5))
+    assert (plan.args, plan.c2, plan.repeats) == ([64, 128, 128], 128, 1)
+    assert plan.kwargs == {"n": 4, "direction": "top_down", "on": True}
+    one_tower = {"neck_down": False}
+    up = NeckBlock.parse(RowContext("NeckBlock", [64, 128], [256, "bottom_up"], options=one_tower))
+    assert (up.c2, up.kwargs["on"]) == (64, False)
+    assert NeckBlock.parse(RowContext("NeckBlock", [64, 128], [256, "top_down"], options=one_tower)).kwargs["on"]
