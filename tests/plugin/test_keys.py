@@ -63,7 +63,7 @@ def test_bad_values_are_one_line(key: str, value: object, message: str) -> None:
     [
         ("dsmoe_topp", "did you mean 'dsmoe_topk'"),
         ("dsmoe_prompt", "did you mean 'dsmoe_prompts'"),
-        ("dsmoe_zzzzzz", f"one of {', '.join(keys.KEYS)}, got an unknown key"),
+        ("dsmoe_zzzzzzzzzz", f"one of {', '.join(keys.KEYS)}, got an unknown key"),
         ("dsmoe_topk=", "a value, as in 'key=value'"),
     ],
 )

@@ -16,6 +16,8 @@ PREFIX = "dsmoe_"
 MODES = ("gather", "static", "dense")
 SPLITS = ("train", "val", "test")
 EXPORT_ONLY = ("dsmoe_parity",)
+TRAIN_ONLY = ("dsmoe_kd",)
+FOR_ANY_DETECTOR = ("dsmoe_kd",)  # also of stock layers
 NOT_FOR_TRAINING = ("dsmoe_keep", "dsmoe_dynamic_conv", *EXPORT_ONLY)
 
 
@@ -70,6 +72,13 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _kd(value: Any) -> Any:
+    """Check ``dsmoe_kd``: preset, name of a YAML file or mapping; `resolve` looks inside."""
+    from ultra_dsmoe.distill.config import check_form
+
+    return check_form(value)
+
+
 KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_topk": _topk,
     "dsmoe_moe": _moe,
@@ -78,6 +87,7 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_parity": _parity,
     "dsmoe_prompts": _prompts,
     "dsmoe_text": _text,
+    "dsmoe_kd": _kd,
 }
 
 
@@ -142,6 +152,8 @@ def suit(verb: str, given: dict[str, Any]) -> None:
     for key in given:
         if key in EXPORT_ONLY and verb != "export":
             raise ConfigError(key, "this key with export only", f"{verb} {key}={given[key]}")
+        if key in TRAIN_ONLY and verb != "train":
+            raise ConfigError(key, "this key with train only", f"{verb} {key}={given[key]}")
         if verb == "train" and key in NOT_FOR_TRAINING:
             raise ConfigError(key, "this key with val, predict, export or benchmark", f"train {key}={given[key]}")
     if verb == "train" and given.get("dsmoe_moe") == "static":

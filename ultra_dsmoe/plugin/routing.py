@@ -9,7 +9,7 @@ from inspect import isgenerator
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.plugin import exporting, host, keys
+from ultra_dsmoe.plugin import distilling, exporting, host, keys
 from ultra_dsmoe.plugin.rows import is_ours
 from ultra_dsmoe.plugin.settings import Kept, align, in_force
 from ultra_dsmoe.plugin.static_mode import KeptExperts
@@ -67,8 +67,8 @@ def wrap_verb(stock: Any, verb: str) -> Any:
     @functools.wraps(stock)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = keys.take(kwargs)
-        net = required_net(self, given)
         keys.suit(verb, given)
+        net = required_net(self, given)
         if verb == "export" and net is not None:
             return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
         kept = KeptExperts(self, net, given, kwargs).numbers
@@ -93,28 +93,33 @@ def predictor_net(model: Any) -> Any:
 
 
 def wrap_train(stock: Any) -> Any:
-    """Wrap ``Model.train``: our trainer reads the keys itself, a stock model cannot have them."""
+    """Wrap ``Model.train``: our trainer reads the keys itself, a stock model can only have that of the distiller."""
 
     @functools.wraps(stock)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = keys.take(kwargs)
-        from_file = _keys_of_file(kwargs.get("cfg"))
-        required_net(self, given or from_file)
-        keys.suit("train", {**from_file, **given})
+        file = _read_cfg(kwargs.get("cfg"))
+        all_given = {**keys.take(file), **given}
+        required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
+        keys.suit("train", all_given)
         if "dsmoe_prompts" in given:
             keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
+        if trainer := distilling.trainer_for(self, all_given, {**file, **kwargs}):
+            if args or kwargs.get("trainer"):
+                raise ConfigError("dsmoe_kd", "the trainer that it brings, without another", "a trainer of your own")
+            kwargs["trainer"] = trainer
         return stock(self, *args, **kwargs, **given)
 
     return host.mark(train)
 
 
-def _keys_of_file(cfg: Any) -> dict[str, Any]:
-    """Return our keys in a file given as ``cfg=``, which the host reads only later and for any model."""
+def _read_cfg(cfg: Any) -> dict[str, Any]:
+    """Return the content of a file given as ``cfg=``, which the host reads only later and for any model."""
     if not cfg:
         return {}
     from ultralytics.utils import YAML, checks
 
-    return keys.take(YAML.load(checks.check_yaml(cfg)))
+    return YAML.load(checks.check_yaml(cfg))
 
 
 def patch_yolo(module: Any) -> None:
@@ -127,6 +132,8 @@ def patch_yolo(module: Any) -> None:
             stock = stock_map.fget(self)
             if our_net(self) is not None:
                 return our_map(stock)
+            if distilling.is_wrapped(self.model):  # a stock student whose training goes on
+                return distilling.wrapped_map(stock)
             if self.model is None:  # being built from a YAML
                 return {**stock, "detect": {**stock["detect"], "model": chooser(stock["detect"]["model"])}}
             return stock

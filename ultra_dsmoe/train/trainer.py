@@ -16,14 +16,18 @@ from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint, lo
 from ultra_dsmoe.text import Taxonomy, encode_bank
 from ultra_dsmoe.text.prompts import read_prompts
 from ultra_dsmoe.train.criterion import EXTRA_NAMES
+from ultra_dsmoe.train.distilling import Distilling
 from ultra_dsmoe.train.model import DSMoEModel
 from ultra_dsmoe.train.router import RouterMonitor
 
 FAST_LR = 10.0  # of temperatures, radii and other scalars: at the common pace they hardly move (our choice)
 
 
-class DSMoETrainer(DetectionTrainer):
+class DSMoETrainer(Distilling, DetectionTrainer):
     """The host's detection trainer for `DSMoEModel`."""
+
+    default_kd = "attention"
+    student_loss_names = EXTRA_NAMES
 
     def get_model(
         self, cfg: str | dict | None = None, weights: nn.Module | None = None, verbose: bool = True
@@ -36,13 +40,16 @@ class DSMoETrainer(DetectionTrainer):
             verbose: Whether to print the rows.
 
         Raises:
-            DSMoEError: If model YAML, text, taxonomy, weights or keys do not suit each other; no run folder remains.
+            DSMoEError: If model YAML, text, taxonomy, weights, teacher or keys do not suit each other; no run folder
+                remains.
         """
         try:
-            return self._build(cfg, weights, verbose)
+            model = self._build(cfg, getattr(weights, "student_model", weights), verbose)
+            self.check_pair(model, weights)
         except DSMoEError:
-            self._discard_run()
+            self.discard_run()
             raise
+        return model
 
     def _build(self, cfg: str | dict | None, weights: nn.Module | None, verbose: bool) -> DSMoEModel:
         model = DSMoEModel(
@@ -88,14 +95,6 @@ class DSMoETrainer(DetectionTrainer):
                 LOGGER.info("MobileSAM encoder: from scratch (pretrained=mobile_sam.pt loads its weights)")
         return ckpt
 
-    def _discard_run(self) -> None:
-        """Remove the run folder that the host has just made, unless something else is in it."""
-        left = {path.name for path in self.save_dir.glob("*")} if RANK in {-1, 0} else set()
-        if not self.resume and left <= {"args.yaml", "weights"} and not any(self.wdir.glob("*")):
-            (self.save_dir / "args.yaml").unlink(missing_ok=True)
-            for folder in filter(Path.is_dir, (self.wdir, self.save_dir)):
-                folder.rmdir()
-
     def _same_text(self, model: DSMoEModel, weights: DSMoEModel) -> bool:
         """Whether a net's text vectors stay: on resume, or where neither wording nor classes change."""
         info = weights.text_info
@@ -118,13 +117,6 @@ class DSMoETrainer(DetectionTrainer):
         if self.args.dsmoe_prompts and isinstance(prompts, dict):
             prompts = {**prompts, **read_prompts(self.args.dsmoe_prompts)}
         return encode_bank(self.data["names"], prompts, encoder=self.args.dsmoe_text or "auto")
-
-    def get_validator(self) -> Any:
-        """Return the host's validator; older hosts need the names of our loss items spelled out."""
-        validator = super().get_validator()
-        if isinstance(self.loss_names, tuple) and self.loss_names:
-            self.loss_names = (*self.loss_names, *EXTRA_NAMES)
-        return validator
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Build the host's optimizer, with the blocks' ``fast_parameters`` in a group of ten times its pace."""

@@ -1,0 +1,33 @@
+"""Attention-guided distillation: masks, attentions, terms and their weights. Tensors only, no trainer.
+
+The trainer's side, which runs teacher and student, is `ultra_dsmoe.train.distillation`.
+"""
+
+from ultra_dsmoe.distill.adapter import Adapter
+from ultra_dsmoe.distill.adaptive import AdaptiveWeights
+from ultra_dsmoe.distill.attention import ActivationAttention, attention_mask, neck_attention
+from ultra_dsmoe.distill.config import KDConfig, resolve
+from ultra_dsmoe.distill.feature_losses import attention_loss, foreground_loss, global_loss, mimic_loss
+from ultra_dsmoe.distill.levels import Level, match_levels
+from ultra_dsmoe.distill.masks import cell_boxes, foreground_mask, scale_mask
+from ultra_dsmoe.distill.terms import distillation_terms
+
+__all__ = [
+    "ActivationAttention",
+    "Adapter",
+    "AdaptiveWeights",
+    "KDConfig",
+    "Level",
+    "attention_loss",
+    "attention_mask",
+    "cell_boxes",
+    "distillation_terms",
+    "foreground_loss",
+    "foreground_mask",
+    "global_loss",
+    "match_levels",
+    "mimic_loss",
+    "neck_attention",
+    "resolve",
+    "scale_mask",
+]

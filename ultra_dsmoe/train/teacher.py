@@ -1,0 +1,87 @@
+"""The teacher of a distillation: loaded, frozen, and refused where the student could not learn from it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from ultralytics.nn.modules import Detect
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils import SETTINGS
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
+
+# What the host raises for a file that is missing, damaged, foreign, or cannot be downloaded.
+_UNREADABLE = (OSError, EOFError, RuntimeError, LookupError, AttributeError, ImportError, TypeError, ValueError)
+
+
+def check_file(weights: Any) -> str:
+    """Return the name of a teacher's checkpoint that is on this disk, or that the host downloads.
+
+    Raises:
+        WeightsError: If it is neither.
+    """
+    name = str(weights).strip()
+    here = any(map(os.path.isfile, (name, os.path.join(SETTINGS["weights_dir"], name))))
+    if not name.lower().endswith(".pt"):
+        raise WeightsError("distill_model", "the teacher's checkpoint (.pt)", name)
+    if not here and "://" not in name and Path(name).name not in GITHUB_ASSETS_NAMES:
+        raise WeightsError("distill_model", "an existing checkpoint", f"{name}, which is not a file")
+    return name
+
+
+def load_teacher(weights: Any) -> Any:
+    """Return the detector of a checkpoint, in evaluation mode and without gradients.
+
+    Raises:
+        WeightsError: If the file is missing, damaged, or of another task than detection.
+    """
+    name = check_file(weights)
+    try:
+        net: Any = load_checkpoint(name)[0]
+    except DSMoEError:
+        raise
+    except (*_UNREADABLE, pickle.UnpicklingError, zipfile.BadZipFile) as e:
+        raise WeightsError("distill_model", "a readable checkpoint", f"{name} ({type(e).__name__}: {e})") from e
+    net = getattr(net, "student_model", net)  # of a distillation that was interrupted
+    head = net.model[-1] if isinstance(getattr(net, "model", None), nn.Sequential) else None
+    task = getattr(net, "task", None) or "another"
+    if not isinstance(head, Detect) or task != "detect":
+        raise WeightsError("distill_model", "a detector as teacher", f"{name} ({type(head).__name__}, task {task})")
+    return net.eval().requires_grad_(False)
+
+
+def check_teacher(teacher: Any, student: Any, names: dict[int, str], weights: Any) -> None:
+    """Refuse a teacher of other classes, of another order of classes, or of images with other channels.
+
+    Args:
+        teacher: The teacher's net.
+        student: The student's net.
+        names: Class names of the data set.
+        weights: What to call the teacher.
+
+    Raises:
+        ConfigError: If they do not suit each other.
+    """
+    wanted, have = list(names.values()), _names(teacher)
+    if len(wanted) != len(have):
+        expected = f"a teacher of {len(wanted)} classes, as the data"
+        raise ConfigError("distill_model", expected, f"{weights} ({len(have)})")
+    if wanted != have:
+        n = next(i for i, pair in enumerate(zip(wanted, have, strict=True)) if pair[0] != pair[1])
+        order = "in the order of the data" if sorted(wanted) == sorted(have) else "named as in the data"
+        expected = f"a teacher whose classes are {order}, class {n} '{wanted[n]}'"
+        raise ConfigError("distill_model", expected, f"{weights}, class {n} '{have[n]}'")
+    channels = [net.yaml.get("channels", 3) for net in (student, teacher)]
+    if channels[0] != channels[1]:
+        raise ConfigError("distill_model", f"a teacher of {channels[0]}-channel images", f"{weights} ({channels[1]})")
+
+
+def _names(net: Any) -> list[str]:
+    names = net.names
+    return list(names.values()) if isinstance(names, dict) else list(names)
