@@ -210,9 +210,9 @@ def bars(work: dict[str, float], times: dict[str, Timing]) -> list[Bar]:
     grown = [growth(work, {name: t[i] for name, t in times.items()}) for i in range(len(Timing._fields))]
     beyond = Timing(*(g["k8_over_k1"] / g["k8_over_k1_expected"] for g in grown))
     return [
-        Bar(f"gather k={K} over dense", times[f"gather k={K}"].over(times["dense"]), GATHER_AIM),
-        Bar("static 5 over dense", times["static 5"].over(times["dense"]), STATIC_AIM),
-        Bar("k=8 over k=1, beyond work and fixed part", beyond, GROWTH_AIM),
+        Bar.of(f"gather k={K} over dense", times[f"gather k={K}"].over(times["dense"]), GATHER_AIM),
+        Bar.of("static 5 over dense", times["static 5"].over(times["dense"]), STATIC_AIM),
+        Bar.of("k=8 over k=1, beyond work and fixed part", beyond, GROWTH_AIM),
     ]
 
 

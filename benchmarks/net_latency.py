@@ -188,7 +188,7 @@ def ratios(times: dict[str, Timing]) -> dict[str, Timing]:
 def bars(over: dict[str, Timing]) -> list[Bar]:
     """Return the bars of the nets that were run, from their ratios in ONNX Runtime."""
     pairs = ((f"{ours} gather", *peer) for ours, peer in PEERS.items())
-    return [Bar(f"{name} over {peer}", over[name], aim) for name, peer, aim in pairs if name in over]
+    return [Bar.of(f"{name} over {peer}", over[name], aim) for name, peer, aim in pairs if name in over]
 
 
 def report(nets: dict[str, Built], times: dict[str, Timing]) -> list[str]:
