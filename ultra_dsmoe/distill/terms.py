@@ -54,13 +54,12 @@ def _attention_terms(
     config: KDConfig, teacher: Tensor, student: Tensor, attention: Attention, boxes: Tensor, image_index: Tensor
 ) -> dict[str, Tensor]:
     with torch.no_grad():
-        seen = attention(teacher).float()
-        mask = attention_mask(seen, config.temperature)
-        scale = scale_mask(boxes, image_index, len(teacher), (teacher.shape[-2], teacher.shape[-1]))
-        if config.normalize:
-            scale = scale / scale.sum((2, 3), keepdim=True)  # every box and the background are 1 each: a weighted mean
-    student_seen = attention(student).float()
-    student_mask = attention_mask(student_seen, config.temperature)
+        seen = attention(teacher)
+    seen, student_seen = _comparable(seen, attention(student), config.normalize)
+    mask, student_mask = (attention_mask(m, config.temperature) for m in (seen, student_seen))
+    scale = scale_mask(boxes, image_index, len(teacher), (teacher.shape[-2], teacher.shape[-1]))
+    if config.normalize:
+        scale = scale / scale.sum((2, 3), keepdim=True)  # every box and the background are 1 each: a weighted mean
     return {
         "fg": foreground_loss(*_comparable(teacher, student, config.normalize), scale, mask),
         "att": attention_loss(mask, student_mask) * config.temperature**2,
@@ -69,7 +68,7 @@ def _attention_terms(
 
 
 def _comparable(teacher: Tensor, student: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
-    """Return both maps in fp32; where asked for, in the larger of their standard deviations, a constant."""
+    """Return two maps or attentions in fp32; where asked for, in the larger of their standard deviations."""
     teacher, student = teacher.float(), student.float()
     if not normalize:
         return teacher, student

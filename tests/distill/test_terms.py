@@ -1,0 +1,107 @@
+"""All terms of a batch: levels, normalisation, the zero of equal maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ultra_dsmoe.distill import (
+    ActivationAttention,
+    attention_mask,
+    distillation_terms,
+    foreground_loss,
+    mimic_loss,
+    resolve,
+    scale_mask,
+)
+from ultra_dsmoe.nn.head.dual_attention import DualAttention
+
+BOXES, INDEX = torch.tensor([[0.5, 0.5, 0.8, 0.8], [0.5, 0.5, 0.1, 0.1]]), torch.tensor([0.0, 0.0])
+SHAPES = [(2, 6, 8, 8), (2, 4, 4, 4)]
+
+
+def trained_attention(channels: int) -> DualAttention:
+    """Return an attention that looks at its map; a fresh one is the identity."""
+    attention = DualAttention(channels).eval().requires_grad_(False)
+    torch.nn.init.ones_(attention.channel_out.bn.weight)
+    torch.nn.init.ones_(attention.spatial_out.bn.weight)
+    return attention
+
+
+def maps() -> list[Tensor]:
+    return [torch.randn(shape) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("kd", ["attention", "mimic", {"normalize": False}, {"method": "mimic", "normalize": False}])
+@pytest.mark.parametrize("own", [True, False])
+def test_equal_nets_cost_nothing(kd: object, own: bool) -> None:
+    teacher = maps()
+    attentions = [trained_attention(s[1]).weight if own else ActivationAttention() for s in SHAPES]
+    terms = distillation_terms(resolve(kd), teacher, [t.clone() for t in teacher], attentions, BOXES, INDEX)
+    assert tuple(terms) == resolve(kd).terms
+    assert all(term == 0 for term in terms.values())
+
+
+def test_as_printed_by_the_single_terms() -> None:
+    """Without normalisation, with a teacher's own attention: the mean over levels of the equations."""
+    config = resolve({"normalize": False, "temperature": 3})
+    teacher, student = maps(), maps()
+    attentions = [trained_attention(s[1]) for s in SHAPES]
+    terms = distillation_terms(config, teacher, student, [a.weight for a in attentions], BOXES, INDEX)
+    expected = torch.zeros(3)
+    for t, s, attention in zip(teacher, student, attentions, strict=True):
+        mt, ms = attention.weight(t), attention.weight(s)
+        at, as_ = attention_mask(mt, 3), attention_mask(ms, 3)
+        scale = scale_mask(BOXES, INDEX, 2, tuple(t.shape[-2:]))
+        att = torch.nn.functional.smooth_l1_loss(as_, at) * 9
+        expected += torch.stack([foreground_loss(t, s, scale, at), att, (mt - ms).square().mean()]) / 2
+    torch.testing.assert_close(torch.stack(list(terms.values())), expected)
+    assert all(expected > 1e-4)
+
+
+def test_normalised_terms_do_not_see_scale_or_number_of_boxes() -> None:
+    config = resolve("attention")
+    teacher, student = maps(), maps()
+    attentions = [ActivationAttention()] * 2
+    once = distillation_terms(config, teacher, student, attentions, BOXES, INDEX)
+    scaled = distillation_terms(config, [t * 50 for t in teacher], [s * 50 for s in student], attentions, BOXES, INDEX)
+    for name, term in once.items():
+        torch.testing.assert_close(scaled[name], term)
+    many = torch.cat([torch.rand(40, 2), torch.full((40, 2), 0.2)], 1)
+    crowded = distillation_terms(config, teacher, student, attentions, many, torch.zeros(40))
+    assert 0.5 < crowded["fg"] / once["fg"] < 2
+
+
+def test_a_constant_teacher_stays_bounded() -> None:
+    """One that was never trained: its maps hardly vary."""
+    teacher = [torch.full(shape, 0.1) + 1e-4 * torch.randn(shape) for shape in SHAPES]
+    student = [s.requires_grad_() for s in maps()]
+    terms = distillation_terms(resolve("attention"), teacher, student, [ActivationAttention()] * 2, BOXES, INDEX)
+    assert all(0 <= term < 10 for term in terms.values())
+    sum(terms.values()).backward()
+    assert all(torch.isfinite(s.grad).all() for s in student)
+
+
+def test_mimic_is_the_plain_difference() -> None:
+    teacher, student = maps(), maps()
+    config = resolve({"method": "mimic", "normalize": False})
+    (term,) = distillation_terms(config, teacher, student, [ActivationAttention()] * 2, BOXES, INDEX).values()
+    expected = sum(mimic_loss(t, s) for t, s in zip(teacher, student, strict=True)) / 2
+    torch.testing.assert_close(term, expected)
+
+
+def test_half_precision_maps_are_compared_in_fp32() -> None:
+    teacher, student = maps(), maps()
+    half = [[m.bfloat16() for m in side] for side in (teacher, student)]
+    terms = distillation_terms(resolve("attention"), *half, [ActivationAttention()] * 2, BOXES, INDEX)
+    full = distillation_terms(resolve("attention"), teacher, student, [ActivationAttention()] * 2, BOXES, INDEX)
+    for name, term in terms.items():
+        assert term.dtype == torch.float32
+        torch.testing.assert_close(term, full[name], rtol=0.1, atol=0.01)
+
+
+def test_images_without_boxes_are_background() -> None:
+    none = torch.zeros(0, 4), torch.zeros(0)
+    terms = distillation_terms(resolve("attention"), maps(), maps(), [ActivationAttention()] * 2, *none)
+    assert all(torch.isfinite(term) and term > 0 for term in terms.values())
