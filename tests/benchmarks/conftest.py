@@ -43,6 +43,11 @@ def train_step() -> ModuleType:
     return load("train_step")
 
 
+@pytest.fixture(scope="session")
+def int8_cpu() -> ModuleType:
+    return load("int8_cpu")
+
+
 @pytest.fixture
 def usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Return a function that runs a benchmark with arguments that it must refuse, and gives its last line."""
