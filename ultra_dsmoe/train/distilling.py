@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import LOGGER, RANK
 
 from ultra_dsmoe.distill import KDConfig, match_levels, resolve
-from ultra_dsmoe.errors import DSMoEError
+from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.train.teacher import check_teacher, load_teacher
 
@@ -52,12 +52,15 @@ class Distilling(Base):
             DSMoEError: If settings, teacher, classes or levels do not suit each other.
         """
         self._starts_with_weights = weights is not None
-        config = self._kd_config()
+        config, head = self._kd_config(), student.model[-1]
         if config is None:
+            if getattr(self.args, "distill_model", None) and len(head.f) != head.nl:
+                expected = "attention or mimic for detectors that read text beside the maps"
+                raise ConfigError("dsmoe_kd", expected, "host, which would take the text for a map")
             return
         self._teacher = load_teacher(self.args.distill_model)
         check_teacher(self._teacher, student, self.data["names"], self.args.distill_model)
-        match_levels(student.model[-1].stride.tolist(), self._teacher.model[-1].stride.tolist(), config.levels)
+        match_levels(head.stride.tolist(), self._teacher.model[-1].stride.tolist(), config.levels)
 
     def setup_model(self) -> Any:
         """Build or load the student as the host does and wrap it.
@@ -143,7 +146,7 @@ class Distilling(Base):
         from ultra_dsmoe.train.distillation import FeatureDistillation
 
         student: Any = self.model
-        student.args = self.args
+        student.args, student.task = self.args, self.args.task  # of the student alone, when it is exported
         kept = self._resumed
         wrapper = FeatureDistillation(student.to(self.device), self._teacher, config, kept and deepcopy(kept.adaptive))
         if kept is not None:

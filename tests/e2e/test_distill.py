@@ -1,0 +1,403 @@
+"""Distillation from the command line to the exported file: resume, refusals, what stays the host's."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+if "distill_model" not in DEFAULT_CFG_DICT:
+    pytest.skip("this host cannot distil", allow_module_level=True)
+
+from ultralytics.nn.distill_model import DistillationModel
+
+from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
+from ultra_dsmoe.train.distillation import FeatureDistillation
+from ultra_dsmoe.train.distilling import MAP, MAP50, Distilling, DistillTrainer
+from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.train.trainer import DSMoETrainer
+
+QUICK: dict[str, Any] = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "verbose": False}
+COLUMNS = {f"{split}/{term}_loss" for split in ("train", "val") for term in ("fg", "att", "glob", "dis")}
+WEIGHTS = {f"distill/w_{name}" for name in ("fg", "att", "glob", "cls", "box")}
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def save(net: Any, names: dict[int, str], path: Path, task: str = "detect") -> Path:
+    """Write a checkpoint as the host does."""
+    net.names, net.task = names, task
+    torch.save({"model": net.half(), "train_args": {"task": task, "imgsz": 64}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def names(tiny_boards: Path) -> dict[int, str]:
+    return dict(yaml.safe_load(tiny_boards.read_text())["names"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("distill")
+
+
+@pytest.fixture(scope="module")
+def teacher(folder: Path, names: dict[int, str]) -> Path:
+    """Return a teacher of four levels; what it knows does not matter here."""
+    torch.manual_seed(0)
+    return save(DetectionModel("yolov8n-p2.yaml", nc=6, verbose=False), names, folder / "teacher.pt")
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with open(run / "results.csv", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def state(wrapper: FeatureDistillation) -> dict[str, Any]:
+    """Return adapters as a checkpoint holds them, and the adaptive weights."""
+    adapters = {k: v.half().float().clone() for k, v in wrapper.projector.state_dict().items()}
+    return {"adapters": adapters, "adaptive": deepcopy(wrapper.adaptive.state())}
+
+
+@pytest.fixture(scope="module")
+def interrupted(folder: Path, tiny_boards: Path, teacher: Path) -> tuple[Path, dict[str, Any]]:
+    """Return a run of a stock pair that was stopped after two of three epochs, and its state then."""
+    kept: dict[str, Any] = {}
+
+    def stop(trainer: Any) -> None:
+        if trainer.epoch == 1:
+            kept.update(state(trainer.ema.ema), live=deepcopy(trainer.model.adaptive.state()))
+            kept["optimized"] = {id(p) for g in trainer.optimizer.param_groups for p in g["params"]}
+            kept["adapter_ids"] = {id(p) for p in trainer.model.projector.parameters()}
+            kept["teacher_ids"] = {id(p) for p in trainer.model.teacher_model.parameters()}
+            kept["frozen"] = not any(p.requires_grad for p in trainer.model.teacher_model.parameters())
+            raise KeyboardInterrupt
+
+    yolo = YOLO("yolov8n.yaml")
+    yolo.add_callback("on_model_save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        yolo.train(
+            data=tiny_boards, epochs=3, project=str(folder), name="run", distill_model=str(teacher),
+            dsmoe_kd="attention", **QUICK,
+        )  # fmt: skip
+    shutil.copytree(folder / "run", folder / "copy")
+    return folder / "run", kept
+
+
+@pytest.fixture(scope="module")
+def resumed(interrupted: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, Any], YOLO]:
+    """Return that run at its end, with its state at the moment of resumption."""
+    began: dict[str, Any] = {}
+
+    def look(trainer: Any) -> None:
+        began.update(state(trainer.model), trainer=type(trainer), epoch=trainer.start_epoch, ema=state(trainer.ema.ema))
+        began["student"] = {k: v.clone() for k, v in trainer.model.student_model.state_dict().items()}
+
+    yolo = YOLO(interrupted[0] / "weights" / "last.pt")
+    yolo.add_callback("on_train_start", look)
+    yolo.train(resume=True)
+    return interrupted[0], began, yolo
+
+
+# a stock pair ---------------------------------------------------------------------------------------------------------
+
+
+def test_results_have_terms_and_weights(resumed: tuple[Path, dict[str, Any], YOLO]) -> None:
+    table = rows(resumed[0])
+    assert [row["epoch"] for row in table] == ["1", "2", "3"]
+    for row in table:
+        assert row.keys() >= COLUMNS | WEIGHTS
+        assert all(float(row[f"train/{t}_loss"]) > 0 for t in ("fg", "att", "glob", "dis"))
+        assert sum(float(row[name]) for name in WEIGHTS) == pytest.approx(5, abs=1e-3)
+    assert {table[0][name] for name in WEIGHTS} == {"1"}
+    assert len({table[2][name] for name in WEIGHTS}) > 1, "the weights moved"
+
+
+def test_the_optimizer_has_adapters_and_no_teacher(interrupted: tuple[Path, dict[str, Any]]) -> None:
+    kept = interrupted[1]
+    assert kept["adapter_ids"] <= kept["optimized"]
+    assert not kept["teacher_ids"] & kept["optimized"]
+    assert kept["frozen"]
+
+
+def test_resume_restores_adapters_and_weights_exactly(
+    interrupted: tuple[Path, dict[str, Any]], resumed: tuple[Path, dict[str, Any], YOLO]
+) -> None:
+    kept, began = interrupted[1], resumed[1]
+    assert (began["trainer"], began["epoch"]) == (DistillTrainer, 2)
+    assert kept["adaptive"] == kept["live"], "the checkpoint's copy keeps pace"
+    assert kept["adaptive"]["weights"] != [1.0] * 5
+    for side in (began, began["ema"]):
+        assert side["adaptive"] == kept["adaptive"]
+        assert side["adapters"].keys() == kept["adapters"].keys()
+        assert all(torch.equal(v, kept["adapters"][k]) for k, v in side["adapters"].items())
+    last = torch.load(interrupted[0].parent / "copy" / "weights" / "last.pt", map_location="cpu", weights_only=False)
+    saved = last["ema"].float().student_model.state_dict()
+    assert all(torch.equal(v.float(), saved[k].float()) for k, v in began["student"].items())
+
+
+def test_the_result_is_the_student_alone(resumed: tuple[Path, dict[str, Any], YOLO]) -> None:
+    for name in ("best.pt", "last.pt"):
+        net = YOLO(resumed[0] / "weights" / name).model
+        assert type(net) is DetectionModel
+        assert net.state_dict().keys() == DetectionModel("yolov8n.yaml", nc=6, verbose=False).state_dict().keys()
+        assert net.names[0] == "missing_hole"
+
+
+def test_the_exported_graph_is_the_students(
+    resumed: tuple[Path, dict[str, Any], YOLO], names: dict[int, str], tmp_path: Path
+) -> None:
+    import onnx
+
+    def shapes(path: str) -> list[tuple[int, ...]]:
+        return sorted(tuple(t.dims) for t in onnx.load(path).graph.initializer if len(t.dims) > 1)
+
+    alone = save(DetectionModel("yolov8n.yaml", nc=6, verbose=False), names, tmp_path / "alone.pt")
+    exported = YOLO(resumed[0] / "weights" / "best.pt").export(format="onnx", imgsz=64)
+    assert shapes(exported) == shapes(YOLO(alone).export(format="onnx", imgsz=64))
+
+
+def test_an_interrupted_checkpoint_predicts_validates_and_exports(
+    interrupted: tuple[Path, dict[str, Any]], tiny_boards: Path, tmp_path: Path
+) -> None:
+    last = interrupted[0].parent / "copy" / "weights" / "last.pt"
+    yolo = YOLO(last)
+    assert isinstance(yolo.model, FeatureDistillation)
+    assert yolo.model.teacher_model is None
+    call = {"imgsz": 64, "device": "cpu", "project": str(tmp_path), "verbose": False}
+    assert len(yolo.predict(torch.zeros(1, 3, 64, 64), **call)) == 1
+    assert yolo.val(data=tiny_boards, workers=0, plots=False, **call).box.map >= 0
+    assert Path(YOLO(last).export(format="torchscript", imgsz=64)).stat().st_size > 0
+
+
+def test_it_is_a_start_for_another_training(
+    interrupted: tuple[Path, dict[str, Any]], tiny_boards: Path, tmp_path: Path
+) -> None:
+    last = interrupted[0].parent / "copy" / "weights" / "last.pt"
+    yolo = YOLO(last)
+    stem = yolo.model.student_model.model[0].conv.weight.clone()
+    yolo.train(
+        data=tiny_boards, epochs=1, project=str(tmp_path), name="on", lr0=1e-6, optimizer="SGD", val=False, **QUICK
+    )
+    assert type(yolo.model) is DetectionModel
+    torch.testing.assert_close(yolo.model.model[0].conv.weight, stem, rtol=0, atol=2e-3)
+
+
+def test_restricted_loading_resumes_it(interrupted: tuple[Path, dict[str, Any]], run_yolo: Run, tmp_path: Path) -> None:
+    shutil.copytree(interrupted[0].parent / "copy", tmp_path / "run")
+    last = tmp_path / "run" / "weights" / "last.pt"
+    run_yolo("train", "resume", f"model={last}", f"save_dir={tmp_path / 'run'}", env={"ULTRALYTICS_SAFE_LOAD": "1"})
+    table = rows(next(p.parent for p in tmp_path.rglob("results.csv")))
+    assert len(table) == 3
+    assert table[2].keys() >= COLUMNS | WEIGHTS
+
+
+# ours -----------------------------------------------------------------------------------------------------------------
+
+
+def test_our_students_get_attention_unless_told_otherwise(
+    tiny_boards: Path, teacher: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    yolo = YOLO("dsmoe-n.yaml")
+    yolo.train(
+        data=tiny_boards, epochs=1, project=str(tmp_path), name="ours", distill_model=str(teacher), dsmoe_text="hash",
+        **QUICK,
+    )  # fmt: skip
+    assert type(yolo.trainer) is DSMoETrainer
+    assert isinstance(yolo.trainer.model, FeatureDistillation)
+    (row,) = rows(tmp_path / "ours")
+    assert row.keys() >= COLUMNS | WEIGHTS | {"router/entropy", "train/align_loss"}
+    assert type(yolo.model) is DSMoEModel
+    said = caplog.text
+    assert "distill: attention from teacher.pt, strides 8, 16, 32, the teacher's attention on 0, adaptive=ema" in said
+    assert "distill: teacher.pt reaches mAP50-95 0.000 (mAP50 0.000) in validation" in said
+
+
+def test_mimic_from_a_large_net_of_ours_by_file(tiny_boards: Path, names: dict[int, str], tmp_path: Path) -> None:
+    net = DSMoEModel("dsmoe-n.yaml", nc=6, verbose=False)
+    large = save(net, names, tmp_path / "large.pt")
+    file = tmp_path / "kd.yaml"
+    file.write_text("method: mimic\nlevels: [8]\ncompare: false\n")
+    yolo = YOLO("dsmoe-n.yaml")
+    yolo.train(
+        data=tiny_boards, epochs=1, project=str(tmp_path), name="m", distill_model=str(large), dsmoe_kd=str(file),
+        dsmoe_text="hash", val=False, **QUICK,
+    )  # fmt: skip
+    (row,) = rows(tmp_path / "m")
+    assert float(row["train/mimic_loss"]) > 0
+    assert (row["distill/w_mimic"], row["distill/w_box"]) == ("1", "1")
+
+
+# the host's own -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [{}, {"dsmoe_kd": "host"}])
+def test_the_hosts_distiller_stays_its_own(
+    key: dict[str, str], tiny_boards: Path, teacher: Path, tmp_path: Path
+) -> None:
+    yolo = YOLO("yolov8n-p2.yaml")
+    yolo.train(
+        data=tiny_boards, epochs=1, project=str(tmp_path), name="host", distill_model=str(teacher), val=False, **key,
+        **QUICK,
+    )  # fmt: skip
+    assert type(yolo.trainer) is DetectionTrainer
+    assert type(yolo.trainer.model) is DistillationModel
+    (row,) = rows(tmp_path / "host")
+    assert not row.keys() & (WEIGHTS | {"train/fg_loss"})
+
+
+def test_the_hosts_distiller_cannot_read_text(tiny_boards: Path, teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="dsmoe_kd: expected attention or mimic for detectors that read text"):
+        YOLO("dsmoe-n.yaml").train(
+            data=tiny_boards, project=str(tmp_path / "p"), distill_model=str(teacher), dsmoe_kd="host",
+            dsmoe_text="hash", **QUICK,
+        )  # fmt: skip
+    assert not list((tmp_path / "p").rglob("*"))
+
+
+# the teacher before training ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("teaches", "starts", "level"), [(0.2, 0.5, "WARNING"), (0.5, 0.2, "INFO")])
+def test_a_worse_teacher_is_reported(
+    teaches: float, starts: float, level: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    interrupted: tuple[Path, dict[str, Any]], teacher: Path, tiny_boards: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    def validated(self: Distilling, net: Any) -> dict[str, float]:
+        return dict.fromkeys((MAP, MAP50), teaches if net is self.model.teacher_model else starts)
+
+    monkeypatch.setattr(Distilling, "_validated", validated)
+
+    class Enough(Exception):
+        pass
+
+    def stop(_trainer: Any) -> None:
+        raise Enough
+
+    yolo = YOLO(interrupted[0].parent / "copy" / "weights" / "last.pt")  # a student that has weights
+    yolo.add_callback("on_train_start", stop)
+    with pytest.raises(Enough):
+        yolo.train(
+            data=tiny_boards, epochs=1, project=str(tmp_path), name="r", distill_model=str(teacher), dsmoe_kd="mimic",
+            **QUICK,
+        )  # fmt: skip
+    (record,) = [r for r in caplog.records if "reaches mAP50-95" in r.getMessage()]
+    assert record.levelname == level
+    assert ("worse than the student" in record.getMessage()) == (level == "WARNING")
+    assert f"starts at {starts:.3f}" in record.getMessage()
+
+
+# refusals: one line, nothing left -------------------------------------------------------------------------------------
+
+
+def classes(case: str, names: dict[int, str]) -> dict[int, str]:
+    values = list(names.values())
+    if case == "order":
+        values = values[::-1]
+    elif case == "names":
+        values[2] = "hole"
+    return dict(enumerate(values))
+
+
+@pytest.mark.parametrize("student", ["yolov8n.yaml", "dsmoe-n.yaml"])
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("order", "classes are in the order of the data, class 0 'missing_hole', got .*class 0 'spurious_copper'"),
+        ("names", "classes are named as in the data, class 2 'open_circuit', got .*class 2 'hole'"),
+        ("count", r"a teacher of 6 classes, as the data, got .*\(2\)"),
+        ("task", "a detector as teacher, got .*task segment"),
+        ("level", "dsmoe_kd levels: expected strides that both nets have .8, 16, 32., got 4"),
+    ],
+)
+def test_teachers_that_do_not_suit(
+    case: str, message: str, student: str, names: dict[int, str], tiny_boards: Path, teacher: Path, tmp_path: Path
+) -> None:
+    from ultralytics.nn.tasks import SegmentationModel
+
+    path, kd = tmp_path / "t.pt", {"levels": [4]} if case == "level" else "attention"
+    if case == "task":
+        save(SegmentationModel("yolov8n-seg.yaml", nc=6, verbose=False), names, path, "segment")
+    elif case == "count":
+        save(DetectionModel("yolov8n.yaml", nc=2, verbose=False), {0: "a", 1: "b"}, path)
+    else:
+        save(DetectionModel("yolov8n.yaml", nc=6, verbose=False), classes(case, names), path)
+    with pytest.raises(DSMoEError, match=message) as e:
+        YOLO(student).train(
+            data=tiny_boards, epochs=1, project=str(tmp_path / "p"), distill_model=str(path), dsmoe_kd=kd, **QUICK
+        )
+    assert "\n" not in str(e.value)
+    assert not list((tmp_path / "p").rglob("*")), "something was written"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            {"dsmoe_kd": "attention"},
+            ConfigError,
+            "dsmoe_kd: expected this key beside distill_model=.*, got dsmoe_kd=att",
+        ),
+        ({"dsmoe_kd": "attentoin", "distill_model": "T"}, ConfigError, "did you mean 'attention'"),
+        ({"dsmoe_kd": {"temprature": 3}, "distill_model": "T"}, ConfigError, "did you mean 'temperature'"),
+        ({"dsmoe_kd": "no.yaml", "distill_model": "T"}, ConfigError, "dsmoe_kd: expected an existing YAML file"),
+        (
+            {"dsmoe_kd": "mimic", "distill_model": "no.pt"},
+            WeightsError,
+            "distill_model: expected an existing checkpoint",
+        ),
+        ({"dsmoe_kd": "mimic", "distill_model": "T", "trainer": DetectionTrainer}, ConfigError, "without another"),
+    ],
+)
+def test_bad_calls(
+    call: dict[str, Any], error: type, message: str, tiny_boards: Path, teacher: Path, tmp_path: Path
+) -> None:
+    call = {k: str(teacher) if v == "T" else v for k, v in call.items()}
+    with pytest.raises(error, match=message) as e:
+        YOLO("yolov8n.yaml").train(data=tiny_boards, epochs=1, project=str(tmp_path / "p"), **call, **QUICK)
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_missing_teacher_of_ours_is_refused_too(tiny_boards: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="distill_model: expected an existing checkpoint, got no.pt"):
+        YOLO("dsmoe-n.yaml").train(data=tiny_boards, distill_model="no.pt", project=str(tmp_path / "p"), **QUICK)
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("verb", ["val", "predict", "export"])
+def test_other_verbs_refuse_the_key(verb: str) -> None:
+    for name in ("yolov8n.yaml", "dsmoe-n.yaml"):
+        with pytest.raises(ConfigError, match="dsmoe_kd: expected this key with train only"):
+            getattr(YOLO(name), verb)(dsmoe_kd="mimic")
+
+
+def test_students_of_other_tasks_are_refused(teacher: Path, tiny_boards: Path) -> None:
+    with pytest.raises(ConfigError, match="dsmoe_kd: expected a YOLO detector as student, got yolov8n-seg.yaml"):
+        YOLO("yolov8n-seg.yaml").train(data=tiny_boards, distill_model=str(teacher), dsmoe_kd="attention", **QUICK)
+
+
+def test_hosts_without_a_distiller_say_so(monkeypatch: pytest.MonkeyPatch, teacher: Path) -> None:
+    monkeypatch.delitem(DEFAULT_CFG_DICT, "distill_model")
+    with pytest.raises(
+        ConfigError, match=r"dsmoe_kd: expected Ultralytics 8\.4\.80 or newer, which has distill_model="
+    ):
+        YOLO("yolov8n.yaml").train(distill_model=str(teacher), dsmoe_kd="attention")
+
+
+def test_the_command_line_ends_in_one_line(run_yolo: Run, tiny_boards: Path, tmp_path: Path) -> None:
+    done = run_yolo("train", "model=yolov8n.yaml", f"data={tiny_boards}", "dsmoe_kd=mimik", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: dsmoe_kd: expected attention, mimic, host or a YAML")
+    assert not (tmp_path / "runs").exists()
