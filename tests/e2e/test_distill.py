@@ -347,7 +347,7 @@ def test_teachers_that_do_not_suit(
         (
             {"dsmoe_kd": "attention"},
             ConfigError,
-            "dsmoe_kd: expected this key beside distill_model=.*, got dsmoe_kd=att",
+            "dsmoe_kd: expected this key beside distill_model=",
         ),
         ({"dsmoe_kd": "attentoin", "distill_model": "T"}, ConfigError, "did you mean 'attention'"),
         ({"dsmoe_kd": {"temprature": 3}, "distill_model": "T"}, ConfigError, "did you mean 'temperature'"),
@@ -371,7 +371,7 @@ def test_bad_calls(
 
 
 def test_a_missing_teacher_of_ours_is_refused_too(tiny_boards: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="distill_model: expected an existing checkpoint, got no.pt"):
+    with pytest.raises(WeightsError, match=r"distill_model: expected an existing checkpoint, got no\.pt"):
         YOLO("dsmoe-n.yaml").train(data=tiny_boards, distill_model="no.pt", project=str(tmp_path / "p"), **QUICK)
     assert not (tmp_path / "p").exists()
 
@@ -384,15 +384,13 @@ def test_other_verbs_refuse_the_key(verb: str) -> None:
 
 
 def test_students_of_other_tasks_are_refused(teacher: Path, tiny_boards: Path) -> None:
-    with pytest.raises(ConfigError, match="dsmoe_kd: expected a YOLO detector as student, got yolov8n-seg.yaml"):
+    with pytest.raises(ConfigError, match=r"dsmoe_kd: expected a YOLO detector as student, got yolov8n-seg\.yaml"):
         YOLO("yolov8n-seg.yaml").train(data=tiny_boards, distill_model=str(teacher), dsmoe_kd="attention", **QUICK)
 
 
 def test_hosts_without_a_distiller_say_so(monkeypatch: pytest.MonkeyPatch, teacher: Path) -> None:
     monkeypatch.delitem(DEFAULT_CFG_DICT, "distill_model")
-    with pytest.raises(
-        ConfigError, match=r"dsmoe_kd: expected Ultralytics 8\.4\.80 or newer, which has distill_model="
-    ):
+    with pytest.raises(ConfigError, match=r"dsmoe_kd: expected Ultralytics 8\.4\.80 or newer"):
         YOLO("yolov8n.yaml").train(distill_model=str(teacher), dsmoe_kd="attention")
 
 

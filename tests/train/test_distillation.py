@@ -301,9 +301,7 @@ def test_bad_teachers_are_one_line(kind: str, tmp_path) -> None:
         torch.save({"model": {}}, path)
     elif kind != "missing":
         path.write_bytes(b"no checkpoint")
-    with pytest.raises(
-        WeightsError, match="^distill_model: expected (an existing|a readable|a detector|the teach)"
-    ) as e:
+    with pytest.raises(WeightsError, match=r"^distill_model: expected (an existing|a readable|a detector|the)") as e:
         load_teacher(path)
     assert "\n" not in str(e.value)
 

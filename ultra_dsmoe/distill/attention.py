@@ -11,7 +11,7 @@ from ultra_dsmoe.nn.head.dual_attention import DualAttention
 
 Attention = Callable[[Tensor], Tensor]  # M: (B, C, H, W) -> (B, C, H, W)
 
-_EPS = 1e-6  # of a map's mean: an all-zero map gets an all-zero attention
+_EPS = 1e-20  # of a map's mean: an all-zero map gets an all-zero attention
 
 
 class ActivationAttention:
@@ -25,8 +25,8 @@ class ActivationAttention:
     """
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return M(F) >= 0 with mean 2, (B, C, H, W)."""
-        size = x.abs()
+        """Return M(F) >= 0 with mean 2, (B, C, H, W), in fp32."""
+        size = x.float().abs()
         mean = size.mean((1, 2, 3), keepdim=True).clamp_min(_EPS)
         return (size.mean(1, keepdim=True) + size.mean((2, 3), keepdim=True)) / mean
 
