@@ -55,7 +55,9 @@ def test_stock_names_keep_their_scale(scale: str) -> None:
     assert tasks.yaml_model_load(f"yolo11{scale}.yaml")["scale"] == scale
 
 
-@pytest.mark.parametrize("name", ["dsmoe-nn", "dsmoe-p2", "dsmoe", "my-dsmoe-n", "dsmoe-next", "dsmoes2", "tmodel", "models", "xmodel-n"])
+@pytest.mark.parametrize(
+    "name", ["dsmoe-nn", "dsmoe-p2", "dsmoe", "my-dsmoe-n", "dsmoe-next", "dsmoes2", "tmodel", "xmodel-n"]
+)
 def test_other_names_have_no_scale(name: str) -> None:
     assert tasks.guess_model_scale(f"{name}.yaml") == ""
 
