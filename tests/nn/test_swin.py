@@ -44,11 +44,11 @@ def test_relative_index_by_hand():
 
 
 def test_separated_by_hand():
-    assert not separated(2, 2, 2, [0, 0]).any()
+    assert not separated(2, 2, 2, 0, 0).any()
     # Four rows and one column, shifted by one: windows of rows 1, 2 and of rows 3, 0, which lie at opposite borders.
     # The second column is padding.
     cells = [[(1, 0), (1, 1), (2, 0), (2, 1)], [(3, 0), (3, 1), (0, 0), (0, 1)]]
-    apart = separated(4, 1, 2, [1, 0])
+    apart = separated(4, 1, 2, 1, 0)
     for window, places in enumerate(cells):
         for i, (y, x) in enumerate(places):
             for j, (v, u) in enumerate(places):

@@ -141,6 +141,15 @@ def test_trains_a_step(name: str) -> None:
     assert not [k for k in dead if not k.startswith(head) and not k.startswith("model.12.")]
 
 
+def test_mixed_precision_is_finite() -> None:
+    net = build("tmodel-n")
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = net.train()(fake_batch())
+    loss.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+    assert torch.isfinite(net.half().eval()(torch.rand(1, 3, SIZE, SIZE).half())[0]).all()
+
+
 @pytest.mark.parametrize(("name", "switch"), [*(("smodel-n", s) for s in SWITCHES), ("tmodel-n", "neck_down")])
 def test_a_switch_changes_the_net_and_the_rest_stays(name: str, switch: str) -> None:
     full, ablated = build(name), build(name, SWITCHES[switch])

@@ -24,7 +24,7 @@ def quality_focal_loss(logits: Tensor, target: Tensor, alpha: float = ALPHA, bet
 
     ``-a_t |y - s|^beta [(1 - y) log(1 - s) + y log s]`` with ``a_t = y alpha + (1 - y)(1 - alpha)``.
 
-    Source: [DSMoE] Eq. 32.
+    Source: [TS] Eq. 14, as which [DSMoE] Eq. 32 is read. Neither gives alpha and beta.
 
     Args:
         logits: Class logits, any shape; they get the gradient.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,8 @@ class SwinBlock(nn.Module):
     Source: [TS] Sec. 2, which names windowed attention with relative positions. Ours: all sizes.
 
     Ours rather than timm's or torchvision's block, tried at 1.0.31 and 0.29: both let tokens attend to the padding,
-    which both export as a slice with a negative step, misread by TensorRT 8.6; timm's is built for one map size.
+    which both export as a slice with a negative step, misread by TensorRT 8.6; timm's is built for one map size. Nor
+    TinyViT's attention, which MobileSAM has: its biases ignore the offset's sign, and it takes no mask.
     """
 
     relative_index: Tensor
@@ -63,14 +66,14 @@ class SwinBlock(nn.Module):
         """Cut a map (B, H, W, C) into windows, let each attend to itself, and put them together again."""
         h, w, c = int(x.shape[1]), int(x.shape[2]), int(x.shape[3])  # an exported file is for one size
         rows, columns = -(-h // self.window), -(-w // self.window)
-        shifts = [self.shift if n > 1 else 0 for n in (rows, columns)]
+        down, right = (self.shift if n > 1 else 0 for n in (rows, columns))
         x = F.pad(x, (0, 0, 0, columns * self.window - w, 0, rows * self.window - h))
-        x = torch.roll(x, (-shifts[0], -shifts[1]), (1, 2)) if any(shifts) else x
+        x = torch.roll(x, (-down, -right), (1, 2)) if down or right else x
         x = x.reshape(-1, rows, self.window, columns, self.window, c).transpose(2, 3)
-        x = self.attend(x.reshape(-1, self.window**2, c), separated(h, w, self.window, shifts))  # (B L, N, C)
+        x = self.attend(x.reshape(-1, self.window**2, c), separated(h, w, self.window, down, right))  # (B L, N, C)
         x = x.reshape(-1, rows, columns, self.window, self.window, c).transpose(2, 3)
         x = x.reshape(-1, rows * self.window, columns * self.window, c)
-        x = torch.roll(x, shifts, (1, 2)) if any(shifts) else x
+        x = torch.roll(x, (down, right), (1, 2)) if down or right else x
         return x[:, :h, :w]
 
     def attend(self, x: Tensor, apart: np.ndarray) -> Tensor:
@@ -138,19 +141,21 @@ def relative_index(window: int) -> Tensor:
     return dy * (2 * window - 1) + dx
 
 
-def separated(h: int, w: int, window: int, shifts: list[int]) -> np.ndarray:
+@functools.lru_cache(maxsize=64)
+def separated(h: int, w: int, window: int, down: int, right: int) -> np.ndarray:
     """Return which pairs of tokens share a window and yet may not see each other, (L, N, N).
 
-    They lie on either side of the map's border, which shifting brings together, or one of them is padding.
+    They lie at opposite borders of the map, which shifting brings together, or one of them is padding.
 
     Args:
         h: Height of the map in cells.
         w: Its width.
         window: Side of a window.
-        shifts: How far the windows are moved down and to the right.
+        down: How far the windows are moved down.
+        right: And to the right.
     """
     regions = []
-    for size, shift in zip((h, w), shifts, strict=True):
+    for size, shift in ((h, down), (w, right)):
         padded = -(-size // window) * window
         came_from = (np.arange(padded) + shift) % padded
         wrapped = np.arange(padded) >= padded - shift
