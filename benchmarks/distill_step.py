@@ -1,4 +1,4 @@
-"""What distillation costs: ``python -m benchmarks.distill_step [STUDENT TEACHER] [--json FILE] [--batch N] [--imgsz N]``.
+"""What distillation costs: ``python -m benchmarks.distill_step [STUDENT TEACHER] [--batch N] [--imgsz N]``.
 
 In turn: a step of the student alone, a forward pass of the teacher, and a step that distils the one from the other by
 ``dsmoe_kd=attention`` and by ``mimic``. A step is forward, the net's own loss on drawn boxes, backward, update; on a

@@ -21,8 +21,9 @@ from ultra_dsmoe.distill import resolve
 from ultra_dsmoe.distill.attention import ActivationAttention
 from ultra_dsmoe.errors import ConfigError, WeightsError
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
-from ultra_dsmoe.train.distillation import FeatureDistillation, _joined, feeding_rows, neck_maps
+from ultra_dsmoe.train.distillation import FeatureDistillation, _joined
 from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.train.neck_maps import feeding_rows, neck_maps
 from ultra_dsmoe.train.teacher import check_teacher, load_teacher
 
 Batch = Callable[..., dict[str, Tensor]]

@@ -20,8 +20,12 @@ from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
 _UNREADABLE = (OSError, EOFError, RuntimeError, LookupError, AttributeError, ImportError, TypeError, ValueError)
 
 
-def check_file(weights: Any) -> str:
+def check_file(weights: Any, argument: str = "distill_model") -> str:
     """Return the name of a teacher's checkpoint that is on this disk, or that the host downloads.
+
+    Args:
+        weights: What was given.
+        argument: Under which name, for the error.
 
     Raises:
         WeightsError: If it is neither.
@@ -29,30 +33,30 @@ def check_file(weights: Any) -> str:
     name = str(weights).strip()
     here = any(map(os.path.isfile, (name, os.path.join(SETTINGS["weights_dir"], name))))
     if not name.lower().endswith(".pt"):
-        raise WeightsError("distill_model", "the teacher's checkpoint (.pt)", name)
+        raise WeightsError(argument, "the teacher's checkpoint (.pt)", name)
     if not here and "://" not in name and Path(name).name not in GITHUB_ASSETS_NAMES:
-        raise WeightsError("distill_model", "an existing checkpoint", f"{name}, which is not a file")
+        raise WeightsError(argument, "an existing checkpoint", f"{name}, which is not a file")
     return name
 
 
-def load_teacher(weights: Any) -> Any:
-    """Return the detector of a checkpoint, in evaluation mode and without gradients.
+def load_teacher(weights: Any, argument: str = "distill_model") -> Any:
+    """Return the detector of a checkpoint, in evaluation mode and without gradients; arguments as of `check_file`.
 
     Raises:
         WeightsError: If the file is missing, damaged, or of another task than detection.
     """
-    name = check_file(weights)
+    name = check_file(weights, argument)
     try:
         net: Any = load_checkpoint(name)[0]
     except DSMoEError:
         raise
     except (*_UNREADABLE, pickle.UnpicklingError, zipfile.BadZipFile) as e:
-        raise WeightsError("distill_model", "a readable checkpoint", f"{name} ({type(e).__name__}: {e})") from e
+        raise WeightsError(argument, "a readable checkpoint", f"{name} ({type(e).__name__}: {e})") from e
     net = getattr(net, "student_model", net)  # of a distillation that was interrupted
     head = net.model[-1] if isinstance(getattr(net, "model", None), nn.Sequential) else None
     task = getattr(net, "task", None) or "another"
     if not isinstance(head, Detect) or task != "detect":
-        raise WeightsError("distill_model", "a detector as teacher", f"{name} ({type(head).__name__}, task {task})")
+        raise WeightsError(argument, "a detector as teacher", f"{name} ({type(head).__name__}, task {task})")
     return net.eval().requires_grad_(False)
 
 
