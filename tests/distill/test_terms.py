@@ -73,6 +73,20 @@ def test_normalised_terms_do_not_see_scale_or_number_of_boxes() -> None:
     assert 0.5 < crowded["fg"] / once["fg"] < 2
 
 
+def test_a_weak_attention_counts_as_a_strong_one() -> None:
+    """Trained dual attentions vary by hundredths: as printed, T = 20 would leave nothing of them."""
+    teacher, student = maps(), maps()
+    strong, weak = (lambda x: x), (lambda x: 1 + 0.01 * x)
+    by_attention = [
+        distillation_terms(resolve("attention"), teacher, student, [m] * 2, BOXES, INDEX) for m in (strong, weak)
+    ]
+    for name, term in by_attention[0].items():
+        torch.testing.assert_close(by_attention[1][name], term, rtol=1e-3, atol=1e-5)
+        assert term > 0.1
+    printed = distillation_terms(resolve({"normalize": False}), teacher, student, [weak] * 2, BOXES, INDEX)
+    assert printed["att"] < 1e-3
+
+
 def test_a_constant_teacher_stays_bounded() -> None:
     """One that was never trained: its maps hardly vary."""
     teacher = [torch.full(shape, 0.1) + 1e-4 * torch.randn(shape) for shape in SHAPES]

@@ -26,6 +26,8 @@ def test_good_values_arrive(tmp_path: Path) -> None:
     assert (args.dsmoe_keep, args.dsmoe_dynamic_conv, args.dsmoe_parity) == (8, False, "val")
     assert keys.take({"dsmoe_parity": False, "dsmoe_moe": "static"}) == {"dsmoe_parity": False, "dsmoe_moe": "static"}
     assert args.dsmoe_prompts == str(tmp_path / "p.yaml")  # text, so that it can be saved
+    for kd in ("mimic", str(tmp_path / "kd.yaml"), {"adaptive": "none"}):
+        assert get_cfg(overrides={"dsmoe_kd": kd}).dsmoe_kd == kd
     assert get_cfg().dsmoe_topk is None
 
 
@@ -50,6 +52,8 @@ def test_good_values_arrive(tmp_path: Path) -> None:
         ("dsmoe_prompts", {"spur": "x"}, "a YAML file"),
         ("dsmoe_text", "", "auto, hash, sentence"),
         ("dsmoe_text", 7, "auto, hash, sentence"),
+        ("dsmoe_kd", "attentoin", "attention, mimic, host or a YAML file .did you mean 'attention'.*got attentoin"),
+        ("dsmoe_kd", 2, "attention, mimic, host or a YAML file, got 2"),
     ],
 )
 def test_bad_values_are_one_line(key: str, value: object, message: str) -> None:
@@ -91,6 +95,7 @@ def test_take_leaves_no_key_behind() -> None:
         ("val", "dsmoe_parity", False, "this key with export only, got val dsmoe_parity=False"),
         ("predict", "dsmoe_parity", "val", "this key with export only"),
         ("train", "dsmoe_parity", True, "this key with export only"),
+        ("val", "dsmoe_kd", "mimic", "this key with train only, got val dsmoe_kd=mimic"),
         ("train", "dsmoe_keep", 5, "this key with val, predict, export or benchmark"),
         ("train", "dsmoe_dynamic_conv", False, "this key with val, predict, export or benchmark"),
         ("train", "dsmoe_moe", "static", "gather or dense in a training"),
@@ -99,7 +104,7 @@ def test_take_leaves_no_key_behind() -> None:
 def test_keys_have_their_verbs(verb: str, key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{key}: expected {message}"):
         keys.suit(verb, {key: value})
-    keys.suit("export", {key: value})
+    keys.suit("train" if key in keys.TRAIN_ONLY else "export", {key: value})
     if verb == "train" and key != "dsmoe_parity":
         keys.suit("val", {key: value})
 
