@@ -1,4 +1,4 @@
-"""Host-style arguments of this folder's commands: one checkpoint and ``key=value`` pairs, checked before any work."""
+"""Host-style arguments of this folder's commands: one file and ``key=value`` pairs, checked before any work."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from ultra_dsmoe.errors import ConfigError
 SPLITS = ("train", "val", "test")
 MIN_PIXELS = 32  # the largest stride of our model YAMLs
 MAX_SEED = 2**32 - 1  # of the random generators
+
+CHECKPOINT = ("model", "a DS-MoE checkpoint as first argument, such as best.pt")
+DATA = ("data", "a data YAML as first argument, such as neu-det.yaml")
 
 Check = Callable[[str, str], Any]
 
@@ -38,6 +41,31 @@ def whole(low: int, high: int | None = None) -> Check:
         return number
 
     return check
+
+
+def number(low: float, high: float) -> Check:
+    """Return a check for numbers from ``low`` to ``high``."""
+    expected = f"a number from {low:g} to {high:g}"
+
+    def check(key: str, value: str) -> float:
+        try:
+            found = float(text(key, value))
+        except ValueError as e:
+            if isinstance(e, ConfigError):
+                raise
+            raise ConfigError(key, expected, value) from e
+        if not low <= found <= high:  # NaN neither
+            raise ConfigError(key, expected, value)
+        return found
+
+    return check
+
+
+def yes_no(key: str, value: str) -> bool:
+    """Accept True or False in any case, as the host does."""
+    if text(key, value).lower() not in ("true", "false"):
+        raise ConfigError(key, "True or False", value)
+    return value.lower() == "true"
 
 
 def one_of(options: Iterable[str]) -> Check:
@@ -80,29 +108,31 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def parse(argv: list[str], checks: dict[str, Check]) -> dict[str, Any]:
-    """Read ``best.pt key=value ...``; the checkpoint may also be given as ``model=best.pt``.
+def parse(argv: list[str], checks: dict[str, Check], first: tuple[str, str] = CHECKPOINT) -> dict[str, Any]:
+    """Read ``best.pt key=value ...``; the first word may also be given with its key, as ``model=best.pt``.
 
     Args:
         argv: Words of the command line.
         checks: Check of each known key.
+        first: Key of the word that stands without one, and what is expected of it.
 
     Returns:
         The checked values of the keys that were given.
 
     Raises:
-        ConfigError: If a word is no known key with a proper value, or no checkpoint is named.
+        ConfigError: If a word is no known key with a proper value, or the first word is missing.
     """
+    bare, expected = first
     values: dict[str, Any] = {}
     for word in argv:
         key, equals, value = word.partition("=")
         if not equals:
-            if word in checks or "model" in values:
+            if word in checks or bare in values:
                 raise ConfigError(word, "a value, as in 'key=value'", "none")
-            key, value = "model", word
+            key, value = bare, word
         if key not in checks:
             raise ConfigError(key, f"one of {', '.join(checks)}{did_you_mean(key, checks)}", "an unknown key")
         values[key] = checks[key](key, value)
-    if "model" not in values:
-        raise ConfigError("model", "a DS-MoE checkpoint as first argument, such as best.pt", "none")
+    if bare not in values:
+        raise ConfigError(bare, expected, "none")
     return values
