@@ -149,6 +149,8 @@ def test_images_must_suit_the_teacher_too() -> None:
     assert pair("yolov8n", "yolov8n-p6").stride.max() == 64
     assert pair("yolov8n-p6", "yolov8n").stride.max() == 64
     assert pair().stride.tolist() == [8, 16, 32]
+    alone = deepcopy(pair("yolov8n", "yolov8n-p6"))  # as in a checkpoint: no teacher any more
+    assert alone.stride.tolist() == [8, 16, 32]
 
 
 def test_wanted_levels(batch: Batch) -> None:

@@ -103,7 +103,7 @@ class FeatureDistillation(DistillationModel):
         """Return what copies and checkpoints keep: plain values, no teacher."""
         state = self.__dict__.copy()
         state.update(_teacher=(None,), _attentions=[], levels=[tuple(level) for level in self.levels])
-        state.update(config=self.config.state(), adaptive=self.adaptive.state())
+        state.update(config=self.config.state(), adaptive=self.adaptive.state(), stride=self.student_model.stride)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
