@@ -23,10 +23,13 @@ if "distill_model" not in DEFAULT_CFG_DICT:
 
 from ultralytics.nn.distill_model import DistillationModel
 
+from ultra_dsmoe.distill import resolve
 from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
+from ultra_dsmoe.text import encode_bank
 from ultra_dsmoe.train.distillation import FeatureDistillation
 from ultra_dsmoe.train.distilling import MAP, MAP50, Distilling, DistillTrainer
 from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.train.teacher import load_teacher
 from ultra_dsmoe.train.trainer import DSMoETrainer
 
 QUICK: dict[str, Any] = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "verbose": False}
@@ -179,6 +182,20 @@ def test_an_interrupted_checkpoint_predicts_validates_and_exports(
     assert len(yolo.predict(torch.zeros(1, 3, 64, 64), **call)) == 1
     assert yolo.val(data=tiny_boards, workers=0, plots=False, **call).box.map >= 0
     assert Path(YOLO(last).export(format="torchscript", imgsz=64)).stat().st_size > 0
+
+
+def test_an_unfinished_student_of_ours_exports_as_it_computes(
+    names: dict[int, str], teacher: Path, tmp_path: Path
+) -> None:
+    """Through our own export, whose gate compares the file with the student."""
+    student = DSMoEModel("dsmoe-n.yaml", nc=6, verbose=False)
+    student.names = names
+    student.set_text(encode_bank(names, encoder="hash"))
+    wrapper = FeatureDistillation(student, load_teacher(teacher), resolve("mimic"))
+    path = save(wrapper, names, tmp_path / "last.pt")
+    yolo = YOLO(path)
+    assert isinstance(yolo.model, FeatureDistillation)
+    assert yolo.export(format="onnx", imgsz=64) == str(tmp_path / "last.onnx")
 
 
 def test_it_is_a_start_for_another_training(

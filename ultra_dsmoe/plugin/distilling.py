@@ -14,6 +14,16 @@ def is_wrapped(net: Any) -> bool:
     return module is not None and isinstance(net, module.FeatureDistillation)
 
 
+def adopt_student(model: Any) -> None:
+    """Let a ``YOLO`` object that holds an unfinished distillation hold its student, which is what can be exported."""
+    wrapper = model.model
+    if is_wrapped(wrapper):
+        student = wrapper.student_model
+        for name in ("args", "names", "task", "pt_path"):  # what loading a checkpoint leaves on the wrapper
+            setattr(student, name, getattr(wrapper, name, None))
+        model.model = student
+
+
 def wrapped_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the host's task map with the trainer that knows our distiller."""
     from ultra_dsmoe.train.distilling import DistillTrainer

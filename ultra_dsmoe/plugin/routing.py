@@ -70,6 +70,7 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         keys.suit(verb, given)
         net = required_net(self, given)
         if verb == "export" and net is not None:
+            distilling.adopt_student(self)
             return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
         kept = KeptExperts(self, net, given, kwargs).numbers
         with in_force(net, given, kept):
