@@ -80,7 +80,8 @@ def test_value_is_the_hosts_head_behind_stems():
         shake(module)
     host = ready(Detect(NC, 16, False, (HIDDEN,) * 4) if MODERN else Detect(NC, (HIDDEN,) * 4))
     host.cv2, host.cv3 = head.cv2, head.cv3
-    assert torch.equal(run(head, x), run(host, [stem(f) for stem, f in zip(head.stems, x, strict=True)]))
+    wanted = run(host, [stem(f) for stem, f in zip(head.stems, x, strict=True)])
+    torch.testing.assert_close(run(head, x), wanted, atol=1e-4, rtol=1e-5)  # sums of box decoding in another order
 
 
 def test_fresh_attention_is_the_identity_and_then_weighs_classes_alone():

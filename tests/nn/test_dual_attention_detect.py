@@ -11,10 +11,11 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from ultralytics.nn.modules import Conv, Detect
+from ultralytics.nn.modules import DFL, Conv, Detect
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.head.dfl import BoxDistribution
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
 from ultra_dsmoe.nn.registry import LAYERS, RowContext
@@ -100,6 +101,31 @@ def test_direct_distances_with_one_bin():
     head = ours(reg_max=1)
     assert head.eval()(feats())[0].shape == (2, 4 + NC, ANCHORS)
     assert head.no == NC + 4
+    assert isinstance(head.dfl, nn.Identity)
+
+
+@pytest.mark.parametrize("reg_max", [16, pytest.param(8, marks=modern_host)])
+def test_box_distribution_is_the_hosts(reg_max):
+    head, host = ours(reg_max=reg_max), DFL(reg_max)
+    assert isinstance(head.dfl, BoxDistribution)
+    x = 4 * torch.randn(2, 4 * reg_max, 7)
+    torch.testing.assert_close(head.dfl(x), host(x))
+    assert head.dfl.state_dict().keys() == host.state_dict().keys()  # checkpoints and the host's rules know the name
+    assert torch.equal(head.dfl.conv.weight, host.conv.weight)
+    assert not any(p.requires_grad for p in head.dfl.parameters())
+    a, b = x.double().requires_grad_(), x.double().requires_grad_()
+    head.dfl.double()(a).square().sum().backward()
+    host.double()(b).square().sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_older_checkpoints_get_our_box_distribution():
+    head, x = ours().eval(), feats()
+    wanted = head(list(x))[0]
+    head.dfl = DFL(16)  # what heads were pickled with
+    twin = pickle.loads(pickle.dumps(head))
+    assert isinstance(twin.dfl, BoxDistribution)
+    torch.testing.assert_close(twin(list(x))[0], wanted)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +165,8 @@ def test_style_is_the_instances_own(legacy, class_flag, monkeypatch):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("mode", ["train", "eval", "export"])
-def test_off_is_bit_equal_to_the_host(legacy, mode):
+def test_off_is_the_host(legacy, mode):
+    """Bit by bit, but for decoded boxes: their distributions are summed in another order."""
     head, host, x = ours(legacy=legacy, dual_attention=False), stock(legacy=legacy), feats()
     assert not head.attentions
     head.load_state_dict(host.state_dict())  # strict: the same names
@@ -147,7 +174,9 @@ def test_off_is_bit_equal_to_the_host(legacy, mode):
         h.train(mode == "train")
         h.export = mode == "export"
     for a, b in zip(raw(head(list(x))), raw(host(list(x))), strict=True):
-        assert torch.equal(a, b)
+        decoded = 4 if a.shape[1:] == (4 + NC, ANCHORS) else 0
+        torch.testing.assert_close(a[:, :decoded], b[:, :decoded], atol=1e-4, rtol=1e-5)  # px
+        assert torch.equal(a[:, decoded:], b[:, decoded:])
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -157,8 +186,9 @@ def test_fresh_attention_leaves_a_pretrained_head_as_it_was(legacy):
     assert not unexpected
     assert missing
     assert all("attention" in name for name in missing)
-    assert torch.equal(head(list(x))[0], host(list(x))[0])
-    before = head(list(x))[0]
+    before, wanted = head(list(x))[0], host(list(x))[0]
+    torch.testing.assert_close(before[:, :4], wanted[:, :4], atol=1e-4, rtol=1e-5)  # px
+    assert torch.equal(before[:, 4:], wanted[:, 4:])
     after = awaken(head)(list(x))[0]
     assert torch.equal(after[:, :4], before[:, :4])  # the box branch has none
     assert (after[:, 4:] / before[:, 4:] - 1).abs().max() > 1e-3
@@ -320,6 +350,7 @@ def test_torchscript_export():
 
 
 ATTENTION_OPS = {"Conv", "Relu", "Sigmoid", "Add", "Mul"}
+DISTRIBUTION_OPS = {"MatMul"}
 HOST_OPS = {
     "Reshape",
     "Concat",
@@ -333,7 +364,7 @@ HOST_OPS = {
     "Shape",
     "Slice",
 }
-ONNX_OPS = ATTENTION_OPS | HOST_OPS | {"Gather"}
+ONNX_OPS = ATTENTION_OPS | DISTRIBUTION_OPS | HOST_OPS | {"Gather"}
 END2END_OPS = {"ReduceMax", "TopK", "Unsqueeze", "Expand", "GatherElements", "Flatten", "Mod", "Cast", "Tile", "Where"}
 END2END_OPS |= {"ConstantOfShape", "Equal", "Squeeze", "GatherND"}
 

@@ -8,9 +8,10 @@ from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
-from ultralytics.nn.modules import Conv, Detect, DWConv
+from ultralytics.nn.modules import DFL, Conv, Detect, DWConv
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.head.dfl import BoxDistribution
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -35,6 +36,8 @@ class DualAttentionDetect(Detect):
 
     Given the classes' semantics T as its last input, the head lets text speak in its class logits (`TextLogits`).
     """
+
+    dfl: Any  # the host declares its own classes only
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class DualAttentionDetect(Detect):
             super().__init__(nc, ch)  # type: ignore[arg-type]  # this host's signature
         else:
             raise ConfigError("reg_max", f"{_HOST_83_REG_MAX} with ultralytics older than 8.4", reg_max)
+        self._use_own_dfl()
         self.dual_attention = bool(dual_attention)
         self.text: dict[str, Any] | None = None
         if text_width is not None:
@@ -175,6 +179,16 @@ class DualAttentionDetect(Detect):
             setattr(self, name, deepcopy(fresh).train(branches.training))
             for new, old in zip(getattr(self, name), branches, strict=True):
                 new[-1].bias.data.copy_(old[-1].bias.data)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a pickled head; older checkpoints hold the host's ``DFL``."""
+        super().__setstate__(state)
+        self._use_own_dfl()
+
+    def _use_own_dfl(self) -> None:
+        """Put our `BoxDistribution` in the place of the host's ``DFL``, if there is one (not with a single bin)."""
+        if isinstance(self.dfl, DFL):
+            self.dfl = BoxDistribution(self.dfl.conv)
 
     def _class_branches(self) -> dict[str, Any]:  # of module lists of Sequentials, which the type checker cannot see
         """Return the class branches by attribute name, without those that fusing removed."""
