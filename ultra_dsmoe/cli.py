@@ -13,9 +13,12 @@ from ultra_dsmoe.plugin.entry import one_line_errors
 
 SUBCOMMANDS = {
     "data": "ultra_dsmoe.data.cli",
+    "distill-masks": "ultra_dsmoe.explain.distill_masks",
+    "data sizes": "ultra_dsmoe.explain.box_sizes",
     "edge": "ultra_dsmoe.export.cli",
     "knockout": "ultra_dsmoe.explain.knockout",
     "routing": "ultra_dsmoe.explain.routing_map",
+    "text": "ultra_dsmoe.explain.text_cli",
     "topk": "ultra_dsmoe.explain.topk",
 }
 
@@ -26,10 +29,10 @@ def main() -> int:
     Returns:
         The exit code.
     """
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
     with one_line_errors():
-        if name in SUBCOMMANDS:
-            return import_module(SUBCOMMANDS[name]).main(sys.argv[2:]) or 0
+        for words in (2, 1):  # the longer name first
+            if (name := " ".join(sys.argv[1 : 1 + words])) in SUBCOMMANDS:
+                return import_module(SUBCOMMANDS[name]).main(sys.argv[1 + words :]) or 0
         from ultralytics.cfg import entrypoint
 
         entrypoint()

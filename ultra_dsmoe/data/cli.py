@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Build the parser of the four commands."""
-    parser = argparse.ArgumentParser(prog="dsmoe-yolo data", description="Packaged data sets and their images.")
+    sizes = "'dsmoe-yolo data sizes DATA.yaml' says what the box sizes of a set ask of image size and head."
+    parser = argparse.ArgumentParser(
+        prog="dsmoe-yolo data", description="Packaged data sets and their images.", epilog=sizes
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("list", help="table of the packaged sets and whether their images are here")
