@@ -40,6 +40,8 @@ def test_magnitude_is_of_the_channel_mean():
     x = torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(gradient_magnitude(x), gradient_magnitude(x.mean(1, keepdim=True)))
     assert gradient_magnitude(torch.cat([x, -x], 1)).max() < 1e-3
+    dx, dy = central_difference((x[:, 0] + x[:, 1] + x[:, 2] + x[:, 3]).unsqueeze(1) / 4)
+    torch.testing.assert_close(gradient_magnitude(x), torch.sqrt(dx**2 + dy**2 + 1e-6) - 1e-3, atol=1e-6, rtol=0)
 
 
 def test_gradients():
