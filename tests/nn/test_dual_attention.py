@@ -10,10 +10,13 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.registry import LAYERS, RowContext
+from ultra_dsmoe.train.model import DSMoEModel
 
 
 @pytest.fixture(autouse=True)
@@ -132,8 +135,62 @@ def test_round_trips():
         assert torch.equal(twin(x), block(x))
 
 
-def test_onnx_export(tmp_path):
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+def test_fold_merges_the_linear_convolutions(fused, residual):
+    block, x = awake(24, residual=residual), torch.randn(2, 24, 9, 7)
+    wanted, mc = block(x), block.channel_attention(x)
+    assert mc.std() > 0.05  # or the comparison would say nothing
+    if fused:  # as the host does before prediction and export
+        for m in (block.channel_out, block.spatial_out):
+            m.conv = fuse_conv_and_bn(m.conv, m.bn)
+            del m.bn
+            m.forward = m.forward_fuse
+    block.fold()
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(block.channel_attention(x), mc, atol=1e-5, rtol=1e-5)
+    shapes = [tuple(m.weight.shape[:2]) for m in block.modules() if isinstance(m, nn.Conv2d)]
+    assert sorted(shapes) == [(1, 8), (8, 24), (8, 24), (24, 8)]
+    state = {k: v.clone() for k, v in block.state_dict().items()}
+    block.fold()
+    assert all(torch.equal(v, state[k]) for k, v in block.state_dict().items())
+    for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert torch.equal(twin(x), block(x))
+
+
+def test_a_fused_net_has_folded_attentions():
+    net = DSMoEModel("yolov8n-dsmoe.yaml", nc=3, verbose=False).eval()
+    for attention in net.blocks(DualAttention):
+        attention.load_state_dict(awake(attention.channel_in.in_channels).state_dict())
+    images = torch.rand(1, 3, 64, 64)
+    names = list(net.state_dict())
+    with torch.no_grad():
+        wanted = net(images)[0]
+        fused = copy.deepcopy(net).fuse(verbose=False)
+        torch.testing.assert_close(fused(images)[0], wanted, atol=1e-4, rtol=1e-5)
+    assert all(isinstance(attention.squeeze, nn.Identity) for attention in fused.blocks(DualAttention))
+    assert list(net.state_dict()) == names
+    assert not any(isinstance(attention.squeeze, nn.Identity) for attention in net.blocks(DualAttention))
+
+
+def test_fold_leaves_replaced_convolutions_alone():
+    """Quantization-aware training puts other classes in their place."""
+
+    class QuantConv2d(nn.Conv2d):
+        pass
+
+    block = awake(8)
+    block.squeeze = QuantConv2d(8, 8, 1)
+    names = [name for name, _ in block.named_parameters()]
+    block.fold()
+    assert [name for name, _ in block.named_parameters()] == names
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_onnx_export(folded):
     block, x = awake(8), torch.randn(1, 8, 12, 10)
+    if folded:
+        block.fold()
     buffer = io.BytesIO()
     torch.onnx.export(block, (x,), buffer, opset_version=17, input_names=["x"], dynamo=False)
     ops = {node.op_type for node in onnx.load_from_string(buffer.getvalue()).graph.node}

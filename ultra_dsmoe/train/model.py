@@ -14,6 +14,7 @@ from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
@@ -147,9 +148,11 @@ class DSMoEModel(DetectionModel):
             self.fold_text()
 
     def fuse(self, *args: Any, **kwargs: Any) -> DSMoEModel:
-        """Fold the text and fuse the host's own modules; arguments are the host's."""
+        """Fold the text and what is linear in our blocks, and fuse the host's own modules; arguments are the host's."""
         self.eval()
         self.fold_text()
+        for attention in self.blocks(DualAttention):
+            attention.fold()
         return super().fuse(*args, **kwargs)
 
     # Routing ---------------------------------------------------------------------------------------------------------

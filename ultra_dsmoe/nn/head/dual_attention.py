@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -23,7 +27,14 @@ class DualAttention(nn.Module):
     the scales get a gradient in the first step, everything behind them from the second on. With ``residual`` the map
     is added once more, as the paper's drawing suggests and its equations do not: such a block starts at twice its
     input and is not for pretrained nets.
+
+    Only two of the channel branch's four convolutions have an activation behind them; `fold` merges the others into
+    those for inference.
     """
+
+    squeeze: nn.Module
+    excite: nn.Module
+    channel_out: Any
 
     def __init__(self, c: int, reduction: int = 16, dilation: int = 4, residual: bool = False) -> None:
         """Build the block.
@@ -59,6 +70,21 @@ class DualAttention(nn.Module):
         (c1,) = ctx.inputs(1)
         return RowPlan([c1, ctx.arg(0, 16), ctx.arg(1, 4), ctx.arg(2, False)], c1, repeats=ctx.n)
 
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Merge what is linear in a row: C x C weights become bottlenecks, with the same output.
+
+        For nets that are fused and thus no longer trained. A second call does nothing, and so does one on convolutions
+        that quantization-aware training has replaced: their ranges would not fit the products.
+        """
+        convs = (self.channel_in, self.squeeze, self.excite, getattr(self.channel_out, "conv", None))
+        if any(type(conv) is not nn.Conv2d for conv in convs):
+            return
+        out = self.channel_out
+        closing = fuse_conv_and_bn(out.conv, out.bn) if hasattr(out, "bn") else out.conv
+        self.channel_in, self.squeeze = _product(self.channel_in, self.squeeze), nn.Identity()
+        self.channel_out, self.excite = nn.Sequential(_product(self.excite, closing), out.act), nn.Identity()
+
     def channel_attention(self, x: Tensor) -> Tensor:
         """Return Mc, (B, C, H, W), in (0, 1)."""
         y = self.excite(self.relu(self.squeeze(self.channel_in(x))))  # MLP(Conv(F))
@@ -76,3 +102,12 @@ class DualAttention(nn.Module):
         """Return the reweighted map, (B, C, H, W)."""
         y = self.weight(x) * x  # [TS] Eq. 4
         return x + y if self.residual else y
+
+
+def _product(first: Any, second: Any) -> nn.Conv2d:
+    """Return the 1x1 convolution that does what two of them with bias do one after the other."""
+    merged: Any = nn.Conv2d(first.in_channels, second.out_channels, 1).to(first.weight)
+    w1, w2 = first.weight[:, :, 0, 0].double(), second.weight[:, :, 0, 0].double()
+    merged.weight.copy_((w2 @ w1)[..., None, None])
+    merged.bias.copy_(w2 @ first.bias.double() + second.bias.double())
+    return merged.requires_grad_(False)
