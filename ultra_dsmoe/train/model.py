@@ -283,10 +283,12 @@ class DSMoEModel(DetectionModel):
         theirs: Any = source.model
         for i, place in self._places(source, moves).items():
             target, _, part = str(place).partition(".")
+            if int(target) >= len(rows):
+                continue
             row = deepcopy(theirs[i])
             if part:
                 rows[int(target)].add_module(part, row)
-            elif int(target) < len(rows):
+            else:
                 rows[int(target)] = row
         moved = deepcopy(source)
         moved.model = nn.Sequential(*rows)
