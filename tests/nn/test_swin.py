@@ -1,6 +1,7 @@
 """Swin stage: windows, shifts, masks and position biases against plain loops over cells."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
@@ -165,3 +166,22 @@ def test_parse_rule():
     plan = SwinStage.parse(RowContext("SwinStage", 96, [4, 7], n=3))
     assert (plan.args, plan.c2, plan.repeats) == ([96, 4, 7], 96, 1)
     assert SwinStage.parse(RowContext("SwinStage", 96, [])).args == [96, 2, 5]
+
+
+def test_exported_batch_may_vary_and_another_size_fails(tmp_path):
+    stage, x = shake(SwinStage(C, 2, 4)).eval(), torch.randn(1, C, 7, 6)
+    torch.onnx.export(
+        stage,
+        (x,),
+        tmp_path / "stage.onnx",
+        opset_version=17,
+        input_names=["x"],
+        dynamic_axes={"x": {0: "batch", 2: "height", 3: "width"}},
+        dynamo=False,
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "stage.onnx", providers=["CPUExecutionProvider"])
+    three = torch.randn(3, C, 7, 6)
+    got = session.run(None, {"x": three.numpy()})[0]
+    np.testing.assert_allclose(got, stage(three).detach().numpy(), atol=1e-4, rtol=0)
+    with pytest.raises(onnxruntime.capi.onnxruntime_pybind11_state.Fail):
+        session.run(None, {"x": torch.randn(1, C, 14, 12).numpy()})
