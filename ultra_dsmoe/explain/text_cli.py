@@ -191,11 +191,11 @@ def _summary(bank: TextBank) -> list[str]:
 def _sections(options: dict[str, Any]) -> tuple[tuple[str, ...], dict[Any, Any]]:
     """Return class names and descriptions, the latter from ``prompts=`` where that is given."""
     path = Path(options["data"])
-    if not path.is_file() and path.name == str(path):  # a packaged one, by its bare name
-        path = next((p for p in (packaged.yaml_folder() / path.name,) if p.is_file()), path)
+    stem = str(path).removesuffix(".yaml")
+    if not path.is_file() and stem in packaged.COMMANDS:
+        path = packaged.yaml_folder() / f"{stem}.yaml"
     if not path.is_file():
-        hint = arguments.did_you_mean(path.name, [f"{name}.yaml" for name in packaged.COMMANDS])
-        raise DataError("data", f"an existing data YAML{hint}", str(path))
+        raise DataError("data", f"an existing data YAML{arguments.did_you_mean(stem, packaged.COMMANDS)}", str(path))
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
