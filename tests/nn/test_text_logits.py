@@ -143,6 +143,20 @@ def test_rebuild_keeps_the_text():
     assert all(o.in_channels == 40 and o.beside for o in head.text_logits)
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(("nc", "beside", "width"), [(6, False, 16), (40, False, 40), (80, False, 64), (80, True, 80)])
+def test_many_classes_widen_a_branch_that_text_decides_no_further(nc, beside, width, legacy):
+    """Up to 64 classes branches are as wide as the host's, and always where the host's weights may come in."""
+    head = DualAttentionDetect(nc, 16, False, CH, text_width=D, text_beside=beside, legacy=legacy)
+    assert head.class_width == width
+    assert all(output.out_channels == nc and output.beside == beside for output in head.text_logits)
+    assert len(head.text_logits) == len(head.attentions) == len(CH)
+    head.stride = torch.tensor([8.0, 16.0, 32.0])
+    head.bias_init()
+    maps = [torch.randn(1, c, h, w) for c, (h, w) in zip(CH, SIZES, strict=True)]
+    assert head.eval()([*maps, torch.randn(nc, D)])[0].shape == (1, 4 + nc, 126)
+
+
 def test_round_trips():
     head, x = head_of(), inputs()
     head.train()(x)

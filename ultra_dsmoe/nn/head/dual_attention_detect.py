@@ -17,6 +17,7 @@ from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 _HOST_83_REG_MAX = 16  # what hosts before 8.4 have built in
+_MOST_FOR_CLASSES = 64  # hidden channels on account of many classes, where text decides (our choice; the host: 100)
 MAX_LEVELS = 6  # the teacher of [TS] detects on P2 to P7
 
 
@@ -34,7 +35,8 @@ class DualAttentionDetect(Detect):
 
     In end-to-end mode both class branches have one, each with its own weights.
 
-    Given the classes' semantics T as its last input, the head lets text speak in its class logits (`TextLogits`).
+    Given the classes' semantics T as its last input, the head lets text speak in its class logits (`TextLogits`). Where
+    text decides alone, more than 64 classes do not widen the class branches, as they do the host's.
     """
 
     dfl: Any  # the host declares its own classes only
@@ -97,6 +99,10 @@ class DualAttentionDetect(Detect):
             for branches in self._class_branches().values():  # one-to-one starts as a copy, as the host's does
                 for branch, output in zip(branches, outputs, strict=True):
                     branch[-1] = deepcopy(output)
+            # What tells classes apart has the width of the ball there, and the hidden map need not grow with them.
+            width = max(ch[0], min(nc, _MOST_FOR_CLASSES))
+            if not text_beside and width != self.class_width:
+                self.rebuild_class_branch(width)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
