@@ -56,6 +56,22 @@ def test_distance_matches_geoopt(small, large, c):
     torch.testing.assert_close(pairs, wanted[:4].diagonal(), atol=1e-6, rtol=1e-9)
 
 
+@pytest.mark.parametrize("norm", [n for n in NORMS if n >= 0.1])
+def test_distance_of_near_points(norm):
+    """In half the bits, down to a tenth of the norm apart, in any direction, along the ray included."""
+    a = tangent(40, 16, norm)
+    step = torch.cat([tangent(30, 16, 0.1 * norm, seed=1), -0.1 * a[30:]])
+    u = (a + step) / max(1.0, float((a + step).norm(dim=-1).max()) / poincare.MAX_TANGENT_NORM)
+    wanted = ball(1.0).dist(ball(1.0).expmap0(u.double()), ball(1.0).expmap0(a.double()))
+    rounding = 1e-4 if norm <= 1 else 3e-4  # towards the rim the two hyperbolic sines magnify that of the cosine
+    torch.testing.assert_close(poincare.pair_distance(u, a).double(), wanted, rtol=rounding, atol=0)
+
+
+def test_distance_takes_either_side_first():
+    u, a = tangent(5, 8, 1.2), torch.stack([tangent(7, 8, n, seed=i) for i, n in enumerate((0.3, 1.9))])
+    torch.testing.assert_close(poincare.distance(u, a), poincare.distance(a, u).transpose(-1, -2))
+
+
 def test_distance_by_hand():
     """On one ray distances are twice the difference of the tangent norms; across the origin, twice the sum."""
     u, a = torch.tensor([[0.5, 0.0]]), torch.tensor([[1.25, 0.0], [-1.0, 0.0]])
