@@ -173,6 +173,15 @@ def test_folders_that_hold_no_model(tmp_path: Path) -> None:
         load_model("no-owner/no-such-model")
 
 
+def test_a_model_without_an_output_layer_is_refused(tmp_path: Path) -> None:
+    folder = make_parrot(tmp_path / "parrot", {"": ["a thin dark line"]})
+    load_model(str(folder))[1].model.save_pretrained(folder)
+    with pytest.raises(
+        TextError, match=r"model: expected a causal language model with all its weights, got .* without lm_head"
+    ):
+        load_model(str(folder))
+
+
 def test_the_file_is_what_training_reads(tmp_path: Path) -> None:
     prompts = {"spur": ["a thin spike: pale, not long", "- odd # start"], "7": ["ein schmaler Riß"]}
     file = tmp_path / "prompts.yaml"

@@ -55,17 +55,23 @@ def load_model(model: str, device: str = "cpu") -> Model:
     """
     try:
         place = CausalLMEncoder(model)  # loads nothing: it knows what a folder and an id are
-
-        def load(local: bool) -> Model:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(place.source, local_files_only=local)
-            net: Any = AutoModelForCausalLM.from_pretrained(place.source, local_files_only=local)
-            return tokenizer, net.to(device).eval()
-
-        return load_local_first(load, place.id, Path(place.source).is_dir())
+        loaded = load_local_first(lambda local: _load(place.source, local), place.id, Path(place.source).is_dir())
     except TextError as e:
         raise TextError("model", e.expected, str(e.got) if model in str(e.got) else f"{model} ({e.got})") from e
+    tokenizer, net, missing = loaded
+    if missing:  # such as the output layer of a model that only encodes: it would be random
+        raise TextError("model", "a causal language model with all its weights", f"{model} without {missing[0]}")
+    return tokenizer, net.to(device).eval()
+
+
+def _load(source: str, local: bool) -> tuple[Any, Any, list[str]]:
+    """Return tokenizer, network and the names of the tensors that the files lack."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, local_files_only=local, output_loading_info=True)
+    net, info = loaded
+    return tokenizer, net, sorted(info["missing_keys"])
 
 
 def generate_prompts(
