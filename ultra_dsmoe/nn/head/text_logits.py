@@ -53,13 +53,20 @@ class TextLogits(nn.Conv2d):
             return super().forward(x) + self.text_term(x)
         assert self.bias is not None
         defect = F.conv2d(x, self.weight.mean(0, keepdim=True))
-        return defect + self.bias[:, None, None] + self.text_term(x)
+        t, mean = self._evidence(x)  # what has one value per position is added up first
+        return (defect - mean + t).to(self.bias.dtype) + self.bias[:, None, None]
 
     def text_term(self, x: Tensor) -> Tensor:
         """Return what text adds to the logits, (B, K, H, W); its sum over the classes is zero."""
+        t, mean = self._evidence(x)
+        return (t - mean).to(x.dtype)
+
+    def _evidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gain t_k, (B, K, H, W), and its mean over the classes, (B, 1, H, W), in fp32."""
         b, _, h, w = x.shape
         (anchors,) = self.align.constants(self.text)
         with autocast_off(x):
-            t = self.align.logits(self.align.image_tangent(x), anchors.float())
-            t = self.gain.float() * (t - t.mean(-1, keepdim=True))
-        return t.transpose(1, 2).reshape(b, -1, h, w).to(x.dtype)
+            t = self.align.logits(anchors.float(), self.align.image_tangent(x), self.gain.float())  # (B, K, L)
+            # As a product: along this axis ReduceMean is slow in ONNX Runtime.
+            mean = t.new_full((1, self.out_channels), 1 / self.out_channels) @ t
+        return t.reshape(b, -1, h, w), mean.reshape(b, 1, h, w)

@@ -67,9 +67,18 @@ class PoincareAlignment(TextFoldMixin):
         u = F.linear(tokens, self.image.weight.float(), self.image.bias.float())
         return poincare.clip_norm(self.log_scale.float().exp() * u)
 
-    def logits(self, u: Tensor, anchors: Tensor) -> Tensor:
-        """Return the class logits -d(exp0 u, exp0 a)/tau_h, (B, L, K)."""
-        tau = self.log_tau.float().exp().clamp(*_TAU_RANGE)
+    def logits(self, u: Tensor, a: Tensor, gain: Tensor | float = 1.0) -> Tensor:
+        """Return the class logits -gain d(exp0 u, exp0 a)/tau_h of tangent vectors.
+
+        Args:
+            u: Of the positions, (B, L, D), or the anchors, (K, D).
+            a: The others.
+            gain: A further factor.
+
+        Returns:
+            (B, L, K) with the positions first, (B, K, L) with the anchors first.
+        """
+        factor = gain / self.log_tau.float().exp().clamp(*_TAU_RANGE)  # one product per pair, whatever is in it
         if self.hyperbolic:
-            return -poincare.distance(u, anchors) / tau  # [DSMoE] Eq. 12
-        return (u / poincare.norm(u)) @ (anchors / poincare.norm(anchors)).T / tau
+            return poincare.distance(u, a) * -factor  # [DSMoE] Eq. 12
+        return (u / poincare.norm(u)) @ (a / poincare.norm(a)).transpose(-1, -2) * factor
