@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import time
 from pathlib import Path
@@ -69,7 +70,8 @@ def test_table_is_aligned(interleaved: ModuleType) -> None:
 
 def test_onnx_runner_reads_its_feed_anew(interleaved: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "double.onnx"
-    torch.onnx.export(_Double(), (torch.zeros(1, 2),), file, input_names=["images"], dynamo=False)
+    legacy = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}  # torch 2.3
+    torch.onnx.export(_Double(), (torch.zeros(1, 2),), str(file), input_names=["images"], **legacy)
     x = np.ones((1, 2), np.float32)
     for model in (str(file), file.read_bytes()):
         run = interleaved.onnx_runner(model, {"whatever its name": x})

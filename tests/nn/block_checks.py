@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import warnings
@@ -26,6 +27,8 @@ TRT86_NAMES = """
     Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where Xor
 """
 TRT86_OPS = frozenset(TRT86_NAMES.split())
+# The exporter that the host uses; torch before 2.5 has no other.
+LEGACY = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
 MOVED_AXES = 18  # from this opset on, reductions take their axes as an input, which TensorRT 8.6 ignores in silence
 
 
@@ -59,7 +62,7 @@ def export_onnx(module: nn.Module, inputs: Sequence[Tensor | list[Tensor]]) -> o
     names = [f"x{i}" for i in range(len(flat(inputs)))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, tuple(inputs), buffer, opset_version=17, input_names=names, dynamo=False)
+        torch.onnx.export(module, tuple(inputs), buffer, opset_version=17, input_names=names, **LEGACY)
     assert_trt86_ops(onnx.load_from_string(buffer.getvalue()))
     return onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
 

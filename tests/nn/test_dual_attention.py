@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from block_checks import LEGACY
 from torch import nn
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
@@ -192,7 +193,7 @@ def test_onnx_export(folded):
     if folded:
         block.fold()
     buffer = io.BytesIO()
-    torch.onnx.export(block, (x,), buffer, opset_version=17, input_names=["x"], dynamo=False)
+    torch.onnx.export(block, (x,), buffer, opset_version=17, input_names=["x"], **LEGACY)
     ops = {node.op_type for node in onnx.load_from_string(buffer.getvalue()).graph.node}
     assert ops <= {"Conv", "Relu", "Sigmoid", "Add", "Mul"}
     session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])

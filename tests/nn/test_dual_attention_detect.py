@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from block_checks import LEGACY
 from torch import nn
 from ultralytics.nn.modules import DFL, Conv, Detect
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
@@ -378,7 +379,7 @@ def test_onnx_export(end2end):
         head.fuse()
     want = head(list(x)).detach().numpy()  # as the exporter's dry run does: anchors become constants
     buffer, names = io.BytesIO(), [f"x{i}" for i in range(3)]
-    torch.onnx.export(head, (list(x),), buffer, opset_version=17, input_names=names, dynamo=False)
+    torch.onnx.export(head, (list(x),), buffer, opset_version=17, input_names=names, **LEGACY)
     ops = {node.op_type for node in onnx.load_from_string(buffer.getvalue()).graph.node}
     assert ops <= ONNX_OPS | (END2END_OPS if end2end else set())
     session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])

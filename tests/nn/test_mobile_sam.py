@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from block_checks import LEGACY
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -306,7 +307,7 @@ OPS |= {"ConstantOfShape", "Identity"}  # all in TensorRT 8.6's list
 
 def test_onnx_export(encoder):
     x, buffer = torch.rand(1, 3, 96, 96), io.BytesIO()
-    torch.onnx.export(encoder, (x,), buffer, opset_version=17, input_names=["x"], dynamo=False)
+    torch.onnx.export(encoder, (x,), buffer, opset_version=17, input_names=["x"], **LEGACY)
     assert {node.op_type for node in onnx.load_from_string(buffer.getvalue()).graph.node} <= OPS
     session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
     for got, want in zip(session.run(None, {"x": x.numpy()}), encoder(x), strict=True):

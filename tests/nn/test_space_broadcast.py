@@ -129,6 +129,7 @@ def test_gradient_by_differences():
     assert (attended.grad * direction).sum().item() == pytest.approx(slope, rel=1e-2, abs=1e-3)
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="this torch samples in half precision on a GPU only")
 @pytest.mark.parametrize("folded", [False, True])
 def test_half_precision(folded):
     block, x = shake(block_of()).eval(), inputs()

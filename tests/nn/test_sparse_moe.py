@@ -10,7 +10,15 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, export_onnx, run_onnx, shake
+from block_checks import (
+    LEGACY,
+    assert_exports,
+    assert_gradients_reach_all,
+    assert_round_trips,
+    export_onnx,
+    run_onnx,
+    shake,
+)
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -313,7 +321,7 @@ def onnx_bytes(module, inputs, **kwargs):
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, tuple(inputs), buffer, opset_version=17, dynamo=False, **kwargs)
+        torch.onnx.export(module, tuple(inputs), buffer, opset_version=17, **LEGACY, **kwargs)
     return buffer.getvalue()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import LEGACY, assert_exports, assert_gradients_reach_all, assert_round_trips, shake
 from torch.nn.functional import gelu
 
 from ultra_dsmoe.errors import ConfigError
@@ -177,7 +177,7 @@ def test_exported_batch_may_vary_and_another_size_fails(tmp_path):
         opset_version=17,
         input_names=["x"],
         dynamic_axes={"x": {0: "batch", 2: "height", 3: "width"}},
-        dynamo=False,
+        **LEGACY,
     )
     session = onnxruntime.InferenceSession(tmp_path / "stage.onnx", providers=["CPUExecutionProvider"])
     three = torch.randn(3, C, 7, 6)

@@ -13,9 +13,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import torch
 
 from ultra_dsmoe.plugin import boot, host
 
+# torch 2.3 and 2.4 start no plugin by themselves: there it is `dsmoe-yolo` or `import ultra_dsmoe`
+autoload = pytest.mark.skipif(torch.__version__ < "2.5", reason="this torch starts no plugins")
 ASK = "import sys; from ultralytics.utils import DEFAULT_CFG_DICT as d; import ultralytics.cfg"
 
 
@@ -39,6 +42,7 @@ def test_entry_points_are_declared() -> None:
     assert script.name.endswith("yolo")  # else the host saves no pictures
 
 
+@autoload
 def test_torch_alone_starts_the_plugin() -> None:
     assert answer(f"{ASK}; print('dsmoe_topk' in d, 'ultra_dsmoe' in sys.modules)") == "True True"
 
@@ -68,6 +72,7 @@ def test_late_import_changes_what_is_loaded() -> None:
     assert answer(code, TORCH_DEVICE_BACKEND_AUTOLOAD="0") == "True True True DSMoEModel"
 
 
+@autoload
 def test_torch_pays_for_the_hook_only() -> None:
     """Importing torch, or the host, loads neither our layers nor anything heavy for our sake."""
     code = (
@@ -166,6 +171,7 @@ UNKNOWN = {
 }
 
 
+@autoload
 @pytest.mark.parametrize("symbol", UNKNOWN)
 def test_unknown_host_gets_one_warning_and_stays_stock(symbol: str, tmp_path: Path) -> None:
     spec = importlib.util.find_spec("ultralytics")
