@@ -22,7 +22,7 @@ def norm(x: Tensor) -> Tensor:
 
 def clip_norm(u: Tensor, limit: float = MAX_TANGENT_NORM) -> Tensor:
     """Shorten tangent vectors (..., D) to at most ``limit``."""
-    return u * (limit / norm(u)).clamp_max(1.0)
+    return u * (limit / _flat_norm(u)).clamp_max(1.0).unsqueeze(-1)
 
 
 def exp0(u: Tensor, curvature: float = 1.0) -> Tensor:
@@ -63,10 +63,11 @@ def distance(u: Tensor, a: Tensor, curvature: float = 1.0) -> Tensor:
     Returns:
         Distances >= 0, (..., L, K).
     """
-    sinh_u, cosh_u, full_u, dir_u = _half_angle(u, curvature)  # three of (..., L, 1), and (..., L, D)
-    sinh_a, cosh_a, full_a, dir_a = _half_angle(a, curvature)
-    radial = _product((sinh_u, cosh_u), (2**0.5 * cosh_a, -(2**0.5) * sinh_a))  # (..., L, K)
-    angular = _product((full_u, full_u * dir_u), (full_a, -full_a * dir_a))
+    half_u, full_u, along_u = _arms(u, curvature)
+    half_a, full_a, along_a = _arms(a, curvature)
+    across = torch.stack([2**0.5 * half_a[..., 1], -(2**0.5) * half_a[..., 0]], -1)
+    radial = half_u @ across.transpose(-1, -2)  # (..., L, K)
+    angular = torch.cat([full_u, along_u], -1) @ torch.cat([full_a, -along_a], -1).transpose(-1, -2)
     delta = (radial * radial + angular.clamp_min(0)).clamp_min(_EPS_COSH)
     return torch.log(1 + delta + torch.sqrt(delta * (delta + 2))) / curvature**0.5
 
@@ -76,14 +77,19 @@ def pair_distance(u: Tensor, a: Tensor, curvature: float = 1.0) -> Tensor:
     return distance(u.unsqueeze(1), a.unsqueeze(1), curvature).flatten()
 
 
-def _half_angle(x: Tensor, curvature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return sinh(A/2), cosh(A/2), sinh A and the direction x / |x| of tangent vectors, A = 2 sqrt(c)|x|."""
-    n = norm(x)
+def _arms(x: Tensor, curvature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `distance` needs of tangent vectors (..., L, D), with A = 2 sqrt(c)|x|.
+
+    Returns:
+        sinh(A/2) and cosh(A/2), (..., L, 2); sinh A, (..., L, 1); sinh A x / |x|, (..., L, D).
+    """
+    n = _flat_norm(x)
     e = torch.exp(curvature**0.5 * n)  # by exponentials: the TorchScript exporter has no sinh
     sinh, cosh = (e - 1 / e) / 2, (e + 1 / e) / 2
-    return sinh, cosh, 2 * sinh * cosh, x / n
+    full = 2 * sinh * cosh
+    return torch.stack([sinh, cosh], -1), full.unsqueeze(-1), x * (full / n).unsqueeze(-1)
 
 
-def _product(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the inner products of all rows, each given in two parts, (..., L, K)."""
-    return torch.cat(left, -1) @ torch.cat(right, -1).transpose(-1, -2)
+def _flat_norm(x: Tensor) -> Tensor:
+    """Return `norm` without its last axis: ONNX Runtime takes (L, 1) times a number row by row."""
+    return norm(x).squeeze(-1)
