@@ -11,8 +11,8 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).resolve().parent
-# Oldest, the last before restricted loading and distillation, the first with both, and what is installed.
-HOSTS = ("8.3.200", "8.4.60", "8.4.101", "installed")
+# Oldest, the last before restricted loading and distillation, the first with both, one after it, what is installed.
+HOSTS = ("8.3.200", "8.4.60", "8.4.80", "8.4.101", "installed")
 TESTS = ("tests/plugin", "tests/contracts")
 OVERLAYS = Path(sys.prefix) / "hosts"
 

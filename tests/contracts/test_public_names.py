@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 LIST = Path(__file__).with_name("public_names.txt")
-ROOMS = ("", "data", "explain", "export", "losses", "nn", "ops", "text", "train")
+ROOMS = ("", "data", "distill", "explain", "export", "losses", "nn", "ops", "text", "train")
 
 
 def public(module: ModuleType) -> list[str]:
