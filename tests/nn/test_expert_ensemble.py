@@ -1,9 +1,13 @@
 """ExpertEnsemble: both streams by hand."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
 from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import ExpertEnsemble, RowContext
@@ -49,6 +53,27 @@ def test_value():
         block.textual, torch.cat([mixture, tb], 1), 1
     )
     torch.testing.assert_close(block([mixture, text, gate]), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_fold_convolves_the_text_map_by_itself(closed):
+    block, x = shake(block_of()).eval(), inputs()
+    wanted = block(x)
+    if closed:  # as the host does before prediction and export
+        block.textual.conv = fuse_conv_and_bn(block.textual.conv, block.textual.bn)
+        del block.textual.bn
+        block.textual.forward = block.textual.forward_fuse
+    block.fold()
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)  # borders, where the text map ends, included
+    assert block.textual.in_channels == C
+    state = {k: v.clone() for k, v in block.state_dict().items()}
+    block.fold()
+    assert all(torch.equal(v, state[k]) for k, v in block.state_dict().items())
+    for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert torch.equal(twin(x), block(x))
+    block.fold_text(x[1])
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
+    assert_exports(block, [inputs(1)], [inputs(1)])
 
 
 def test_mixture_text_and_gate_all_count():

@@ -1,9 +1,13 @@
 """HubFusion: four levels to one map, against its parts."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
 from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import HubFusion, RowContext
@@ -55,6 +59,34 @@ def test_value_with_gad():
     weight = block.fuse.conv.weight[:, :, 0, 0]
     wanted = norm_silu(torch.einsum("oi,bihw->bohw", weight, joined), block.fuse.bn)
     torch.testing.assert_close(block([x2, x3, x4, x5]), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gad", "avg"])
+@pytest.mark.parametrize("closed", [False, True])
+def test_fold_projects_the_coarse_level_before_it_is_enlarged(kind, closed):
+    block, x = shake(HubFusion(CH, 12, kind)).eval(), levels(2)
+    wanted = block(x)
+    if closed:  # as the host does before prediction and export
+        block.fuse.conv = fuse_conv_and_bn(block.fuse.conv, block.fuse.bn)
+        del block.fuse.bn
+        block.fuse.forward = block.fuse.forward_fuse
+    block.fold()
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
+    assert block.coarse.weight.shape[:2] == (12, CH[-1])
+    state = {k: v.clone() for k, v in block.state_dict().items()}
+    block.fold()
+    assert all(torch.equal(v, state[k]) for k, v in block.state_dict().items())
+    for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert torch.equal(twin(x), block(x))
+    assert_exports(block, [levels()], [levels()])
+
+
+def test_blocks_of_older_checkpoints_stay_as_they_are():
+    block, x = shake(HubFusion(CH, 12)).eval(), levels()
+    wanted = block(x)
+    del block.c_x5
+    block.fold()
+    assert torch.equal(block(x), wanted)
 
 
 def test_gradients():

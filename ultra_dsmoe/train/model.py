@@ -14,7 +14,7 @@ from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.nn.base import TextFoldMixin
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
@@ -151,8 +151,8 @@ class DSMoEModel(DetectionModel):
         """Fold the text and what is linear in our blocks, and fuse the host's own modules; arguments are the host's."""
         self.eval()
         self.fold_text()
-        for attention in self.blocks(DualAttention):
-            attention.fold()
+        for block in self.blocks(LinearFoldMixin):
+            block.fold()
         return super().fuse(*args, **kwargs)
 
     # Routing ---------------------------------------------------------------------------------------------------------

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
-from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.folding import LinearFoldMixin, closed, plain
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 _MIN_HIDDEN = 8  # [TS] Sec. 4: so that narrow maps keep a bottleneck at all
 
 
 @register
-class DualAttention(nn.Module):
+class DualAttention(LinearFoldMixin, nn.Module):
     """Weight every value of a map by the sum of a channel and a spatial attention.
 
     Source: [TS] Eq. 2-4. Ours: the kernel of the last channel convolution, 1x1; two dilated convolutions in the
@@ -74,16 +74,13 @@ class DualAttention(nn.Module):
     def fold(self) -> None:
         """Merge what is linear in a row: C x C weights become bottlenecks, with the same output.
 
-        For nets that are fused and thus no longer trained. A second call does nothing, and so does one on convolutions
-        that quantization-aware training has replaced: their ranges would not fit the products.
+        A second call does nothing, and so does one on convolutions that quantization-aware training has replaced.
         """
-        convs = (self.channel_in, self.squeeze, self.excite, getattr(self.channel_out, "conv", None))
-        if any(type(conv) is not nn.Conv2d for conv in convs):
-            return
         out = self.channel_out
-        closing = fuse_conv_and_bn(out.conv, out.bn) if hasattr(out, "bn") else out.conv
+        if not plain(self.channel_in, self.squeeze, self.excite, getattr(out, "conv", None)):
+            return
         self.channel_in, self.squeeze = _product(self.channel_in, self.squeeze), nn.Identity()
-        self.channel_out, self.excite = nn.Sequential(_product(self.excite, closing), out.act), nn.Identity()
+        self.channel_out, self.excite = nn.Sequential(_product(self.excite, closed(out)), out.act), nn.Identity()
 
     def channel_attention(self, x: Tensor) -> Tensor:
         """Return Mc, (B, C, H, W), in (0, 1)."""

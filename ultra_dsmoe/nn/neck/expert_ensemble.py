@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
 from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.folding import LinearFoldMixin, closed, plain, split_inputs
 from ultra_dsmoe.nn.neck.space_broadcast import text_map_width
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 
 @register
-class ExpertEnsemble(TextFoldMixin):
+class ExpertEnsemble(LinearFoldMixin, TextFoldMixin):
     """Add a dilated, gate-weighted stream and a text-concatenated stream.
 
     ``E = CBS3x3_dil2(M' sigmoid(Linear G)) + CBS3x3(Concat[M', tb])``.
@@ -20,6 +23,8 @@ class ExpertEnsemble(TextFoldMixin):
     Source: [DSMoE] Eq. 25. Reading M' in place of X is our choice: reading X, alone or beside M', the mixture could be
     replaced by a constant at no cost (docs/dsmoe.md).
     """
+
+    textual: Any  # a Conv; when folded, its share of the mixture
 
     def __init__(self, c: int, text_width: int, experts: int) -> None:
         """Build the block for ``c`` channels, T of width ``text_width`` and ``experts`` experts."""
@@ -46,4 +51,12 @@ class ExpertEnsemble(TextFoldMixin):
         (text_map,) = self.constants(text)
         gated = mixture * torch.sigmoid(self.channel_gate(gate))[..., None, None]
         tb = text_map.to(mixture.dtype).expand(mixture.shape[0], -1, mixture.shape[2], mixture.shape[3])
-        return self.dilated(gated) + self.textual(torch.cat([mixture, tb], 1))
+        if isinstance(self.textual, Conv):
+            return self.dilated(gated) + self.textual(torch.cat([mixture, tb], 1))
+        return self.dilated(gated) + self.act(self.textual(mixture) + self.text_map(tb))
+
+    def fold(self) -> None:
+        """Convolve the text map by itself: an exported file then has its share of the textual stream as a constant."""
+        if isinstance(self.textual, Conv) and plain(self.textual.conv):
+            self.act = self.textual.act
+            self.textual, self.text_map = split_inputs(closed(self.textual), self.dilated.conv.in_channels)
