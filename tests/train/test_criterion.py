@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.losses import QualityFocalLoss
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.train.criterion import DSMoECriterion
+from ultra_dsmoe.train.criterion import DSMoECriterion, extra_names
 from ultra_dsmoe.train.model import DSMoEModel
 from ultra_dsmoe.train.options import GAINS
 
@@ -114,6 +114,16 @@ def test_alignment_and_auxiliary_terms_stand_beside_the_hosts(build: Build, batc
     assert not any(block.aux for block in criterion.blocks), "the next step must not see this one's terms"
     again = criterion(preds, data)[1]
     assert again["align_loss"] == again["aux_loss"] == 0
+
+
+def test_nets_without_auxiliary_terms_have_the_hosts_columns_only(build: Build, batch: Batch) -> None:
+    net, data = build("smodel-n"), batch()
+    loss, items = net.init_criterion()(net.train()(data["img"]), data)
+    assert loss.shape == (3,)
+    assert set(items) == {"box_loss", "cls_loss", "dfl_loss"}
+    assert extra_names(net, net.options) == ()
+    assert extra_names(build(), {"loss": "host"}) == ()
+    assert extra_names(build(), {}) == ("align_loss", "aux_loss")
 
 
 def test_gains_of_the_yaml_scale_their_terms(build: Build, batch: Batch) -> None:

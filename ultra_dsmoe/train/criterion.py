@@ -14,6 +14,19 @@ from ultra_dsmoe.train.options import check_options, merged_gains
 EXTRA_NAMES = ("align_loss", "aux_loss")
 
 
+def extra_names(model: nn.Module, options: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the loss items that a net adds to the host's.
+
+    None with the host's own loss, and none where no block has auxiliary terms.
+
+    Args:
+        model: The detector.
+        options: The model YAML's ``dsmoe:`` section.
+    """
+    has_terms = any(isinstance(m, AuxLossMixin) for m in model.modules())
+    return EXTRA_NAMES if has_terms and options.get("loss") != "host" else ()
+
+
 class DSMoECriterion:
     """Wrap the host's criterion (one-to-many or end-to-end).
 
@@ -46,7 +59,9 @@ class DSMoECriterion:
                     part.bce = QualityFocalLoss(**options.get("qfl", {}))
 
     def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        """Return the host's loss vector with two more entries, and its loss items likewise."""
+        """Return the host's loss vector with two more entries, and its loss items likewise; see `extra_names`."""
+        if not self.blocks:
+            return self.inner(preds, batch)
         align, rest = self.auxiliary(batch)
         loss, items = self.inner(preds, batch)
         extra = torch.stack([align, rest]).to(loss.device)

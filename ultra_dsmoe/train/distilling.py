@@ -33,11 +33,9 @@ class Distilling(Base):
 
     Attributes:
         default_kd: What ``dsmoe_kd`` is where it is not given; None leaves distillation to the host.
-        student_loss_names: Names of loss items that the student adds to the host's.
     """
 
     default_kd: str | None = None
-    student_loss_names: tuple[str, ...] = ()
     _kd_metrics: dict[str, float] | None = None
     _resumed: Any = None  # the wrapper of the checkpoint that a run goes on from
     _teacher: Any = None
@@ -87,12 +85,16 @@ class Distilling(Base):
         if student is not None:
             student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
 
+    def student_loss_names(self) -> tuple[str, ...]:
+        """Return the names of loss items that the student adds to the host's: none of a stock net."""
+        return ()
+
     def get_validator(self) -> Any:
         """Return the host's validator; older hosts need the names of our loss items spelled out."""
         validator = super().get_validator()
         if isinstance(self.loss_names, tuple) and self.loss_names:
             wrapper = self._wrapper()
-            self.loss_names = (*self.loss_names, *self.student_loss_names, *(wrapper.loss_names if wrapper else ()))
+            self.loss_names = (*self.loss_names, *self.student_loss_names(), *(wrapper.loss_names if wrapper else ()))
         return validator
 
     def run_callbacks(self, event: str) -> None:

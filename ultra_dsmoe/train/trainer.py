@@ -15,7 +15,7 @@ from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint, load_mobile_sam
 from ultra_dsmoe.text import Taxonomy, encode_bank
 from ultra_dsmoe.text.prompts import read_prompts
-from ultra_dsmoe.train.criterion import EXTRA_NAMES
+from ultra_dsmoe.train.criterion import extra_names
 from ultra_dsmoe.train.distilling import Distilling
 from ultra_dsmoe.train.model import DSMoEModel
 from ultra_dsmoe.train.router import RouterMonitor
@@ -27,7 +27,6 @@ class DSMoETrainer(Distilling, DetectionTrainer):
     """The host's detection trainer for `DSMoEModel`."""
 
     default_kd = "attention"
-    student_loss_names = EXTRA_NAMES
 
     def get_model(
         self, cfg: str | dict | None = None, weights: nn.Module | None = None, verbose: bool = True
@@ -117,6 +116,11 @@ class DSMoETrainer(Distilling, DetectionTrainer):
         if self.args.dsmoe_prompts and isinstance(prompts, dict):
             prompts = {**prompts, **read_prompts(self.args.dsmoe_prompts)}
         return encode_bank(self.data["names"], prompts, encoder=self.args.dsmoe_text or "auto")
+
+    def student_loss_names(self) -> tuple[str, ...]:
+        """Return the names of loss items that the net adds to the host's."""
+        net = self._net()
+        return extra_names(net, net.options)
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """Build the host's optimizer, with the blocks' ``fast_parameters`` in a group of ten times its pace."""
