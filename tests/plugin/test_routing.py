@@ -288,6 +288,13 @@ def test_an_engine_is_static_unless_told_otherwise(ours: YOLO) -> None:
         ours.export(format="engine", imgsz=64)
 
 
+def test_a_net_of_one_size_is_not_exported_as_dynamic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="dynamic: expected False for a net with SwinStage, whose exported windows"):
+        YOLO("smodel-n.yaml").export(format="onnx", imgsz=64, dynamic=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("mode", ["gather", "dense", "static"])
 def test_a_dynamic_batch_and_convolutions_of_gathered_weights(ours: YOLO, mode: str) -> None:
     given, call = {"dsmoe_moe": mode}, {"format": "onnx", "dynamic": True}

@@ -73,10 +73,15 @@ def with_defaults(net: Any, given: dict[str, Any], kwargs: dict[str, Any]) -> di
     number of groups, batch times experts, would change with every call.
 
     Raises:
-        ConfigError: If a convolution with gathered weights was asked for beside a dynamic batch.
+        ConfigError: If a convolution with gathered weights was asked for beside a dynamic batch, or free sizes of a net
+            that has one size.
     """
     from ultralytics.utils import LOGGER
 
+    fixed = {type(m).__name__ for m in net.modules() if getattr(m, "fixed_size", False)}
+    if kwargs.get("dynamic") and fixed:
+        wanted = f"False for a net with {', '.join(sorted(fixed))}, whose exported windows are those of one image size"
+        raise ConfigError("dynamic", wanted, True)
     blocks = [m for m in net.modules() if hasattr(m, "set_mode")]
     given = dict(given)
     if blocks and fmt_of(kwargs) == "engine":

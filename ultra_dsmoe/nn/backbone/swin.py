@@ -104,6 +104,8 @@ class SwinStage(nn.Module):
     ours. The map is halved by a convolution before the stage, not by merging patches.
     """
 
+    fixed_size = True  # in an exported file: windows, padding and masks are constants of one map size
+
     def __init__(self, c: int, depth: int = 2, window: int = 5) -> None:
         """Build the stage.
 
