@@ -122,8 +122,10 @@ def test_wrong_dtype_and_wrong_folders(tmp_path: Path, language_model: Path) -> 
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
     for folder in (broken, tmp_path / "empty"):
+        encoder = CausalLMEncoder(str(folder.resolve()))
+        assert encoder.local_only, "a folder is never looked for in the network"
         with pytest.raises(TextError, match=f"text encoder causal-lm:{folder.name}@") as caught:
-            CausalLMEncoder(str(folder)).encode(["a spur"])
+            encoder.encode(["a spur"])
         assert "\n" not in str(caught.value)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text import class_names, class_prompts, read_prompts
+from ultra_dsmoe.text.prompts import first_line
 
 NAMES = {0: "missing_hole", 1: "spur", 2: "short"}
 
@@ -104,3 +105,8 @@ def test_read_prompts_refuses_what_is_no_mapping(tmp_path, text: str) -> None:
 def test_read_prompts_of_a_missing_file(tmp_path) -> None:
     with pytest.raises(TextError, match=r"a readable YAML file, got .*nope\.yaml"):
         read_prompts(tmp_path / "nope.yaml")
+
+
+def test_first_line_that_says_something() -> None:
+    assert first_line(ValueError("\n  LlamaForCausalLM requires more\nand more")) == "LlamaForCausalLM requires more"
+    assert first_line(KeyError()) == "KeyError"

@@ -46,7 +46,7 @@ class SentenceEncoder:
         if re.fullmatch(r"[\w.-]+", model) and not Path(model).exists():
             model = f"{SENTENCE_OWNER}/{model}"  # as sentence-transformers reads a bare name
         self.source, self.name = _locate(self.kind, model, name)
-        self.local_only, self.device = local_only or self.source != model, device
+        self.local_only, self.device = local_only or Path(self.source).is_dir(), device
         self._model: Any = None
 
     @property
@@ -101,7 +101,7 @@ class CausalLMEncoder:
         if dtype not in ("float32", "bfloat16"):
             raise TextError("CausalLMEncoder dtype", "float32 or bfloat16", dtype)
         self.source, self.name = _locate(self.kind, model)
-        self.local_only, self.device, self.dtype = local_only or self.source != model, device, dtype
+        self.local_only, self.device, self.dtype = local_only or Path(self.source).is_dir(), device, dtype
         self._model: tuple[Any, Any] | None = None
 
     @property

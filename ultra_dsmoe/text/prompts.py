@@ -124,5 +124,5 @@ def _sentence(label: str, text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, for one-line messages."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's text that says something, for one-line messages."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
