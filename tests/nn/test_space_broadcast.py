@@ -1,6 +1,8 @@
 """SpaceBroadcast: equations 14-19 with torchvision's deformable convolution as the sampler."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -69,6 +71,28 @@ def reference(block, attended, g, text):
 def test_value():
     block, x = shake(block_of(), 0.3).eval(), inputs()
     torch.testing.assert_close(block(x), reference(block, *x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("b", [1, 2])
+def test_fold_multiplies_before_sampling(b):
+    block, x = shake(block_of(), 0.3).eval(), inputs(b)
+    wanted = block(x)
+    block.fold()
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
+    assert block.conv.weight.shape == (9 * C2, C + C // 2, 1, 1)
+    state = {k: v.clone() for k, v in block.state_dict().items()}
+    block.fold()
+    assert all(torch.equal(v, state[k]) for k, v in block.state_dict().items())
+    for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        assert torch.equal(twin(x), block(x))
+    block.fold_text(x[2])
+    assert_exports(block, [x], [x])
+
+
+def test_fold_leaves_wide_outputs_alone():
+    block = SpaceBroadcast(C, D, 2 * C)
+    block.fold()
+    assert block.conv.kernel_size == (3, 3)
 
 
 def test_starts_as_a_dilated_convolution():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d
 
-from ultra_dsmoe.ops.deform_sample import TAPS, deform_sample
+from ultra_dsmoe.ops.deform_sample import TAPS, deform_sample, deform_sum
 
 HALF_ON_CPU = torch.__version__ >= "2.5"
 
@@ -57,6 +57,16 @@ def test_taps_by_hand():
     offset[:, 3], offset[:, TAPS + 3] = 0, 1  # the same in y: one pixel down
     tile = deform_sample(x, offset, mask, torch.ones(1, 1, 4, 5))[0, 0, 3:6, 6:9]
     assert tile[1, 0] == 11
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (2, 3, 7, 5)])
+def test_products_may_come_first(shape):
+    b, c, h, w = shape
+    x, weight = torch.randn(shape), torch.randn(2, c, 3, 3)
+    where = 2 * torch.randn(b, 18, h, w), torch.rand(b, 9, h, w), 1 + torch.rand(b, 1, h, w)
+    first = F.conv2d(x, weight.permute(2, 3, 0, 1).reshape(2 * TAPS, c, 1, 1))
+    wanted = F.conv2d(deform_sample(x, *where), weight, stride=3)
+    torch.testing.assert_close(deform_sum(first, *where), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_zero_outside():

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.folding import LinearFoldMixin, plain
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 from ultra_dsmoe.ops import poincare
-from ultra_dsmoe.ops.deform_sample import TAPS, deform_sample
+from ultra_dsmoe.ops.deform_sample import TAPS, deform_sample, deform_sum
 
 MAX_OFFSET = 3.0  # hub pixels; bounded so that the grid stays finite in low precision (our choice)
 
@@ -23,7 +24,7 @@ def text_map_width(c: int) -> int:
 
 
 @register
-class SpaceBroadcast(TextFoldMixin):
+class SpaceBroadcast(LinearFoldMixin, TextFoldMixin):
     """Resample the attended map where hierarchy depth and text say.
 
     A modulated deformable 3x3 convolution: dilation ``r = 1 + softplus(kap)(1 - |FH|)`` grows for shallow (uncertain)
@@ -81,5 +82,17 @@ class SpaceBroadcast(TextFoldMixin):
         tb = text_map.to(p.dtype).expand(p.shape[0], -1, p.shape[2], p.shape[3])
         offset = MAX_OFFSET * torch.tanh(self.offset_pw(self.offset_dw(torch.cat([p, tb], 1))))  # [DSMoE] Eq. 18
         mask = 2 * torch.sigmoid(self.mask_image(f_ms) + text_mask.to(p.dtype))  # [DSMoE] Eq. 19
-        tiles = deform_sample(f_ms, offset.float(), mask, self.dilation(g))
-        return F.silu(self.bn(self.conv(tiles)))  # [DSMoE] Eq. 17
+        where = offset.float(), mask, self.dilation(g)
+        if self.conv.kernel_size == (1, 1):  # folded
+            return F.silu(self.bn(deform_sum(self.conv(f_ms), *where)))
+        return F.silu(self.bn(self.conv(deform_sample(f_ms, *where))))  # [DSMoE] Eq. 17
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply before sampling, where that leaves fewer channels to sample; weights stay a constant 1x1 kernel."""
+        conv = self.conv
+        if not plain(conv) or conv.kernel_size == (1, 1) or conv.out_channels >= conv.in_channels:
+            return
+        self.conv = nn.Conv2d(conv.in_channels, TAPS * conv.out_channels, 1, bias=False).to(conv.weight)
+        self.conv.weight.copy_(conv.weight.permute(2, 3, 0, 1).reshape(self.conv.weight.shape))
+        self.conv.requires_grad_(False)
