@@ -17,7 +17,7 @@ import pytest
 from ultralytics import YOLO
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, ShapeError, WeightsError
-from ultra_dsmoe.export.detections import gray_table, letterbox, select, unletterbox
+from ultra_dsmoe.export.detections import letterbox, select, unletterbox
 from ultra_dsmoe.export.model_file import read_onnx
 from ultra_dsmoe.export.runtime import Detection, Runtime
 
@@ -29,6 +29,7 @@ Export = Callable[..., Path]
 NETS = {
     "stock": ("yolov8n.yaml", {}),
     "ours": ("dsmoe-n.yaml", {"simplify": True}),
+    "gray": ("dsmoe-n.yaml", {"simplify": True, "dsmoe_gamma": 1.5}),
     "end-to-end": ("yolo26n.yaml", {}),
     "embedded-nms": ("yolov8n.yaml", {"nms": True}),
     "dynamic": ("yolov8n.yaml", {"dynamic": True}),
@@ -164,27 +165,6 @@ def test_suppression_by_class() -> None:
     assert len(select(prediction, 0.5, 0.5, 1)) == 1
 
 
-def test_gray_table_by_hand() -> None:
-    table = gray_table(1.5)
-    assert table.dtype == np.uint8
-    assert (table[0], table[255], table[64], table[128]) == (0, 255, 32, 91)  # 255 (64/255)^1.5 = 32.06
-    assert np.array_equal(gray_table(1.0), np.arange(256))
-
-
-def test_gray_transform_of_the_metadata_is_applied(
-    exported: Export, pictures: dict[str, np.ndarray], tmp_path: Path
-) -> None:
-    plain = exported("yolov8n.yaml")
-    with_gamma = Runtime(resaved(plain, tmp_path / "gamma.onnx", dsmoe_gamma="1.5"), threads=1)
-    assert with_gamma.info.gamma == 1.5
-    without = Runtime(plain, threads=1)
-    assert without.info.gamma is None
-    picture = pictures["landscape"]
-    by_hand = np.round(255 * (picture / 255) ** 1.5).astype(np.uint8)
-    assert with_gamma.predict(picture) == without.predict(by_hand)
-    assert with_gamma.predict(picture) != without.predict(picture)
-
-
 def test_what_a_file_says(exported: Export) -> None:
     path = exported("yolov8n.yaml", imgsz=(64, 128))
     info = Runtime(path).info
@@ -231,7 +211,6 @@ def test_files_that_cannot_be_run(exported: Export, tmp_path: Path) -> None:
         ({"stride": "x"}, WeightsError, "also stride, got x"),
         ({"imgsz": "96"}, WeightsError, "metadata as `yolo export` writes them"),
         ({"task": "segment"}, ConfigError, r"expected a detector \(task=detect\), got task=segment"),
-        ({"dsmoe_gamma": "-1"}, WeightsError, "dsmoe_gamma=-1"),
         ({"channels": "1"}, ShapeError, "expected an input of 1 channels"),
     ],
 )

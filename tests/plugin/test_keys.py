@@ -29,6 +29,7 @@ def test_good_values_arrive(tmp_path: Path) -> None:
     for kd in ("mimic", str(tmp_path / "kd.yaml"), {"adaptive": "none"}):
         assert get_cfg(overrides={"dsmoe_kd": kd}).dsmoe_kd == kd
     assert get_cfg().dsmoe_topk is None
+    assert get_cfg(overrides={"dsmoe_gamma": 2}).dsmoe_gamma == 2.0
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,10 @@ def test_good_values_arrive(tmp_path: Path) -> None:
         ("dsmoe_text", "", "auto, hash, sentence"),
         ("dsmoe_text", 7, "auto, hash, sentence"),
         ("dsmoe_kd", "attentoin", "attention, mimic, host or a YAML file .did you mean 'attention'.*got attentoin"),
+        ("dsmoe_gamma", 0, "a number above 0, the exponent of the gray transform, got 0"),
+        ("dsmoe_gamma", -1.5, "a number above 0, .*got -1.5"),
+        ("dsmoe_gamma", True, "a number above 0, .*got True"),
+        ("dsmoe_gamma", "dark", "a number above 0, .*got dark"),
         ("dsmoe_kd", 2, "attention, mimic, host or a YAML file, got 2"),
     ],
 )

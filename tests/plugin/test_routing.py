@@ -88,7 +88,9 @@ def test_a_distillation_wrapper_is_looked_through(ours: YOLO) -> None:
 
 
 @pytest.mark.parametrize("verb", ["val", "predict", "track", "export", "benchmark", "train"])
-@pytest.mark.parametrize("key", [{"dsmoe_topk": 2}, {"dsmoe_moe": "dense"}, {"dsmoe_text": "hash"}])
+@pytest.mark.parametrize(
+    "key", [{"dsmoe_topk": 2}, {"dsmoe_moe": "dense"}, {"dsmoe_text": "hash"}, {"dsmoe_gamma": 1.5}]
+)
 def test_stock_models_refuse_our_keys(stock: YOLO, verb: str, key: dict) -> None:
     with pytest.raises(ConfigError, match=rf"{next(iter(key))}: expected a DS-MoE model .*, got {STOCK_FILE}"):
         getattr(stock, verb)(**key)

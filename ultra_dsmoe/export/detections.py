@@ -64,16 +64,6 @@ def _read_file(path: Path, channels: int) -> np.ndarray:
     return image if image.ndim == 3 else image[..., None]
 
 
-def gray_table(gamma: float) -> np.ndarray:
-    """Return the gray transform s = r^gamma as a table, (256,) uint8.
-
-    Source: [DSMoE] Eq. 35 with c = 1; on [0, 1], since raw 255^gamma overflows. It acts on every channel,
-    before the letterbox, so that the bars keep their gray.
-    """
-    levels = np.arange(LEVELS + 1) / LEVELS
-    return np.round(LEVELS * levels**gamma).astype(np.uint8)
-
-
 def letterbox(image: np.ndarray, size: tuple[int, int], stride: int | None = None) -> np.ndarray:
     """Scale an image into a frame with its proportions kept, in the middle of gray bars.
 
@@ -119,7 +109,6 @@ def network_input(
     *,
     batch: int | None = None,
     stride: int | None = None,
-    gamma: float | None = None,
     dtype: np.dtype | type = np.float32,
 ) -> np.ndarray:
     """Return images as the network takes them.
@@ -130,15 +119,11 @@ def network_input(
         batch: Images that it takes at once; missing ones are filled up with empty ones. None for any number.
         stride: Cut the letterbox's bars down to multiples of it where all images have one shape, as the host does for
             dynamic graphs; None keeps the size.
-        gamma: Exponent of the gray transform, None for none.
         dtype: Of the result.
 
     Returns:
         (B, C, height, width) in [0, 1], three channels as RGB.
     """
-    if gamma is not None:
-        table = gray_table(gamma)
-        images = [table[image] for image in images]
     if len({image.shape for image in images}) > 1:
         stride = None
     frames = np.stack([letterbox(image, size, stride) for image in images]).transpose(0, 3, 1, 2)

@@ -18,7 +18,6 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, WeightsError
 
-GAMMA_KEY = "dsmoe_gamma"  # exponent of the gray transform that the training images went through
 TENSORRT_KEY, BYTES_KEY = "tensorrt", "engine_bytes"  # what our builder adds for clearer errors
 REQUIRED = ("task", "stride", "imgsz", "names")
 INTEGERS = ("stride", "batch", "channels")
@@ -60,7 +59,6 @@ class ModelInfo:
         batch: Images per run that the file was exported for.
         dynamic: Whether batch and size may differ from it.
         final: Whether the file selects its detections itself (end to end, or with embedded NMS).
-        gamma: Exponent of the gray transform, None where the model has none.
     """
 
     names: dict[int, str]
@@ -70,7 +68,6 @@ class ModelInfo:
     batch: int
     dynamic: bool
     final: bool
-    gamma: float | None
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -162,7 +159,6 @@ def model_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
     try:
         arguments = metadata.get("args") or {}
         height, width = metadata["imgsz"]
-        gamma = metadata.get(GAMMA_KEY)
         return ModelInfo(
             names={int(k): str(v) for k, v in dict(metadata["names"]).items()},
             stride=metadata["stride"],
@@ -171,17 +167,9 @@ def model_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
             batch=metadata.get("batch", 1),
             dynamic=bool(arguments.get("dynamic")),
             final=bool(metadata.get("end2end") or arguments.get("nms")),
-            gamma=None if gamma in (None, "", "None") else _positive(gamma),
         )
     except (ValueError, TypeError, AttributeError) as e:
         raise WeightsError(str(path), "metadata as `yolo export` writes them", str(e)) from e
-
-
-def _positive(value: Any) -> float:
-    number = float(value)
-    if not 0 < number < float("inf"):
-        raise ValueError(f"{GAMMA_KEY}={value}")
-    return number
 
 
 def _typed(metadata: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -231,7 +231,7 @@ class _Calibration(CalibrationDataReader):
     def _read(self) -> Iterator[dict[str, np.ndarray]]:
         for start in range(0, len(self._images), self._batch):
             some = [read_image(image, self._info.channels) for image in self._images[start : start + self._batch]]
-            yield {self._name: network_input(some, self._size, batch=self._batch, gamma=self._info.gamma)}
+            yield {self._name: network_input(some, self._size, batch=self._batch)}
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         """Return the next input, None after the last."""

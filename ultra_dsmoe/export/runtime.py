@@ -5,8 +5,8 @@
     for found in Runtime("best.onnx").predict("board.jpg"):
         print(found.name, found.score, found.box_xyxy_px)
 
-Boxes are those of ``yolo predict model=best.onnx``, to a pixel. Class names, input size, stride, batch and the gray
-transform come from the metadata of the file.
+Boxes are those of ``yolo predict model=best.onnx``, to a pixel. Class names, input size, stride and batch come from the
+metadata of the file; a gray transform is part of its graph.
 """
 
 from __future__ import annotations
@@ -185,14 +185,7 @@ class Runtime:
         if self.batch is not None and len(images) > self.batch:
             raise ConfigError("images", f"at most {self.batch}, the batch of the exported file", len(images))
         pictures = [read_image(image, self.info.channels) for image in images]
-        batch = network_input(
-            pictures,
-            self._size,
-            batch=self.batch,
-            stride=self._stride,
-            gamma=self.info.gamma,
-            dtype=self._session.dtype,
-        )
+        batch = network_input(pictures, self._size, batch=self.batch, stride=self._stride, dtype=self._session.dtype)
         predictions = self._predictions(batch)[: len(pictures)]
         final = self.info.final or predictions.shape[-1] == FINAL_COLUMNS
         frame = (batch.shape[2], batch.shape[3])

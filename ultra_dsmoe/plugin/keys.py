@@ -79,6 +79,13 @@ def _kd(value: Any) -> Any:
     return check_form(value)
 
 
+def _gamma(value: Any) -> float:
+    """Check ``dsmoe_gamma``."""
+    from ultra_dsmoe.data.gray import check_gamma
+
+    return check_gamma("dsmoe_gamma", value)
+
+
 KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_topk": _topk,
     "dsmoe_moe": _moe,
@@ -88,6 +95,7 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_prompts": _prompts,
     "dsmoe_text": _text,
     "dsmoe_kd": _kd,
+    "dsmoe_gamma": _gamma,
 }
 
 

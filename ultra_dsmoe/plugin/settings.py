@@ -10,6 +10,7 @@ from typing import Any
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import keys
 
+OPTIONS = ("topk", "gamma")  # of the model YAML's section, that our keys change
 Kept = Callable[[], Sequence[Sequence[int]]]
 
 
@@ -49,6 +50,8 @@ def put(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
         net.set_moe_mode("gather")  # experts kept by hand would bound k
     if "dsmoe_topk" in given:
         net.set_topk(given["dsmoe_topk"])
+    if "dsmoe_gamma" in given:
+        _set_gamma(net, given["dsmoe_gamma"])
     if "dsmoe_dynamic_conv" in given:
         net.set_dynamic_conv(given["dsmoe_dynamic_conv"])
     if "dsmoe_prompts" in given:
@@ -58,6 +61,15 @@ def put(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
         raise ConfigError("dsmoe_keep", "this key beside dsmoe_moe=static", f"dsmoe_moe={mode}")
     if mode is not None:
         net.set_moe_mode(mode, kept() if mode == "static" and kept else None)
+
+
+def _set_gamma(net: Any, gamma: float) -> None:
+    """Give a network another gray transform, with a warning: it suits images that were transformed before."""
+    if gamma != net.gamma:
+        from ultralytics.utils import LOGGER
+
+        LOGGER.warning(f"dsmoe_gamma={gamma:g}: the net has the gray transform of exponent {net.gamma:g}")
+    net.set_gamma(gamma)
 
 
 def _same_encoder(net: Any, spec: str) -> None:
@@ -80,7 +92,7 @@ def align(copy: Any, net: Any) -> None:
 def read(net: Any) -> dict[str, Any]:
     """Return what our keys may change in a network, block by block."""
     return {
-        "topk": net.options.get("topk"),
+        "options": {key: net.options.get(key) for key in OPTIONS},
         "k": [m.k for m in _blocks(net, "set_topk")],
         "mode": [(m.mode, m.kept, m.dynamic_conv) for m in _blocks(net, "set_mode")],
         "kept": [m.kept for m in _blocks(net, "keep")],
@@ -91,10 +103,11 @@ def read(net: Any) -> dict[str, Any]:
 
 def write(net: Any, settings: dict[str, Any]) -> None:
     """Give a network what `read` returned, of itself or of another of the same build."""
-    if settings["topk"] is None:
-        net.options.pop("topk", None)
-    else:
-        net.options["topk"] = settings["topk"]
+    for key, value in settings["options"].items():
+        if value is None:
+            net.options.pop(key, None)
+        else:
+            net.options[key] = value
     for block, k in zip(_blocks(net, "set_topk"), settings["k"], strict=True):
         block.k = k
     for block, (mode, kept, dynamic_conv) in zip(_blocks(net, "set_mode"), settings["mode"], strict=True):

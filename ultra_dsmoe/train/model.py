@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
+from ultra_dsmoe.data.gray import check_gamma, gray_transform
 from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin
@@ -199,19 +200,37 @@ class DSMoEModel(DetectionModel):
         if not self.blocks(SparseMoE):
             raise ConfigError(argument, "a model with a SparseMoE row", f"{self.yaml.get('yaml_file', 'none')}")
 
+    # Images ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def gamma(self) -> float:
+        """Exponent of the gray transform that the net begins with; 1 is none."""
+        return self.options.get("gamma", 1.0)
+
+    def set_gamma(self, gamma: float) -> None:
+        """Change the exponent of the gray transform, for training, evaluation and export alike.
+
+        Raises:
+            ConfigError: If it is no finite number above 0.
+        """
+        # Copies: a net that is built from another's YAML, as the trainer does, shares the dictionary with it.
+        self.yaml = {**self.yaml, "dsmoe": {**self.options, "gamma": check_gamma("gamma", gamma)}}
+
     # Host contract ---------------------------------------------------------------------------------------------------
 
     def predict(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the net on images (B, C, H, W).
+        """Run the net on images (B, C, H, W) in [0, 1], beginning with the gray transform.
 
         Raises:
             ShapeError: If height or width is not a multiple of the largest stride.
         """
-        stride = int(self.stride.max()) if hasattr(self, "stride") else 1  # not known while the net is being built
+        if not hasattr(self, "stride"):  # still being built: the stride is unknown, the options unchecked
+            return super().predict(x, *args, **kwargs)
+        stride = int(self.stride.max())
         if x.shape[-2] % stride or x.shape[-1] % stride:
             got = f"{int(x.shape[-2])}x{int(x.shape[-1])}"
             raise ShapeError("input image", f"height and width that are multiples of {stride}", got)
-        return super().predict(x, *args, **kwargs)
+        return super().predict(gray_transform(x, self.gamma), *args, **kwargs)
 
     def init_criterion(self) -> Any:
         """Return the criterion; ``dsmoe: {loss: host}`` in the YAML gives the host's own."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+from ultra_dsmoe.data.gray import check_gamma
 from ultra_dsmoe.errors import ConfigError
 
 # Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; the section's `gains` overrides them.
@@ -101,6 +102,10 @@ def _qfl(value: Any) -> None:
             raise ConfigError(f"dsmoe.qfl.{name}", f"a number from 0 to {QFL[name]}", number)
 
 
+def _gamma(value: Any) -> None:
+    check_gamma("dsmoe.gamma", value)
+
+
 def _by_block(value: Any) -> None:
     """Leave the check to the block."""
 
@@ -117,5 +122,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "residual_path": _switch("residual_path"),
     "neck_down": _switch("neck_down"),
     "gains": merged_gains,
+    "gamma": _gamma,
     "transfer": _transfer,
 }

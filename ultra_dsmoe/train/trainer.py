@@ -68,6 +68,8 @@ class DSMoETrainer(Distilling, DetectionTrainer):
             model.load(weights)
             if bank:
                 model.set_text(bank)  # and after, since loading brings the old vectors back
+        if self.args.dsmoe_gamma is not None:
+            model.set_gamma(self.args.dsmoe_gamma)
         if self.args.dsmoe_topk is not None:
             model.set_topk(self.args.dsmoe_topk)
         if self.args.dsmoe_moe is not None:
