@@ -60,3 +60,8 @@ def usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) 
         return capsys.readouterr().err.splitlines()[-1]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def study() -> ModuleType:
+    return load("study")  # and with it `study_plan`, `study_cell`, `study_table`, `study_verdict`, `study_report`

@@ -1,0 +1,316 @@
+"""Train and validate all that a study file names, and say what came out: ``python -m benchmarks.study STUDY.yaml``.
+
+Every cell (model x data x seed) is trained by ``yolo train`` and validated in processes of its own, so that one that
+crashes takes nothing with it. A study that was stopped is started by the same command: finished cells are not run
+again, a begun one goes on from its last checkpoint. One row per finished run goes to ``OUT/NAME.csv``; means, verdicts
+against the baseline and a picture to ``OUT/NAME.md`` and ``OUT/NAME.png``. What a study file holds: `study_plan`; how
+models are compared: `study_verdict`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
+
+from interleaved import positive
+from study_plan import Cell, Plan, digest, read_plan
+from study_report import write_report
+from study_table import append_row, read_rows
+
+from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
+from ultra_dsmoe.explain.evaluation import output_folder, write_files
+
+FINISHED = -1  # what the host writes as epoch of a checkpoint whose training is over
+STAGES = ("new", "begun", "trained", "validated", "finished")
+
+
+class CellError(RuntimeError):
+    """A cell whose process failed; the others go on."""
+
+
+def yolo_command() -> str:
+    """Return the ``yolo`` of this environment.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    beside = Path(sys.executable).parent
+    found = shutil.which("yolo", path=str(beside)) or shutil.which("yolo")
+    if found is None:
+        raise ConfigError("yolo", f"the console script of Ultralytics, in {beside} or on PATH", "none")
+    return found
+
+
+def commit() -> str:
+    """Return the checkout's commit, with ``+dirty`` where tracked files were changed; empty outside of one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
+
+
+def last_epoch(file: Path) -> int | None:
+    """Return the epoch of a checkpoint, `FINISHED` where its training is over, None where it cannot be gone on from."""
+    import torch
+
+    if not file.is_file():
+        return None
+    try:
+        return int(torch.load(file, map_location="cpu", weights_only=False)["epoch"])
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile):
+        return None  # the study was killed while the host wrote it
+
+
+class Study:
+    """A plan with its folder and its table.
+
+    Attributes:
+        plan: What to run.
+        folder: One folder per cell.
+        table: The CSV.
+    """
+
+    def __init__(self, plan: Plan, runs: Path, out: Path) -> None:
+        """Look at what was already done.
+
+        Raises:
+            DataError: If a row or a cell's file is damaged, or a cell was run with other settings.
+        """
+        self.plan, self.out = plan, out
+        self.folder, self.table = runs.resolve() / plan.name, out / f"{plan.name}.csv"
+        self._children: set[subprocess.Popen] = set()
+        self._locks: tuple[int, ...] = ()
+        self._stopped = False
+        self.rows: dict[str, dict[str, Any]] = {}
+        cells = {c.name: c for c in plan.cells()}
+        for cell in cells.values():  # before the rows, since these files know what has changed
+            self._check_settings(cell)
+        for row in read_rows(self.table):
+            if row["cell"] in self.rows:
+                raise DataError(str(self.table), "one row per cell; delete all but one", f"{row['cell']} twice")
+            if cell := cells.get(row["cell"]):
+                self.rows[cell.name] = row
+                if row["settings_hash"] != self._hash(cell):
+                    raise self._changed(cell, {"settings_hash": row["settings_hash"]})
+
+    def _hash(self, cell: Cell) -> str:
+        return digest(json.dumps(self.plan.settings(cell), sort_keys=True))
+
+    def _check_settings(self, cell: Cell) -> None:
+        file = self.folder / cell.name / "cell.json"
+        if not file.is_file():
+            return
+        try:
+            before = json.loads(file.read_text())["settings"]
+        except (ValueError, KeyError, TypeError) as e:
+            raise DataError(str(file), "the settings of a cell; delete the folder to run it again", str(e)) from e
+        if before != json.loads(json.dumps(self.plan.settings(cell))):
+            raise self._changed(cell, before)
+
+    def _changed(self, cell: Cell, before: dict[str, Any]) -> DataError:
+        now = {**self.plan.settings(cell), "settings_hash": self._hash(cell)}
+        keys = sorted(before) if "settings_hash" in before else sorted({*before, *self.plan.settings(cell)})
+        changed = [f"{k} {before.get(k)} -> {now.get(k)}" for k in keys if before.get(k) != now.get(k)]
+        wanted = f"the settings it was run with (give the study another name, or delete its row and {cell.name}/)"
+        return DataError(f"cell {cell.name}", wanted, "; ".join(changed))
+
+    def stage(self, cell: Cell) -> str:
+        """Return how far a cell is, one of `STAGES`."""
+        folder = self.folder / cell.name
+        if cell.name in self.rows:
+            return "finished"
+        if (folder / "result.json").is_file():
+            return "validated"
+        epoch = last_epoch(folder / "train" / "weights" / "last.pt")
+        return "new" if epoch is None else "trained" if epoch == FINISHED else "begun"
+
+    def run(self, jobs: int) -> list[str]:
+        """Run what is left and return a line per cell that failed."""
+        cells = self.plan.cells()
+        left = [c for c in cells if self.stage(c) != "finished"]
+        if len(left) < len(cells):
+            print(f"{len(cells) - len(left)} of {len(cells)} cells are finished already", flush=True)
+        number, failed, begun = {c.name: i for i, c in enumerate(cells, 1)}, [], time.monotonic()
+        with self._locked(), ThreadPoolExecutor(jobs) as pool:
+            work = {pool.submit(self._run_cell, c, f"cell {number[c.name]} of {len(cells)}: {c.name}"): c for c in left}
+            try:
+                for done, future in enumerate(as_completed(work), 1):
+                    cell = work[future]
+                    try:
+                        row = future.result()
+                    except CellError as e:
+                        failed.append(f"{cell.name} failed: {e}")
+                        print(failed[-1], flush=True)
+                        continue
+                    append_row(self.table, row)
+                    self.rows[cell.name] = row
+                    rest = (time.monotonic() - begun) / done * (len(left) - done)
+                    print(f"{cell.name}: mAP50 {row['mAP50']:.3f}, mAP50-95 {row['mAP50-95']:.3f}; {done} of "
+                          f"{len(left)} done, about {duration(rest)} left", flush=True)  # fmt: skip
+            except BaseException:
+                self._stop()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return failed
+
+    def _run_cell(self, cell: Cell, title: str) -> dict[str, Any]:
+        """Bring one cell to its end and return its row."""
+        folder, stage = self.folder / cell.name, self.stage(cell)
+        if stage != "validated":
+            print(f"{title} ({STARTS[stage]})", flush=True)
+        if stage == "new":
+            shutil.rmtree(folder / "train", ignore_errors=True)  # the host would add to its results.csv
+            content = {"settings": self.plan.settings(cell), "commit": commit()}
+            write_files(folder, {"cell.json": json.dumps(content, indent=2).encode()})
+        if stage in ("new", "begun"):
+            self._process(self._train_command(cell, resume=stage == "begun"), folder)
+        if stage != "validated":
+            self._process([sys.executable, str(Path(__file__).with_name("study_cell.py")), str(folder)], folder)
+        return self._row(cell)
+
+    def _train_command(self, cell: Cell, resume: bool) -> list[str]:
+        """Return the words of a training."""
+        folder = self.folder / cell.name
+        if resume:
+            place = {"model": folder / "train" / "weights" / "last.pt", "resume": True, "save_dir": folder / "train"}
+            return [yolo_command(), "train", *(f"{k}={v}" for k, v in place.items())]
+        settings = {k: v for k, v in self.plan.settings(cell).items() if k != "data_hash"}
+        words = {"plots": False, **settings, "project": str(folder), "name": "train", "exist_ok": True}
+        return [yolo_command(), "train", *(f"{k}={v}".replace(", ", ",") for k, v in words.items())]
+
+    def _process(self, command: list[str], folder: Path) -> None:
+        """Run a command to its end, its words added to the cell's log.
+
+        Raises:
+            CellError: If it fails.
+        """
+        file = folder / "log.txt"
+        with file.open("ab") as log:
+            log.write(f"$ {' '.join(command)}\n".encode())
+            log.flush()
+            # The lock goes along: a training that outlives a killed study keeps a second study away.
+            child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=self._locks)
+        self._children.add(child)
+        if self._stopped:
+            child.terminate()
+        code = child.wait()
+        self._children.discard(child)
+        if code:
+            lines = [line.strip() for line in file.read_text(errors="replace").splitlines() if line.strip()]
+            raise CellError(f"{lines[-1][-200:]} (exit {code}, all of it in {file})")
+
+    def _row(self, cell: Cell) -> dict[str, Any]:
+        """Return the row of a validated cell."""
+        folder = self.folder / cell.name
+        try:
+            result = json.loads((folder / "result.json").read_text())
+            made = json.loads((folder / "cell.json").read_text())["commit"]
+        except (OSError, ValueError, KeyError) as e:
+            raise CellError(f"{folder}: its files are damaged ({e}); delete the folder to run it again") from e
+        result["per_class_AP"] = ";".join(f"{name}={ap:.4f}" for name, ap in result["per_class_AP"].items())
+        identity = {"study": self.plan.name, "cell": cell.name, "model": cell.model.name, "data": cell.data.name,
+                    "seed": cell.seed, "epochs": self.plan.epochs, "imgsz": self.plan.imgsz}  # fmt: skip
+        return {**identity, **result, "settings_hash": self._hash(cell), "data_hash": cell.data.digest, "commit": made}
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep a second study of the same name away; Windows has no such lock and does without.
+
+        Raises:
+            DataError: If another process has it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._locks = (handle,)
+            yield
+        except BlockingIOError as e:
+            raise DataError(str(self.folder), "no other study at work there", "one, or a training that it left") from e
+        finally:
+            self._locks = ()
+            os.close(handle)
+
+    def _stop(self) -> None:
+        self._stopped = True
+        for child in list(self._children):
+            with suppress(OSError):
+                child.terminate()
+
+
+STARTS = {"new": "from the start", "begun": "going on from its last checkpoint", "trained": "trained, to be validated"}
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(description="Train, validate and compare all that a study file names.")
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml")
+    parser.add_argument("--out", default="docs/results", metavar="FOLDER", help="table, page, picture (%(default)s)")
+    parser.add_argument("--runs", default="runs/studies", type=Path, metavar="FOLDER", help="trainings (%(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and say what is left, run nothing")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="cells side by side (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run a study; 1 where something was wrong or a cell failed."""
+    args = parsed()
+    try:
+        plan = read_plan(args.study)
+        study = Study(plan, args.runs, output_folder(Path("study.pt"), args.out, ""))
+        yolo_command()
+        if args.dry_run:
+            print("\n".join(f"{cell.name}: {study.stage(cell)}" for cell in plan.cells()))
+            return 0
+        signal.signal(signal.SIGTERM, _interrupted)
+        failed = study.run(args.jobs)
+        rows = [study.rows[c.name] for c in plan.cells() if c.name in study.rows]
+        if rows:
+            print("\n".join(write_report(plan, rows, study.folder, study.out)))
+    except DSMoEError as e:
+        print(f"study: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("study: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    if failed:
+        print(f"study: {len(failed)} of {len(plan.cells())} cells failed; the same command tries again",
+              file=sys.stderr)  # fmt: skip
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Write what a study found: a Markdown table with the verdicts, and a picture of the means with their intervals."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from study_cell import unpack
+from study_plan import Plan
+from study_verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, group_numbers, judge
+
+from ultra_dsmoe.explain.evaluation import write_files
+
+DPI = 150
+WIDTH, ROW, REST = 4.6, 0.55, 1.5  # inches: of a panel, of a model's line, of title and axis
+COLOURS = ("#0072b2", "#d55e00")  # told apart by colour-blind eyes too
+APART = 0.14  # half the distance of the two measures' marks, in lines
+
+Means = dict[tuple[str, str], Estimate]
+
+
+def write_report(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path, out: Path) -> list[str]:
+    """Judge what is finished and write ``NAME.md`` and ``NAME.png``.
+
+    Args:
+        plan: The study.
+        rows: Its finished runs.
+        folder: Where the cells are.
+        out: Where the files go.
+
+    Returns:
+        Lines to print: the verdicts, and what is missing.
+
+    Raises:
+        DataError: If two runs of a data set did not see the same images.
+    """
+    sets, missing = _collect(plan, rows, folder)
+    means, comparisons = judge(sets, plan.baseline)
+    seen = [r for r in rows if r["cell"] not in missing]
+    notes = [f"left out: {name}, whose matches.npz is gone" for name in missing]
+    undone = len(plan.cells()) - len(rows)
+    notes += [f"unfinished: {undone} of {len(plan.cells())} runs are missing"] if undone else []
+    text = markdown(plan, seen, means, comparisons, notes)
+    write_files(out, {f"{plan.name}.md": text.encode(), f"{plan.name}.png": draw(plan, seen, means)})
+    return [f"{c.data}, {c.model} against {plan.baseline}, {c.measure}: {c.verdict}" for c in comparisons] + notes
+
+
+def _collect(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path) -> tuple[list[DataSet], list[str]]:
+    """Return the data sets with the matches that are there, and the cells whose matches are not."""
+    sets, missing = [], []
+    for data in plan.data:
+        runs: dict[str, dict[int, Any]] = {}
+        for row in (r for r in rows if r["data"] == data.name):
+            file = folder / row["cell"] / "matches.npz"
+            if file.is_file():
+                runs.setdefault(row["model"], {})[row["seed"]] = unpack(file)
+            else:
+                missing.append(row["cell"])
+        if runs:
+            files = next(iter(next(iter(runs.values())).values())).files
+            sets.append(DataSet(data.name, runs, group_numbers(files, data.groups)))
+    return sets, missing
+
+
+def markdown(
+    plan: Plan, rows: Sequence[dict[str, Any]], means: Means, comparisons: Sequence[Comparison], notes: Sequence[str]
+) -> str:
+    """Return the page: what was run, the means, the verdicts, how to read them."""
+    lines = [f"# Study {plan.name}", ""]
+    given = ", ".join(f"{k}={v}" for k, v in plan.overrides.items())
+    lines += [f"{plan.epochs} epochs, {plan.imgsz} px, batch {plan.batch}, seeds {', '.join(map(str, plan.seeds))}"
+              f"{f'; {given}' if given else ''}.", "", f"![means with intervals]({plan.name}.png)", ""]  # fmt: skip
+    head = ["data", "model", *MEASURES, "precision", "recall", "seeds", "minutes"]
+    table = [_mean_row(d.name, m.name, rows, means) for d in plan.data for m in plan.models
+             if (d.name, m.name) in means]  # fmt: skip
+    lines += [*_table(head, table, left=2), ""]
+    if comparisons:
+        lines += [f"Against {plan.baseline}, in points (hundredths of mAP):", ""]
+        head = ["data", "model", "measure", "verdict", "difference", "p", "p (Holm)", "seeds"]
+        table = [[c.data, c.model, c.measure, c.verdict, f"{c.difference:+.1f}", f"{c.p:.3f}", f"{c.p_holm:.3f}",
+                  str(c.seeds)] for c in comparisons]  # fmt: skip
+        lines += [*_table(head, table, left=4), ""]
+    lines += [f"- {note}" for note in [*notes, *_reading(plan, rows)]]
+    return "\n".join(lines) + "\n"
+
+
+def _mean_row(data: str, model: str, rows: Sequence[dict[str, Any]], means: Means) -> list[str]:
+    mine = [r for r in rows if (r["data"], r["model"]) == (data, model)]
+    mean, low, high = means[data, model]
+    cells = [f"{mean[i]:.3f} ({max(low[i], 0):.3f} to {min(high[i], 1):.3f})" for i in range(2)]
+    average = {k: sum(r[k] for r in mine) / len(mine) for k in ("precision", "recall", "seconds")}
+    numbers = [f"{average['precision']:.3f}", f"{average['recall']:.3f}", str(len(mine))]
+    return [data, model, *cells, *numbers, f"{average['seconds'] / 60:.1f}"]
+
+
+def _reading(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return how the numbers came about."""
+    lines = [
+        f"Intervals are of 95 %, from {BOOT} resamples of seeds and images; a difference is claimed where its interval "
+        f"is clear of zero and its p, of {BOOT} swaps of images corrected over all lines, is at most {LEVEL:g}."
+    ]
+    if grouped := [d.name for d in plan.data if d.groups]:
+        lines.append(f"Images of one board or tile were drawn together on {', '.join(grouped)}.")
+    if len(plan.seeds) == 1:
+        lines.append("One seed: the intervals do not know how much another training would differ.")
+    made = {", ".join([f"ultralytics {r['ultralytics']}", f"torch {r['torch']}", f"commit {r['commit'] or 'unknown'}"])
+            for r in rows}  # fmt: skip
+    return [*lines, *(f"Made with {m}." for m in sorted(made))]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Return a Markdown table whose first ``left`` columns stand to the left."""
+    rule = ["---" if i < left else "---:" for i in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+
+
+def draw(plan: Plan, rows: Sequence[dict[str, Any]], means: Means) -> bytes:
+    """Return the picture as PNG: a panel per data set, a line per model, small dots for single trainings."""
+    sets = [d.name for d in plan.data if any(d.name == data for data, _ in means)]
+    size = (WIDTH * max(len(sets), 1) + 1, ROW * len(plan.models) + REST)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, max(len(sets), 1), squeeze=False)[0]
+    for axes, data in zip(panels, sets, strict=False):
+        _panel(axes, plan, data, rows, means)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.suptitle(f"{plan.name}: {plan.epochs} epochs, {plan.imgsz} px; bars are 95 % intervals", fontsize=10)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _panel(axes: Axes, plan: Plan, data: str, rows: Sequence[dict[str, Any]], means: Means) -> None:
+    models = [m.name for m in plan.models]
+    for i, (measure, colour) in enumerate(zip(MEASURES, COLOURS, strict=True)):
+        shift = (2 * i - 1) * APART
+        have = [(y + shift, means[data, m]) for y, m in enumerate(models) if (data, m) in means]
+        mean = np.array([e.mean[i] for _, e in have])
+        ends = np.array([[e.mean[i] - max(e.low[i], 0), min(e.high[i], 1) - e.mean[i]] for _, e in have]).T
+        axes.errorbar(mean, [y for y, _ in have], xerr=ends, fmt="o", color=colour, capsize=3, label=measure)
+        single = [(r[measure], models.index(r["model"]) + shift) for r in rows if r["data"] == data]
+        axes.scatter(*zip(*single, strict=True), s=12, color=colour, alpha=0.35, linewidths=0)
+    axes.set_yticks(range(len(models)), models)
+    axes.set_ylim(len(models) - 0.5, -0.5)  # the first on top
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mAP")
+    axes.set_title(data, fontsize=10)
+    axes.grid(axis="x", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

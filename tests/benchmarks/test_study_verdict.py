@@ -1,0 +1,162 @@
+"""Verdicts of a study: on made-up matches whose truth is known."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.explain.bootstrap import mean_ap
+from ultra_dsmoe.explain.evaluation import ImageStats
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+
+@pytest.fixture(scope="module")
+def verdict(study: ModuleType) -> ModuleType:
+    return sys.modules["study_verdict"]
+
+
+def made_up(
+    skills: dict[str, float], seeds: int = 3, images: int = 120, root: int = 0, sway: float = 0.0, classes: int = 2
+) -> dict[str, dict[int, ImageStats]]:
+    """Return runs in which a label is found with a model's probability, half of the luck being the label's own.
+
+    ``sway`` is the spread of the skill between trainings.
+    """
+    rng = np.random.default_rng(root)
+    labels = [rng.integers(0, classes, int(n)).astype(float) for n in rng.integers(1, 9, images)]
+    hard = [rng.random(len(t)) for t in labels]  # common to all models and seeds
+    runs: dict[str, dict[int, ImageStats]] = {}
+    for model, seed in itertools.product(skills, range(seeds)):
+        skill = skills[model] + rng.normal(0, sway)
+        run = ImageStats(files=[f"{i // 4}_{i % 4}.png" for i in range(images)], target_cls=labels)
+        for target, luck in zip(labels, hard, strict=True):
+            found = target[np.where(rng.random(len(target)) < 0.5, luck, rng.random(len(target))) < skill]
+            false = rng.integers(0, classes, int(rng.integers(0, 3))).astype(float)
+            iou = np.concatenate([rng.uniform(0.5, 1, len(found)), np.zeros(len(false))])
+            run.tp.append(iou[:, None] >= THRESHOLDS)
+            run.conf.append(np.clip(0.4 + 0.3 * iou + rng.normal(0, 0.1, len(iou)), 0.001, 0.999))
+            run.pred_cls.append(np.concatenate([found, false]))
+        runs.setdefault(model, {})[seed] = run
+    return runs
+
+
+def compare(verdict: ModuleType, runs: dict[str, Any], groups: str | None = None, boot: int = 100) -> list[Any]:
+    files = next(iter(runs["base"].values())).files
+    data = verdict.DataSet("set", runs, verdict.group_numbers(files, groups))
+    return verdict.judge([data], "base", boot=boot)[1]
+
+
+def test_true_difference_is_found(verdict: ModuleType) -> None:
+    """Two points of mAP50 over five seeds and 400 images; as much the other way round."""
+    runs = made_up({"base": 0.780, "up": 0.800, "down": 0.760}, seeds=5, images=400)
+    truth = [100 * np.mean([mean_ap(runs[m][s]) - mean_ap(runs["base"][s]) for s in range(5)], 0)
+             for m in ("up", "down")]  # fmt: skip
+    up, _, down, _ = compare(verdict, runs, boot=150)
+    assert (up.measure, down.measure) == ("mAP50", "mAP50")
+    assert 1.2 < truth[0][0] < 2.8
+    assert up.difference == pytest.approx(truth[0][0])
+    assert up.low < truth[0][0] < up.high
+    assert up.verdict.startswith("better by ")
+    assert down.verdict.startswith("worse by ")
+
+
+def test_nulls_give_few_false_verdicts(verdict: ModuleType) -> None:
+    """Equal models whose trainings differ by chance: at most 5 % of 200 studies claim anything."""
+    false = 0
+    for root in range(200):
+        runs = made_up({"base": 0.7, "same": 0.7}, seeds=3, images=20, root=root, sway=0.04, classes=1)
+        found = compare(verdict, runs, boot=50)
+        false += any(not c.verdict.startswith("no evidence") for c in found)
+    assert false <= 10
+
+
+def test_equal_runs(verdict: ModuleType) -> None:
+    """The same net twice: nothing at all, and no division by zero."""
+    runs = made_up({"base": 0.7}, seeds=2, images=20)
+    found = compare(verdict, {**runs, "same": runs["base"]})
+    assert [(c.difference, c.low, c.high, c.p_holm) for c in found] == [(0, 0, 0, 1)] * 2
+    assert found[0].verdict == "no evidence of a difference (+0.0 to +0.0 points)"
+
+
+def test_interval_knows_of_seeds(verdict: ModuleType) -> None:
+    """Trainings that differ widen the interval by Student's t; of one seed only images are known."""
+    points = np.array([[0.5, 0.3], [0.6, 0.3], [0.7, 0.3]])
+    still = np.repeat(points[:, None], 20_000, 1)  # no spread over images
+    found = verdict.estimate(points, still, 100, np.random.default_rng(0))
+    by_hand = 4.303 * 0.1 / np.sqrt(3)  # t of two degrees of freedom, standard deviation, three values
+    assert found.high[0] - found.mean[0] == pytest.approx(by_hand, rel=0.02)
+    assert (found.low[1], found.high[1]) == pytest.approx((0.3, 0.3))
+    one = verdict.estimate(points[:1], still[:1], 100, np.random.default_rng(0))
+    assert one.low[0] == one.high[0] == pytest.approx(0.5)
+
+
+def test_groups_stay_together(verdict: ModuleType) -> None:
+    files = ["a/10_1.png", "a/10_2.png", "b/7_1.png", "plain.png"]
+    groups = verdict.group_numbers(files, r"^(\d+)_")
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 3
+    assert len(set(verdict.group_numbers(files, None))) == 4
+    counts = verdict.draw_images(groups, 50, np.random.default_rng(0))
+    assert (counts[:, 0] == counts[:, 1]).all()
+    assert (counts[:, 0] != counts[:, 2]).any()
+    # Four images of a group are copies of one: as one group they tell as much as one image, not as four.
+    runs = made_up({"base": 0.7, "other": 0.7}, seeds=1, images=160)
+    for run in (r for by in runs.values() for r in by.values()):
+        for name in ("tp", "conf", "pred_cls", "target_cls"):
+            setattr(run, name, [getattr(run, name)[i - i % 4] for i in range(160)])
+    alone, together = compare(verdict, runs)[0], compare(verdict, runs, r"^(\d+)_")[0]
+    assert 1.5 < (together.high - together.low) / (alone.high - alone.low) < 2.7
+    assert together.p > alone.p or together.p > 0.05
+
+
+def test_swaps_against_all_of_them(verdict: ModuleType) -> None:
+    """With six images the p of random swaps is near that of all 64, counted with the host's own function."""
+    runs = made_up({"base": 0.4, "other": 0.95}, seeds=1, images=6)
+    a, b = runs["other"][0], runs["base"][0]
+
+    def swapped(z: tuple[int, ...]) -> float:
+        sides = []
+        for first, second in ((a, b), (b, a)):
+            names = ("files", "tp", "conf", "pred_cls", "target_cls")
+            sides.append(ImageStats(*([getattr(second if z[i] else first, n)[i] for i in range(6)] for n in names)))
+        return float((mean_ap(sides[0]) - mean_ap(sides[1]))[0])
+
+    every = np.array([swapped(z) for z in itertools.product((0, 1), repeat=6)])
+    exact = (np.abs(every) >= abs(every[0]) - 1e-12).mean()
+    p = verdict.swap_p([a], [b], np.arange(6), 2000, np.random.default_rng(0))[0]
+    assert exact < 0.5
+    assert p == pytest.approx(exact, abs=0.03)
+
+
+def test_holm(verdict: ModuleType) -> None:
+    """By hand: 0.01 x 4, 0.02 x 3, then never smaller than the one before."""
+    np.testing.assert_allclose(verdict.holm([0.03, 0.01, 0.02, 0.9]), [0.06, 0.04, 0.06, 0.9])
+    np.testing.assert_allclose(verdict.holm([0.9, 0.8]), [1, 1])
+    assert len(verdict.holm([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "sentence"),
+    [
+        (1.12, 2.88, 0.01, "better by 1.1 to 2.9 points"),
+        (-2.88, -1.12, 0.01, "worse by 1.1 to 2.9 points"),
+        (-0.8, 1.1, 0.01, "no evidence of a difference (-0.8 to +1.1 points)"),
+        (0.1, 2.0, 0.06, "no evidence of a difference after correction (+0.1 to +2.0 points)"),
+    ],
+)
+def test_sentences(verdict: ModuleType, low: float, high: float, p: float, sentence: str) -> None:
+    assert verdict.Comparison("d", "m", "mAP50", 0.0, low, high, p, p, 3).verdict == sentence
+
+
+def test_other_images(verdict: ModuleType) -> None:
+    runs = made_up({"base": 0.7, "other": 0.7}, seeds=1, images=8)
+    runs["other"][0].files[3] = "elsewhere.png"
+    with pytest.raises(DataError, match=r"^set: other, seed 0: expected the images and labels that base, seed 0 was"):
+        compare(verdict, runs)
