@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
@@ -140,3 +142,19 @@ def test_an_exponent_of_one_is_no_node(seeing: Path, boards: list[Path], tmp_pat
         file = YOLO(path).export(format="onnx", imgsz=SIZE, dsmoe_parity=False)
         outputs.append(exported_runner(file)(load_images(boards[:1], SIZE))[0])
     assert np.array_equal(*outputs)
+
+
+# the papers' recipe ---------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_on_the_command_line(
+    run_yolo: Callable[..., subprocess.CompletedProcess[str]], tiny_boards: Path, tmp_path: Path
+) -> None:
+    small = ("model=dsmoe-n.yaml", f"imgsz={SIZE}", "epochs=1", "batch=4", "workers=0", "device=cpu", "plots=False")
+    place = (f"data={tiny_boards}", "dsmoe_text=hash", f"project={tmp_path}", "name=run")
+    done = run_yolo("train", "cfg=train/dsmoe.yaml", *place, *small)
+    assert "Adam(" in done.stdout + done.stderr
+    settings = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
+    paper = {"cos_lr": True, "weight_decay": 0.001, "mixup": 0.5, "mosaic": 0.0, "dsmoe_gamma": GAMMA, "seed": 42}
+    assert {key: settings[key] for key in paper} == paper
+    assert YOLO(tmp_path / "run" / "weights" / "best.pt").model.gamma == GAMMA
