@@ -37,7 +37,7 @@ def test_plain_refuses_convolutions_that_were_replaced():
     assert not plain(None)
 
 
-@pytest.mark.parametrize("name", ["dsmoe-n", "yolo26n-dsmoe", "smodel-n"])
+@pytest.mark.parametrize("name", ["dsmoe-n", "yolov8n-dsmoe", "smodel-n"])
 def test_fused_nets_compute_what_they_did(name):
     torch.manual_seed(0)
     net = shake(DSMoEModel(f"{name}.yaml", nc=3, verbose=False), 0.02).eval()
