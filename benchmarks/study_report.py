@@ -20,7 +20,8 @@ from ultra_dsmoe.explain.evaluation import write_files
 DPI = 150
 WIDTH, ROW, REST = 4.6, 0.55, 1.5  # inches: of a panel, of a model's line, of title and axis
 COLOURS = ("#0072b2", "#d55e00")  # told apart by colour-blind eyes too
-APART = 0.14  # half the distance of the two measures' marks, in lines
+APART, BELOW = 0.16, 0.12  # in lines: half the distance of the two measures' marks; single trainings below their mean
+UNLEARNED = 0.01  # mAP50 below which a model has learned nothing that could be compared (our choice)
 
 Means = dict[tuple[str, str], Estimate]
 
@@ -46,6 +47,8 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path, out: 
     notes = [f"left out: {name}, whose matches.npz is gone" for name in missing]
     undone = len(plan.cells()) - len(rows)
     notes += [f"unfinished: {undone} of {len(plan.cells())} runs are missing"] if undone else []
+    notes += [f"{m} on {d} has learned next to nothing (mAP50 below {UNLEARNED:g}): verdicts on it say little"
+              for (d, m), e in means.items() if e.mean[0] < UNLEARNED]  # fmt: skip
     text = markdown(plan, seen, means, comparisons, notes)
     write_files(out, {f"{plan.name}.md": text.encode(), f"{plan.name}.png": draw(plan, seen, means)})
     return [f"{c.data}, {c.model} against {plan.baseline}, {c.measure}: {c.verdict}" for c in comparisons] + notes
@@ -145,8 +148,8 @@ def _panel(axes: Axes, plan: Plan, data: str, rows: Sequence[dict[str, Any]], me
         mean = np.array([e.mean[i] for _, e in have])
         ends = np.array([[e.mean[i] - max(e.low[i], 0), min(e.high[i], 1) - e.mean[i]] for _, e in have]).T
         axes.errorbar(mean, [y for y, _ in have], xerr=ends, fmt="o", color=colour, capsize=3, label=measure)
-        single = [(r[measure], models.index(r["model"]) + shift) for r in rows if r["data"] == data]
-        axes.scatter(*zip(*single, strict=True), s=12, color=colour, alpha=0.35, linewidths=0)
+        single = [(r[measure], models.index(r["model"]) + shift + BELOW) for r in rows if r["data"] == data]
+        axes.scatter(*zip(*single, strict=True), s=12, color=colour, alpha=0.5, linewidths=0)
     axes.set_yticks(range(len(models)), models)
     axes.set_ylim(len(models) - 0.5, -0.5)  # the first on top
     axes.set_xlim(left=0)
