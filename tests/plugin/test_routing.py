@@ -103,6 +103,14 @@ def test_stock_models_refuse_our_keys_in_a_file_too(stock: YOLO, tmp_path: Path)
         stock.train(cfg=path)
 
 
+def test_stock_models_refuse_our_cache(stock: YOLO, tmp_path: Path) -> None:
+    path = tmp_path / "args.yaml"
+    path.write_text("cache: lmdb\n")
+    for given in ({"cache": "lmdb"}, {"cfg": path}):
+        with pytest.raises(ConfigError, match=r"^cache: expected ram or disk for a stock model .*, got lmdb$"):
+            stock.train(**given)
+
+
 def test_exported_files_refuse_our_keys(tmp_path: Path) -> None:
     path = tmp_path / "best.onnx"
     path.write_bytes(b"")

@@ -10,6 +10,7 @@ from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK
 
+from ultra_dsmoe.data import lmdb_cache
 from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint, load_mobile_sam
@@ -50,7 +51,24 @@ class DSMoETrainer(Distilling, DetectionTrainer):
             raise
         return model
 
+    def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
+        """Build the host's data set; with ``cache=lmdb`` its images come from there.
+
+        Raises:
+            DSMoEError: If the cache cannot be read or written; no run folder remains.
+        """
+        dataset = super().build_dataset(img_path, mode, batch)
+        if lmdb_cache.is_wanted(self.args):
+            try:
+                lmdb_cache.use_lmdb(dataset, self.args)
+            except DSMoEError:
+                self.discard_run()
+                raise
+        return dataset
+
     def _build(self, cfg: str | dict | None, weights: nn.Module | None, verbose: bool) -> DSMoEModel:
+        if lmdb_cache.is_wanted(self.args):
+            lmdb_cache.load_library()  # fails here where it is missing, rather than after the net was built
         model = DSMoEModel(
             cfg or "dsmoe-n.yaml", nc=self.data["nc"], ch=self.data.get("channels", 3), verbose=verbose and RANK == -1
         )
