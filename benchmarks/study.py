@@ -192,8 +192,7 @@ class Study:
         if resume:
             place = {"model": folder / "train" / "weights" / "last.pt", "resume": True, "save_dir": folder / "train"}
             return [yolo_command(), "train", *(f"{k}={v}" for k, v in place.items())]
-        settings = {k: v for k, v in self.plan.settings(cell).items() if k != "data_hash"}
-        words = {"plots": False, **settings, "project": str(folder), "name": "train", "exist_ok": True}
+        words = {"plots": False, **self.plan.arguments(cell), "project": str(folder), "name": "train", "exist_ok": True}
         return [yolo_command(), "train", *(f"{k}={v}".replace(", ", ",") for k, v in words.items())]
 
     def _process(self, command: list[str], folder: Path) -> None:

@@ -45,11 +45,19 @@ DIGITS = 12  # of a hash; 48 bits keep a few thousand contents apart (our choice
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the study: its name there, what the host is asked for, and its own arguments."""
+    """A model of the study.
+
+    Attributes:
+        name: Its name there.
+        source: What the host is asked for.
+        overrides: Its own arguments of the training.
+        digest: Hash of a YAML or checkpoint of the user's; empty for what host or package bring, which have versions.
+    """
 
     name: str
     source: str
     overrides: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,10 +110,15 @@ class Plan:
         return [Cell(m, d, s) for s in self.seeds for d in self.data for m in self.models]
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """Return what a cell's result depends on: arguments of the training and the hash of its data."""
+        """Return what a cell's result depends on: `arguments`, and the hashes of its data and of a model file."""
+        hashes = {"data_hash": cell.data.digest} | ({"model_hash": cell.model.digest} if cell.model.digest else {})
+        return {**self.arguments(cell), **hashes}
+
+    def arguments(self, cell: Cell) -> dict[str, Any]:
+        """Return the arguments of a cell's training."""
         common = {"epochs": self.epochs, "imgsz": self.imgsz, "batch": self.batch, "seed": cell.seed}
         given = {"model": cell.model.source, "data": cell.data.source, **common}
-        return {**given, **self.overrides, **cell.model.overrides, "data_hash": cell.data.digest}
+        return {**given, **self.overrides, **cell.model.overrides}
 
 
 def digest(content: str | bytes) -> str:
@@ -207,7 +220,8 @@ def _model(entry: Any) -> Model:
     source = entry["model"] if entry["model"].endswith((".yaml", ".yml", ".pt")) else f"{entry['model']}.yaml"
     _require_model(source)
     name = _plain(entry.get("name", Path(source).stem), "models: name")
-    return Model(name, _pinned(source), _overrides(entry.get("overrides"), f"models: {name}: overrides"))
+    own = digest(Path(source).read_bytes()) if Path(source).is_file() else ""
+    return Model(name, _pinned(source), _overrides(entry.get("overrides"), f"models: {name}: overrides"), own)
 
 
 def _require_model(source: str) -> None:

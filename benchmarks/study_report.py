@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path, out: 
     sets, missing = _collect(plan, rows, folder)
     means, comparisons = judge(sets, plan.baseline)
     seen = [r for r in rows if r["cell"] not in missing]
-    notes = [f"left out: {name}, whose matches.npz is gone" for name in missing]
+    notes = [f"left out: {name}, whose matches.npz is gone or damaged" for name in missing]
     undone = len(plan.cells()) - len(rows)
     notes += [f"unfinished: {undone} of {len(plan.cells())} runs are missing"] if undone else []
     notes += [f"{m} on {d} has learned next to nothing (mAP50 below {UNLEARNED:g}): verdicts on it say little"
@@ -61,9 +62,9 @@ def _collect(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path) -> tuple[
         runs: dict[str, dict[int, Any]] = {}
         for row in (r for r in rows if r["data"] == data.name):
             file = folder / row["cell"] / "matches.npz"
-            if file.is_file():
+            try:
                 runs.setdefault(row["model"], {})[row["seed"]] = unpack(file)
-            else:
+            except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
                 missing.append(row["cell"])
         if runs:
             files = next(iter(next(iter(runs.values())).values())).files

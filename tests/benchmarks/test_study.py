@@ -295,6 +295,37 @@ def test_changed_settings(
     assert "got settings_hash " in run(write(epochs=5))[2]
 
 
+def test_changed_model_file(
+    study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A model YAML of the user's is part of the settings by its content; the host is not told its hash."""
+    from ultralytics.utils import ROOT
+
+    own = Path(shutil.copy(next(ROOT.glob("cfg/models/v8/yolov8.yaml")), tmp_path / "mine.yaml"))
+    host = Host(study)
+    assert run(write(models=[str(own)]), host)[0] == 0
+    assert f"model={own}" in host.commands[0]
+    assert not any("hash" in word for word in host.commands[0])
+    own.write_text(own.read_text() + "# changed\n")
+    assert "got model_hash " in run(write(models=[str(own)]))[2]
+
+
+@pytest.mark.slow
+def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Two trainings through the host's own command, a look at what they left, and nothing to do the second time."""
+    file = write(seeds=[0], epochs=1, overrides={"device": "cpu", "workers": 0})
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "study.py"
+    places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, str(script), str(file), *places]
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout + first.stderr
+    rows = (tmp_path / "out" / "tiny.csv").read_text().splitlines()
+    assert [r.split(",")[1] for r in rows[1:]] == ["boards-yolov8n-0", "boards-k2-0"]
+    assert (tmp_path / "runs" / "tiny" / "boards-k2-0" / "matches.npz").is_file()
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.stdout.startswith("2 of 2 cells are finished already\n")
+
+
 def test_damaged_row(study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
     """An unfinished row is refused and, once deleted, written again from the cell's folder without a training."""
     run(write())
@@ -322,7 +353,10 @@ def test_gone_matches(study: ModuleType, write: Callable[..., Path], run: Callab
     (tmp_path / "runs" / "tiny" / "boards-k2-1" / "matches.npz").unlink()
     code, out, _ = run(write())
     assert code == 0
-    assert out.endswith("left out: boards-k2-1, whose matches.npz is gone\n")
+    assert out.endswith("left out: boards-k2-1, whose matches.npz is gone or damaged\n")
+    (tmp_path / "runs" / "tiny" / "boards-k2-0" / "matches.npz").write_bytes(b"PK no archive")
+    code, out, _ = run(write())
+    assert (code, out.count("left out"), "against" in out) == (0, 2, False)
     shutil.rmtree(tmp_path / "runs")
     code, out, _ = run(write())
     assert (code, out.count("left out")) == (0, 4)
