@@ -172,7 +172,7 @@ def test_metadata_stay(int8, pictures: dict[str, np.ndarray]) -> None:
     file = read_onnx(made.path)
     assert file.quantized
     assert read_onnx(source).metadata.items() <= file.metadata.items()
-    assert Runtime(made.path).predict(pictures["square"])
+    assert Runtime(made.path).predict(pictures["square"], conf=0.01)
 
 
 def test_openvino_computes_the_same(int8) -> None:
