@@ -10,6 +10,7 @@ models are compared: `study_verdict`.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import pickle
@@ -22,6 +23,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from study_table import append_row, read_rows
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
 from ultra_dsmoe.explain.evaluation import output_folder, write_files
 
+STARTS_PLUGINS = (2, 5)  # the first torch that loads what is registered with it
 FINISHED = -1  # what the host writes as epoch of a checkpoint whose training is over
 STAGES = ("new", "begun", "trained", "validated", "finished")
 
@@ -43,16 +46,18 @@ class CellError(RuntimeError):
     """A cell whose process failed; the others go on."""
 
 
+@cache
 def yolo_command() -> str:
-    """Return the ``yolo`` of this environment.
+    """Return this environment's ``yolo``, or, where torch is too old to start plugins, the same as ``dsmoe-yolo``.
 
     Raises:
         ConfigError: If there is none.
     """
-    beside = Path(sys.executable).parent
-    found = shutil.which("yolo", path=str(beside)) or shutil.which("yolo")
+    torch_version = tuple(map(int, importlib.metadata.version("torch").split(".")[:2]))
+    name, beside = "yolo" if torch_version >= STARTS_PLUGINS else "dsmoe-yolo", Path(sys.executable).parent
+    found = shutil.which(name, path=str(beside)) or shutil.which(name)
     if found is None:
-        raise ConfigError("yolo", f"the console script of Ultralytics, in {beside} or on PATH", "none")
+        raise ConfigError(name, f"the console script of that name, in {beside} or on PATH", "none")
     return found
 
 

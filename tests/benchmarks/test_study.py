@@ -272,6 +272,21 @@ def test_stages(study: ModuleType, plan: Any, tmp_path: Path) -> None:
         made._run_cell(cell, "")
 
 
+@pytest.mark.parametrize(("version", "name"), [("2.3.1+cu121", "dsmoe-yolo"), ("2.15.0", "yolo")])
+def test_yolo_of_this_environment(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, name: str
+) -> None:
+    monkeypatch.setattr(study.importlib.metadata, "version", lambda package: version)
+    monkeypatch.setattr(study.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", "")
+    study.yolo_command.cache_clear()
+    with pytest.raises(ConfigError, match=rf"^{name}: expected the console script of that name, in {tmp_path} or on"):
+        study.yolo_command()
+    (tmp_path / name).touch(mode=0o755)
+    assert study.yolo_command() == str(tmp_path / name)
+    study.yolo_command.cache_clear()
+
+
 def test_dry_run(study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
     host = Host(study)
     code, out, _ = run(write(), host, "--dry-run")
