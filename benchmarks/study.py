@@ -204,8 +204,10 @@ class Study:
         """Run a command to its end, its words added to the cell's log.
 
         Raises:
-            CellError: If it fails.
+            CellError: If it fails, or the study was stopped.
         """
+        if self._stopped:
+            raise CellError("stopped")
         file = folder / "log.txt"
         with file.open("ab") as log:
             log.write(f"$ {' '.join(command)}\n".encode())
@@ -213,7 +215,7 @@ class Study:
             # The lock goes along: a training that outlives a killed study keeps a second study away.
             child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=self._locks)
         self._children.add(child)
-        if self._stopped:
+        if self._stopped:  # in the meantime
             child.terminate()
         code = child.wait()
         self._children.discard(child)

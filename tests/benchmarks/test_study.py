@@ -234,6 +234,53 @@ def test_whole_study(study: ModuleType, write: Callable[..., Path], run: Callabl
     assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 4
 
 
+def test_side_by_side(study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
+    """Two trainings are under way at once: each waits for the other to have begun."""
+    import threading
+
+    both = threading.Barrier(2, timeout=20)
+
+    class Together(Host):
+        def __call__(self, command: list[str], **kwargs: Any) -> Any:
+            if command[1] == "train":
+                both.wait()
+            return super().__call__(command, **kwargs)
+
+    assert run(write(), Together(study), "--jobs", "2")[0] == 0
+    assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 4
+
+
+def test_stopped(
+    study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Ctrl-C ends what is running, begins nothing else, and leaves the rows that are there."""
+    import threading
+
+    stopped, added = threading.Event(), study.append_row
+
+    class Lasting(Host):
+        """Its second training lasts until it is ended."""
+
+        def __call__(self, command: list[str], **kwargs: Any) -> Any:
+            child = super().__call__(command, **kwargs)
+            if "seed=0" in command and "model=dsmoe-n.yaml" in command:
+                child.wait = lambda: -15 if stopped.wait(20) else 0
+                child.terminate = stopped.set
+            return child
+
+    def add_and_stop(file: Path, row: dict[str, Any]) -> None:
+        added(file, row)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "append_row", add_and_stop)
+    host = Lasting(study)
+    code, _, err = run(write(), host)
+    assert (code, err) == (130, "study: stopped; the same command goes on from here\n")
+    assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 1
+    assert not any("seed=1" in command for command in host.commands[3:])
+    assert stopped.is_set() or len(host.commands) == 2
+
+
 def test_failed_cell_goes_on(
     study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
