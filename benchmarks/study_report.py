@@ -107,7 +107,7 @@ def _reading(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return how the numbers came about."""
     lines = [
         f"Intervals are of 95 %, from {BOOT} resamples of seeds and images; a difference is claimed where its interval "
-        f"is clear of zero and its p, of {BOOT} swaps of images corrected over all lines, is at most {LEVEL:g}."
+        f"is clear of zero and its p, of at least {BOOT} swaps of images corrected for all lines, at most {LEVEL:g}."
     ]
     if grouped := [d.name for d in plan.data if d.groups]:
         lines.append(f"Images of one board or tile were drawn together on {', '.join(grouped)}.")

@@ -185,7 +185,7 @@ def judge(
     Args:
         sets: Its data sets.
         baseline: The model that the others are compared with, over the seeds that both have.
-        boot: Resamples, and swaps.
+        boot: Resamples; swaps are as many, or more where there is much to correct for.
         seed: Of both.
 
     Returns:
@@ -195,6 +195,8 @@ def judge(
         DataError: If two runs did not see the same images.
     """
     means, found = {}, []
+    # The smallest p of so many swaps must survive the correction, with room to spare.
+    swaps = max(boot, round(2 * len(MEASURES) * sum(len(data.runs) for data in sets) / LEVEL))
     for data in sets:
         data.check()
         rng = np.random.default_rng(seed)
@@ -211,7 +213,7 @@ def judge(
             spread = np.stack([drawn[model][s] - drawn[baseline][s] for s in seeds])
             e = estimate(change, spread, n, rng)
             pair = ([by_seed[s] for s in seeds], [data.runs[baseline][s] for s in seeds])
-            p = swap_p(*pair, data.groups, boot, rng)
+            p = swap_p(*pair, data.groups, swaps, rng)
             for i, measure in enumerate(MEASURES):
                 numbers = (100 * float(v[i]) for v in e)
                 found.append(Comparison(data.name, model, measure, *numbers, float(p[i]), 1.0, len(seeds)))

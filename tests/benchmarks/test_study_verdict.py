@@ -135,6 +135,14 @@ def test_swaps_against_all_of_them(verdict: ModuleType) -> None:
     assert p == pytest.approx(exact, abs=0.03)
 
 
+def test_correction_leaves_room(verdict: ModuleType) -> None:
+    """Of ever so many comparisons, as few resamples as may be still allow a verdict on a great difference."""
+    runs = made_up({"base": 0.3} | {f"m{i}": 0.95 for i in range(8)}, seeds=1, images=20, classes=1)
+    found = compare(verdict, runs, boot=20)
+    assert len(found) == 16
+    assert all(c.verdict.startswith("better by ") for c in found)
+
+
 def test_holm(verdict: ModuleType) -> None:
     """By hand: 0.01 x 4, 0.02 x 3, then never smaller than the one before."""
     np.testing.assert_allclose(verdict.holm([0.03, 0.01, 0.02, 0.9]), [0.06, 0.04, 0.06, 0.9])
