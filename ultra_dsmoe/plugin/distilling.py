@@ -31,11 +31,12 @@ def wrapped_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {**stock, "detect": {**stock["detect"], "trainer": DistillTrainer}}
 
 
-def trainer_for(model: Any, given: dict[str, Any], arguments: dict[str, Any]) -> Any:
+def trainer_for(model: Any, ours: bool, given: dict[str, Any], arguments: dict[str, Any]) -> Any:
     """Check a training's ``dsmoe_kd`` and teacher; return the trainer that a stock student needs.
 
     Args:
         model: The host's ``YOLO`` object.
+        ours: Whether its network is one of ours.
         given: Our keys, checked.
         arguments: The host's.
 
@@ -47,9 +48,7 @@ def trainer_for(model: Any, given: dict[str, Any], arguments: dict[str, Any]) ->
         ConfigError: If the host cannot distil, no teacher is given, or the model is no detector.
         WeightsError: If the teacher's file does not exist.
     """
-    from ultra_dsmoe.plugin.routing import our_net
-
-    kd, weights, ours = given.get("dsmoe_kd"), arguments.get("distill_model"), our_net(model) is not None
+    kd, weights = given.get("dsmoe_kd"), arguments.get("distill_model")
     if kd is None and not (ours and weights):
         return None
     _check_host("distill_model" if kd is None else "dsmoe_kd")

@@ -103,11 +103,12 @@ def wrap_train(stock: Any) -> Any:
         all_given = {**keys.take(file), **given}
         required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
         keys.suit("train", all_given)
-        if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and our_net(self) is None:
+        ours = our_net(self) is not None
+        if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:
             raise ConfigError("cache", "ram or disk for a stock model (lmdb is for DS-MoE models)", "lmdb")
         if "dsmoe_prompts" in given:
             keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
-        if trainer := distilling.trainer_for(self, all_given, {**file, **kwargs}):
+        if trainer := distilling.trainer_for(self, ours, all_given, {**file, **kwargs}):
             if args or kwargs.get("trainer"):
                 raise ConfigError("dsmoe_kd", "the trainer that it brings, without another", "a trainer of your own")
             kwargs["trainer"] = trainer
