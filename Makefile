@@ -60,7 +60,9 @@ typecheck: $(READY) ## mypy on the package
 	$(BIN)/python -m mypy
 
 unit: $(READY) ## the tests, on the installed Ultralytics
-	$(QUIET_THREADS) $(BIN)/pytest -n $(JOBS) --durations=10
+	$(QUIET_THREADS) $(BIN)/pytest -n $(JOBS) --durations=10 --ignore=tests/benchmarks
+	# In processes of their own: behind them, loading a checkpoint has crashed a worker.
+	$(QUIET_THREADS) $(BIN)/pytest -n $(JOBS) --durations=10 tests/benchmarks
 
 host-oldest: $(READY) ## contract tests on the oldest supported Ultralytics
 	$(QUIET_THREADS) $(BIN)/python -m nox -s hosts -- $(OLDEST_HOST)
