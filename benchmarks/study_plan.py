@@ -29,8 +29,8 @@ from typing import Any
 
 import yaml
 
-from ultra_dsmoe.errors import ConfigError, DataError
-from ultra_dsmoe.explain.arguments import MAX_SEED, MIN_PIXELS, did_you_mean
+from ultra_dsmoe.errors import ConfigError, DataError, did_you_mean
+from ultra_dsmoe.explain.arguments import MAX_SEED, MIN_PIXELS
 from ultra_dsmoe.explain.evaluation import quiet
 
 NEEDED = ("name", "models", "data", "epochs", "imgsz", "batch", "seeds")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class DSMoEError(ValueError):
     """Base of all user errors of this package; the command line prints it as one line and exits with 1."""
@@ -41,3 +43,16 @@ class TextError(DSMoEError):
 
 class DataError(DSMoEError):
     """A data set that is missing, incomplete or malformed."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option that is spelled nearest to ``name``, or None where none is near."""
+    from difflib import get_close_matches  # late: every process that imports the host loads this module
+
+    return next(iter(get_close_matches(name, list(options), n=1)), None)
+
+
+def did_you_mean(name: object, options: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest option, or nothing where none is near."""
+    near = nearest(str(name), options)
+    return f" (did you mean '{near}'?)" if near else ""

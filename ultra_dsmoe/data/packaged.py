@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.errors import DataError, did_you_mean
 
 # How to get the images of each packaged set; shown when they are missing.
 COMMANDS = {
@@ -39,9 +38,7 @@ def load(name: str) -> dict[str, Any]:
     """
     stem = name.removesuffix(".yaml")
     if stem not in COMMANDS:
-        near = difflib.get_close_matches(stem, COMMANDS, 1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
-        raise DataError("data set", f"one of {', '.join(COMMANDS)}{hint}", name)
+        raise DataError("data set", f"one of {', '.join(COMMANDS)}{did_you_mean(stem, COMMANDS)}", name)
     return yaml.safe_load((yaml_folder() / f"{stem}.yaml").read_text(encoding="utf-8"))
 
 

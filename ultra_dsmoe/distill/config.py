@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from ultra_dsmoe.distill.adaptive import RULES
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, did_you_mean
 
 METHODS = ("attention", "mimic")
 HOST = "host"  # the preset that leaves distillation to the host
@@ -94,7 +93,7 @@ def check_form(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if not isinstance(value, (str, Path)) or not (str(value) in PRESETS or str(value).endswith((".yaml", ".yml"))):
-        hint = _near(value, PRESETS) if isinstance(value, str) else ""
+        hint = did_you_mean(value, PRESETS) if isinstance(value, str) else ""
         raise ConfigError("dsmoe_kd", f"{', '.join(PRESETS)} or a YAML file{hint}", value)
     return str(value)
 
@@ -107,7 +106,7 @@ def parse(options: Mapping[str, Any]) -> KDConfig:
     """
     for name in options:
         if name not in _CHECKS:
-            expected = f"options out of {', '.join(_CHECKS)}{_near(name, _CHECKS)}"
+            expected = f"options out of {', '.join(_CHECKS)}{did_you_mean(name, _CHECKS)}"
             raise ConfigError("dsmoe_kd", expected, str(name))
     method = _method(options.get("method", METHODS[0]))
     usual = {"method": method, "adaptive": "ema" if method == "attention" else "none"}
@@ -115,7 +114,7 @@ def parse(options: Mapping[str, Any]) -> KDConfig:
     config = KDConfig(**{**usual, **checked})
     for name in config.gains:
         if name not in GAINS[method]:
-            expected = f"names out of {', '.join(GAINS[method])}{_near(name, GAINS[method])}"
+            expected = f"names out of {', '.join(GAINS[method])}{did_you_mean(name, GAINS[method])}"
             raise ConfigError("dsmoe_kd gains", expected, name)
     return config
 
@@ -132,12 +131,6 @@ def _read(path: str) -> dict[str, Any]:
     return content
 
 
-def _near(name: object, options: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the nearest option, or nothing."""
-    match = get_close_matches(str(name), list(options), n=1)
-    return f" (did you mean '{match[0]}'?)" if match else ""
-
-
 def _number(name: str, value: Any, *, zero: bool) -> float:
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not good or value < 0 or (value == 0 and not zero):
@@ -147,7 +140,7 @@ def _number(name: str, value: Any, *, zero: bool) -> float:
 
 def _one_of(name: str, options: tuple[str, ...], value: Any) -> str:
     if value not in options:
-        raise ConfigError(f"dsmoe_kd {name}", f"{' or '.join(options)}{_near(value, options)}", value)
+        raise ConfigError(f"dsmoe_kd {name}", f"{' or '.join(options)}{did_you_mean(value, options)}", value)
     return value
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from typing import Any
 
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 MIN_PIXELS = 32  # the largest stride of our model YAMLs
@@ -100,12 +99,6 @@ COMMON: dict[str, Check] = {
     "seed": whole(0, MAX_SEED),
     "out": text,
 }
-
-
-def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the nearest option, or nothing where none is near."""
-    near = get_close_matches(name, list(options), n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def parse(argv: list[str], checks: dict[str, Check], first: tuple[str, str] = CHECKPOINT) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from ultra_dsmoe.data import packaged
-from ultra_dsmoe.errors import ConfigError, DataError, TextError
+from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
 from ultra_dsmoe.explain import arguments
 from ultra_dsmoe.text import cache, class_names, encode_bank, read_prompts
 from ultra_dsmoe.text.bank import TextBank
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> int:
         "encode": (ENCODE_USAGE, ENCODE_KEYS, _encode),
     }
     if command not in runs:
-        raise ConfigError("text", f"{', '.join(COMMANDS)}{arguments.did_you_mean(command, COMMANDS)}", command)
+        raise ConfigError("text", f"{', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}", command)
     usage, checks, run = runs[command]
     if not words or words[0] in ("help", "-h", "--help"):
         print(usage)
@@ -195,7 +195,7 @@ def _sections(options: dict[str, Any]) -> tuple[tuple[str, ...], dict[Any, Any]]
     if not path.is_file() and stem in packaged.COMMANDS:
         path = packaged.yaml_folder() / f"{stem}.yaml"
     if not path.is_file():
-        raise DataError("data", f"an existing data YAML{arguments.did_you_mean(stem, packaged.COMMANDS)}", str(path))
+        raise DataError("data", f"an existing data YAML{did_you_mean(stem, packaged.COMMANDS)}", str(path))
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:

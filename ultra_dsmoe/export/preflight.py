@@ -9,11 +9,10 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module, metadata, util
 from pathlib import Path
 
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.export.recipes import (
     CARDS,
     MODE,
@@ -98,8 +97,7 @@ def find_card(name: str) -> Sm:
     plain = DECORATION.sub(" ", name.lower())
     found = next((sm for card, sm in CARDS.items() if _squeeze(card) == _squeeze(plain)), None)
     if found is None:
-        near = get_close_matches(plain.strip(), CARDS, n=1)
-        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        hint = did_you_mean(plain.strip(), CARDS)
         raise ConfigError("gpu", f"a card of the table{hint}, or its compute capability as in --sm 6.1", name)
     return found
 

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.plugin import entry, host
-from ultra_dsmoe.plugin.suggest import did_you_mean
 
 PREFIX = "dsmoe_"
 MODES = ("gather", "static", "dense")

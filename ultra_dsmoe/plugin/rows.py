@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ultra_dsmoe.errors import ConfigError, DSMoEError
-from ultra_dsmoe.plugin.suggest import did_you_mean
+from ultra_dsmoe.errors import ConfigError, DSMoEError, did_you_mean
 
 # Names that a row's arguments may use beside literals, as in the host's rows.
 VARIABLES = ("nc", "reg_max", "end2end", "kpt_shape", "scale", "depth", "width", "max_channels")

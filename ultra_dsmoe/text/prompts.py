@@ -6,14 +6,13 @@ paper's overview figure; a description is optional.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.errors import TextError, nearest
 
 NAME_FIELD = "{name}"
 TEMPLATE = "a photo of a {name} defect"
@@ -45,10 +44,10 @@ def class_names(names: Mapping[Any, Any] | Sequence[Any]) -> tuple[str, ...]:
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the nearest known word, or nothing."""
+    """Return ``" (did you mean 'x'?)"`` for the nearest known word in whatever case, or nothing."""
     by_lower = {k.lower(): k for k in known}
-    match = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.6)
-    return f" (did you mean {by_lower[match[0]]!r}?)" if match else ""
+    match = nearest(word.lower(), by_lower)
+    return f" (did you mean {by_lower[match]!r}?)" if match else ""
 
 
 def class_prompts(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any
 
 from ultra_dsmoe.data.gray import check_gamma
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, did_you_mean
 
 # Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; the section's `gains` overrides them.
 GAINS = {"align": 0.5, "bal": 0.01, "hier": 0.05, "ga": 0.05, "ort": 0.01}
@@ -32,7 +31,7 @@ def check_options(section: Any) -> dict[str, Any]:
         raise ConfigError("dsmoe: section of the model YAML", "a mapping", section)
     for key, value in section.items():
         if key not in _CHECKS:
-            expected = f"keys out of {', '.join(sorted(_CHECKS))}{_near(key, _CHECKS)}"
+            expected = f"keys out of {', '.join(sorted(_CHECKS))}{did_you_mean(key, _CHECKS)}"
             raise ConfigError("dsmoe: section of the model YAML", expected, str(key))
         _CHECKS[key](value)
     return section
@@ -48,7 +47,7 @@ def merged_gains(gains: Any) -> dict[str, float]:
         raise ConfigError("dsmoe.gains", "a mapping of gains", gains)
     for name, value in (gains or {}).items():
         if name not in GAINS:
-            raise ConfigError("dsmoe.gains", f"names out of {', '.join(GAINS)}{_near(name, GAINS)}", str(name))
+            raise ConfigError("dsmoe.gains", f"names out of {', '.join(GAINS)}{did_you_mean(name, GAINS)}", str(name))
         if not _is_number(value) or value < 0:
             raise ConfigError(f"dsmoe.gains.{name}", "a number >= 0", value)
     return {**GAINS, **(gains or {})}
@@ -56,12 +55,6 @@ def merged_gains(gains: Any) -> dict[str, float]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _near(name: object, options: Any) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the nearest option, or nothing."""
-    match = get_close_matches(str(name), list(options), n=1)
-    return f" (did you mean '{match[0]}'?)" if match else ""
 
 
 def _one_of(key: str, options: tuple[str, ...]) -> Callable[[Any], None]:
@@ -97,7 +90,7 @@ def _qfl(value: Any) -> None:
         raise ConfigError("dsmoe.qfl", "a mapping with alpha and beta", value)
     for name, number in value.items():
         if name not in QFL:
-            raise ConfigError("dsmoe.qfl", f"names out of {', '.join(QFL)}{_near(name, QFL)}", str(name))
+            raise ConfigError("dsmoe.qfl", f"names out of {', '.join(QFL)}{did_you_mean(name, QFL)}", str(name))
         if not _is_number(number) or not 0 <= number <= QFL[name]:
             raise ConfigError(f"dsmoe.qfl.{name}", f"a number from 0 to {QFL[name]}", number)
 

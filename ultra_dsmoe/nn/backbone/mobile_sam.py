@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ultra_dsmoe.errors import ConfigError, ShapeError
+from ultra_dsmoe.errors import ConfigError, ShapeError, did_you_mean
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import load_mobile_sam
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -109,6 +108,5 @@ def _checked(variant: str) -> str:
     """Return ``variant`` if it is a known one."""
     if isinstance(variant, str) and variant in CHANNELS:
         return variant
-    near = difflib.get_close_matches(str(variant), CHANNELS, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
-    raise ConfigError("MobileSAM variant", f"one of {', '.join(CHANNELS)}{hint}", repr(variant))
+    expected = f"one of {', '.join(CHANNELS)}{did_you_mean(variant, CHANNELS)}"
+    raise ConfigError("MobileSAM variant", expected, repr(variant))
