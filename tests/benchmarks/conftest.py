@@ -44,8 +44,23 @@ def train_step() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def distill_step() -> ModuleType:
+    return load("distill_step")
+
+
+@pytest.fixture(scope="session")
+def cache_bench() -> ModuleType:  # `cache` is a fixture of pytest
+    return load("cache")
+
+
+@pytest.fixture(scope="session")
 def int8_cpu() -> ModuleType:
     return load("int8_cpu")
+
+
+@pytest.fixture(scope="session")
+def study() -> ModuleType:
+    return load("study")  # and with it `study_plan`, `study_cell`, `study_table`, `study_verdict`, `study_report`
 
 
 @pytest.fixture
@@ -60,8 +75,3 @@ def usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) 
         return capsys.readouterr().err.splitlines()[-1]
 
     return run
-
-
-@pytest.fixture(scope="session")
-def study() -> ModuleType:
-    return load("study")  # and with it `study_plan`, `study_cell`, `study_table`, `study_verdict`, `study_report`

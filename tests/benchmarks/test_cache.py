@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,26 +10,14 @@ from types import ModuleType
 import pytest
 
 
-@pytest.fixture(scope="module")
-def bench(interleaved: ModuleType) -> ModuleType:
-    """Return the benchmark; what it imports is loaded first, so that there is one of each."""
-    file = Path(str(interleaved.__file__)).with_name("cache.py")
-    spec = importlib.util.spec_from_file_location("cache_benchmark", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_bar_by_hand(bench: ModuleType, interleaved: ModuleType) -> None:
+def test_bar_by_hand(cache_bench: ModuleType, interleaved: ModuleType) -> None:
     times = {"lmdb": interleaved.Timing(70, 90, 1), "disk": interleaved.Timing(100, 100, 1)}
-    bar = bench.bar(times)
+    bar = cache_bench.bar(times)
     assert (bar.value, bar.beside, bar.aim, bar.holds) == (0.7, {"median": 0.9}, 0.8, True)
 
 
 def test_it_prints_and_writes_and_leaves_the_set_alone(
-    bench: ModuleType,
+    cache_bench: ModuleType,
     tiny_boards: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -41,7 +28,7 @@ def test_it_prints_and_writes_and_leaves_the_set_alone(
     before = sorted(images.rglob("*"))
     words = ["--data", str(tiny_boards), "--images", "6", "--imgsz", "64", "--workers", "1", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["cache", *words, "--json", str(file)])
-    bench.main()
+    cache_bench.main()
     assert "6 images, 64 px, batch 8, 1 workers, 1 epochs" in capsys.readouterr().out
     found = json.loads(file.read_text())
     assert list(found["ms"]) == ["none", "disk", "ram", "lmdb"]
@@ -49,8 +36,8 @@ def test_it_prints_and_writes_and_leaves_the_set_alone(
     assert sorted(images.rglob("*")) == before
 
 
-def test_without_the_library(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library(cache_bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmdb", None)
     monkeypatch.setattr(sys, "argv", ["cache"])
     with pytest.raises(SystemExit, match=r"^error: cache=lmdb: expected an installed lmdb"):
-        bench.main()
+        cache_bench.main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -17,23 +16,11 @@ if "distill_model" not in DEFAULT_CFG_DICT:
     pytest.skip("this host cannot distil", allow_module_level=True)
 
 
-@pytest.fixture(scope="module")
-def bench(interleaved: ModuleType, train_step: ModuleType) -> ModuleType:
-    """Return the benchmark; what it imports is loaded first, so that there is one of each."""
-    file = Path(train_step.__file__).with_name("distill_step.py")
-    spec = importlib.util.spec_from_file_location("distill_step", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_steps_move_student_and_adapters_alone(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_move_student_and_adapters_alone(distill_step: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[list[torch.Tensor]] = []
-    stock = bench.torch.optim.SGD
-    monkeypatch.setattr(bench.torch.optim, "SGD", lambda p, **k: built.append(list(p)) or stock(built[-1], **k))
-    runs = bench.candidates("yolov8n", "yolov8n", 1, 64, torch.device("cpu"))
+    stock = distill_step.torch.optim.SGD
+    monkeypatch.setattr(distill_step.torch.optim, "SGD", lambda p, **k: built.append(list(p)) or stock(built[-1], **k))
+    runs = distill_step.candidates("yolov8n", "yolov8n", 1, 64, torch.device("cpu"))
     assert list(runs) == ["student step", "teacher forward", "attention", "mimic"]
     before = [[p.detach().clone() for p in parameters] for parameters in built]
     for run in runs.values():
@@ -43,22 +30,22 @@ def test_steps_move_student_and_adapters_alone(bench: ModuleType, monkeypatch: p
     assert len(built[1]) == len(built[0]) + 6, "an adapter of weight and bias for each of three levels"
 
 
-def test_ratio_by_hand(bench: ModuleType, interleaved: ModuleType) -> None:
+def test_ratio_by_hand(distill_step: ModuleType, interleaved: ModuleType) -> None:
     times = {name: interleaved.Timing(*values) for name, values in {
         "student step": (10, 20, 8), "teacher forward": (30, 40, 24), "attention": (44, 90, 24), "mimic": (40, 60, 32),
     }.items()}  # fmt: skip
-    assert bench.ratio(times, "attention") == (1.1, 1.5, 0.75)
-    bar = bench.bar(times)
+    assert distill_step.ratio(times, "attention") == (1.1, 1.5, 0.75)
+    bar = distill_step.bar(times)
     assert (bar.value, bar.aim, bar.holds) == (1.1, 1.25, True)
 
 
 def test_it_prints_and_writes(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+    distill_step: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     file = tmp_path / "out.json"
     words = ["yolov8n", "yolov8n", "--batch", "1", "--imgsz", "64", "--repeats", "1", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["distill_step", *words])
-    bench.main()
+    distill_step.main()
     printed = capsys.readouterr().out
     assert "attention step over student step + teacher forward:" in printed
     content = json.loads(file.read_text())
@@ -66,6 +53,6 @@ def test_it_prints_and_writes(
     assert content["bars"][0]["value"] > 0
 
 
-def test_bad_arguments_are_one_line(bench: ModuleType, usage_error: Callable[..., str]) -> None:
-    assert "expected a multiple of 32, got 100" in usage_error(bench, "--imgsz", "100")
-    assert "expected an integer of at least 1, got 0" in usage_error(bench, "--batch", "0")
+def test_bad_arguments_are_one_line(distill_step: ModuleType, usage_error: Callable[..., str]) -> None:
+    assert "expected a multiple of 32, got 100" in usage_error(distill_step, "--imgsz", "100")
+    assert "expected an integer of at least 1, got 0" in usage_error(distill_step, "--batch", "0")
