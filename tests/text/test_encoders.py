@@ -8,9 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from ultralytics.utils import IterableSimpleNamespace
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text import CausalLMEncoder, HashEncoder, TextEncoder, make_encoder
+from ultra_dsmoe.text import CausalLMEncoder, HashEncoder, TextEncoder, encode_bank, make_encoder
+from ultra_dsmoe.text.encoders import RandomEncoder
 
 
 def test_shape_type_and_length() -> None:
@@ -62,6 +65,11 @@ def test_wrong_texts(texts: object) -> None:
         HashEncoder().encode(texts)  # type: ignore[arg-type]
 
 
+def test_wrong_seed() -> None:
+    with pytest.raises(TextError, match="RandomEncoder seed: expected an integer of at least 0, got -1"):
+        RandomEncoder(8, -1)
+
+
 @pytest.mark.parametrize("dim", [0, -3, 1.5, "8"])
 def test_wrong_width(dim: object) -> None:
     with pytest.raises(TextError, match="HashEncoder dim"):
@@ -75,6 +83,56 @@ def test_hash_by_name_and_back_by_its_id(spec: str) -> None:
     assert isinstance(encoder, TextEncoder)
     again = make_encoder(encoder.id)
     np.testing.assert_array_equal(encoder.encode(["spur"]), again.encode(["spur"]))
+
+
+def test_random_directions_are_each_texts_own() -> None:
+    texts = ["a thin spike", "a thin spur", "a hole"]
+    encoder = make_encoder("random:512:3")
+    vectors = encoder.encode(texts)
+    assert (vectors.shape, vectors.dtype, encoder.id) == ((3, 512), np.float32, "random:512:3")
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert np.abs(vectors @ vectors.T - np.eye(3)).max() < 0.2  # near spelling says nothing: 1/sqrt(512) is 0.04
+    np.testing.assert_array_equal(make_encoder(encoder.id).encode(texts[::-1]), vectors[::-1])
+    assert np.abs(vectors @ make_encoder("random:512:4").encode(texts).T).max() < 0.2
+    assert make_encoder("random").id == "random:1536:0"
+
+
+def test_random_directions_are_the_same_everywhere() -> None:
+    """Gaussian numbers of a generator that NumPy keeps stable, seeded by a digest of the text."""
+    seed = int.from_bytes(hashlib.blake2b(b"0 spur", digest_size=8).digest(), "little")
+    expected = np.random.default_rng(seed).standard_normal(8)
+    np.testing.assert_allclose(make_encoder("random:8").encode(["spur"])[0], expected / np.linalg.norm(expected), 1e-6)
+
+
+@pytest.mark.parametrize("nc", [2, 3, 7, 80])
+def test_zero_leaves_the_network_nothing(nc: int) -> None:
+    """The network sees exact zeros, and still has finite outputs, losses and gradients."""
+    from ultra_dsmoe.nn import TextSemantics
+
+    bank = encode_bank([f"c{i}" for i in range(nc)], encoder="zero:384")
+    assert bank.encoder == "zero:384"
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        block = TextSemantics(nc).to(dtype)
+        block.set_bank(torch.from_numpy(bank.vectors))
+        assert not block.vectors().any()
+    assert make_encoder("zero").encode(["a", "b"]).shape == (2, 1536)
+
+
+def test_a_net_trains_on_zero_vectors() -> None:
+    from ultra_dsmoe.train.model import DSMoEModel
+
+    torch.manual_seed(0)
+    net = DSMoEModel("dsmoe-n.yaml", nc=3, verbose=False).train()
+    net.set_text(encode_bank(["a", "b", "c"], encoder="zero"))
+    net.args = IterableSimpleNamespace(box=7.5, cls=0.5, dfl=1.5, epochs=1)
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.5, 0.3, 0.6]])
+    labels = {"cls": torch.tensor([[0.0], [2.0]]), "batch_idx": torch.tensor([0.0, 1.0]), "bboxes": boxes}
+    loss, _ = net({"img": torch.rand(2, 3, 64, 64), **labels})
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+    assert net.model[12].frequency.grad.abs().sum() > 0  # classes are told apart by their number alone
+    assert not net.model[12].project.weight.grad.any()
 
 
 def test_language_model_without_a_name_is_the_papers_and_never_fetched() -> None:
@@ -100,6 +158,12 @@ def test_language_model_without_a_name_is_the_papers_and_never_fetched() -> None
         ("auto:x", "expected auto, hash, sentence:"),
         ("hash:abc", "expected auto, hash, sentence:"),
         ("hash:0", "an integer of at least 1"),
+        ("random:0", "an integer of at least 1"),
+        ("random:x", "random:<width>"),
+        ("random:8:1:2", "random:<width>"),
+        ("random:8:-1", "random:<width>"),
+        ("zero:-1", "zero:<width>"),
+        ("zeros", r"did you mean 'zero'"),
         ("sentence:./nope", r"an existing folder or a model id, got './nope'"),
         ("causal-lm:/nope/model", r"an existing folder or a model id"),
         ("causal-lm:C:\\nope", r"an existing folder or a model id"),

@@ -1,6 +1,7 @@
 """From text to vectors behind one interface; no encoder is ever part of a training or inference graph.
 
-Source: [DSMoE] Sec. 3.2, Stage 1. The hash encoder is our choice, for machines without any weights.
+Source: [DSMoE] Sec. 3.2, Stage 1. The hash encoder is our choice, for machines without any weights; so are the random
+and the zero encoder, controls that show what a net trained without any meaning in its vectors reaches.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ultra_dsmoe.text.models import BF16_SUFFIX, DEFAULT_CAUSAL_LM, CausalLMEnco
 from ultra_dsmoe.text.prompts import near
 
 HASH_DIM = 1536  # the paper's language model's hidden size, so that a model built on hash vectors has the same width
-KINDS = ("auto", "hash", "sentence", "causal-lm")
+KINDS = ("auto", "hash", "sentence", "causal-lm", "random", "zero")
 
 
 @runtime_checkable
@@ -63,18 +64,69 @@ class HashEncoder:
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+class RandomEncoder(HashEncoder):
+    """A control: every text its own direction drawn at random, which tells texts apart and says nothing about them.
+
+    Args:
+        dim: Length of the vectors.
+        seed: Draws other directions; the same text, width and seed give the same vector on every machine.
+    """
+
+    def __init__(self, dim: int = HASH_DIM, seed: int = 0) -> None:
+        super().__init__(dim)
+        if not isinstance(seed, int) or seed < 0:
+            raise TextError("RandomEncoder seed", "an integer of at least 0", seed)
+        self.seed = seed
+
+    @property
+    def id(self) -> str:
+        """Return ``random:<width>:<seed>``."""
+        return f"random:{self.dim}:{self.seed}"
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """Return float32 [n, dim], Gaussian directions of length 1."""
+        check_texts(texts)
+        seeds = (hashlib.blake2b(f"{self.seed} {text}".encode(), digest_size=8).digest() for text in texts)
+        rows = np.stack([np.random.default_rng(int.from_bytes(s, "little")).standard_normal(self.dim) for s in seeds])
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+class ZeroEncoder(HashEncoder):
+    """A control: one vector for all texts, so that nothing is left of it once the network has subtracted the mean.
+
+    Zeros themselves have no direction, which a bank refuses. The vector is the first axis: the mean of ones is one in
+    any precision, and the network's centred vectors are zeros exactly.
+
+    Args:
+        dim: Length of the vectors.
+    """
+
+    @property
+    def id(self) -> str:
+        """Return ``zero:<width>``."""
+        return f"zero:{self.dim}"
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """Return float32 [n, dim], every row the first axis."""
+        check_texts(texts)
+        rows = np.zeros((len(texts), self.dim), dtype=np.float32)
+        rows[:, 0] = 1
+        return rows
+
+
 def make_encoder(spec: str) -> TextEncoder:
     """Return the encoder that ``spec`` names; nothing is loaded yet.
 
     Args:
         spec: ``hash``, ``sentence:<id or folder>``, ``causal-lm[:<id or folder>][#bf16]`` or ``auto``; also the id that
             a checkpoint keeps, where a model with that fingerprint is on this disk. ``auto`` is a model already on this
-            disk, or else ``hash``.
+            disk, or else ``hash``. For controls, ``random[:<width>[:<seed>]]`` and ``zero[:<width>]``.
 
     Raises:
         TextError: If the kind is unknown, a model is missing or a folder does not exist.
     """
-    expected = "auto, hash, sentence:<id or folder> or causal-lm:<id or folder>"
+    expected = ("auto, hash, sentence:<id or folder>, causal-lm:<id or folder>, or the controls "
+                "random:<width>:<seed> and zero:<width>")  # fmt: skip
     if not isinstance(spec, str):
         raise TextError("text encoder", expected, spec)
     kind, _, model = spec.strip().partition(":")
@@ -82,6 +134,10 @@ def make_encoder(spec: str) -> TextEncoder:
     kind, model = kind.removesuffix(BF16_SUFFIX), model.removesuffix(BF16_SUFFIX).strip()
     if kind == "hash" and (not model or model.isdigit()):
         return HashEncoder(int(model or HASH_DIM))
+    if kind == "random" and re.fullmatch(r"(\d+(:\d+)?)?", model):
+        return RandomEncoder(*map(int, model.split(":") if model else ()))
+    if kind == "zero" and (not model or model.isdigit()):
+        return ZeroEncoder(int(model or HASH_DIM))
     if kind == "auto" and not model:
         return best_local() or HashEncoder()
     if kind == "causal-lm":
