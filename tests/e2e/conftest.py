@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 SIZE = 64
 QUICK = {"imgsz": SIZE, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "exist_ok": True, "verbose": False}
 HASH = {"dsmoe_text": "hash"}  # no language model has to be loaded
+WORKER_SECONDS = 300
 FORMATS = {"onnx": "routed.onnx", "torchscript": "routed.torchscript", "openvino": "routed_openvino_model"}
 
 
@@ -101,3 +105,22 @@ def exported(routed: Path) -> Callable[[str], Path]:
         return path
 
     return export
+
+
+@pytest.fixture(scope="session")
+def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[dict[str, Any]]]:
+    """Return a function that runs a worker script as two processes and gives what each of them saved."""
+
+    def run(worker: Path) -> list[dict[str, Any]]:
+        folder = tmp_path_factory.mktemp(worker.stem)
+        commands = [[sys.executable, str(worker), str(rank), str(folder)] for rank in range(2)]
+        running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
+        try:
+            texts = [process.communicate(timeout=WORKER_SECONDS)[0] for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        assert [p.returncode for p in running] == [0, 0], "\n".join(texts)[-3000:]
+        return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+
+    return run

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,11 @@ if "distill_model" not in DEFAULT_CFG_DICT:
     pytest.skip("this host cannot distil", allow_module_level=True)
 
 WORKER = Path(__file__).with_name("ddp_distill_worker.py")
-SECONDS = 300
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("ddp-distill")
-    commands = [[sys.executable, str(WORKER), str(rank), str(folder)] for rank in range(2)]
-    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
-    try:
-        texts = [process.communicate(timeout=SECONDS)[0] for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    assert [p.returncode for p in running] == [0, 0], "\n".join(texts)[-3000:]
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+def ranks(run_ranks: Callable[[Path], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return run_ranks(WORKER)
 
 
 def test_gradients_are_equal_on_both(ranks: list[dict[str, Any]]) -> None:
