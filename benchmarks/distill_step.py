@@ -21,46 +21,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
 
 from interleaved import TIMES, Bar, Timing, arguments, caution, image_size, interleave, positive, table, write_json
-from train_step import ON_CPU, ON_GPU, REPEATS, WARM_UP, drawn_batch
+from train_step import ON_CPU, ON_GPU, REPEATS, WARM_UP, drawn_batch, net_of, step_of
 
 from ultra_dsmoe.distill import resolve
-from ultra_dsmoe.explain.evaluation import quiet
 
 STUDENT, TEACHER = "yolov8n", "yolov8m"
 ALONE, FORWARD, METHODS = "student step", "teacher forward", ("attention", "mimic")
 AIM = 1.25
-
-
-def net_of(name: str, device: torch.device) -> Any:
-    """Return a net built from its model YAML, with what the host's trainer puts on it."""
-    from ultralytics import YOLO
-    from ultralytics.cfg import get_cfg
-
-    torch.manual_seed(0)
-    with quiet():
-        net: Any = YOLO(f"{name}.yaml").model.to(device)
-    net.args = get_cfg()
-    return net
-
-
-def step_of(net: nn.Module, data: dict[str, Tensor]) -> Callable[[], None]:
-    """Return a function that takes one training step of a net, or of one that learns from a teacher."""
-    device = data["img"].device
-    gpu = device.type == "cuda"
-    optimizer = torch.optim.SGD(net.train().parameters(), lr=1e-4, momentum=0.9)  # small: drawn boxes mean nothing
-    scaler = torch.amp.GradScaler(device.type, enabled=gpu)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(device.type, enabled=gpu):
-            loss = net(data)[0].sum()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        if gpu:
-            torch.cuda.synchronize()
-
-    return step
 
 
 def forward_of(teacher: nn.Module, images: Tensor) -> Callable[[], None]:

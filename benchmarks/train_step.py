@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
@@ -99,19 +99,24 @@ def drawn_batch(batch: int, imgsz: int, classes: int, device: torch.device) -> d
     return {key: value.to(device) for key, value in drawn.items()}
 
 
-def step_of(name: str, batch: int, imgsz: int, device: torch.device) -> Callable[[], None]:
-    """Return a function that takes one training step of a net built from its model YAML."""
+def net_of(name: str, device: torch.device) -> Any:
+    """Return a net built from its model YAML, with what the host's trainer puts on it."""
     from ultralytics import YOLO
     from ultralytics.cfg import get_cfg
 
     torch.manual_seed(0)
     with quiet():
-        net = YOLO(f"{name}.yaml").model.to(device).train()
-    net.args = get_cfg()  # the host's trainer puts the loss gains there
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-4, momentum=0.9)  # small: the drawn boxes mean nothing
+        net: Any = YOLO(f"{name}.yaml").model.to(device)
+    net.args = get_cfg()  # the loss reads its gains there
+    return net
+
+
+def step_of(net: nn.Module, data: dict[str, Tensor]) -> Callable[[], None]:
+    """Return a function that takes one training step of a net, or of one that learns from a teacher."""
+    device = data["img"].device
     gpu = device.type == "cuda"
+    optimizer = torch.optim.SGD(net.train().parameters(), lr=1e-4, momentum=0.9)  # small: drawn boxes mean nothing
     scaler = torch.amp.GradScaler(device.type, enabled=gpu)
-    data = drawn_batch(batch, imgsz, net.yaml["nc"], device)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -169,7 +174,10 @@ def main() -> None:
     )
     precision = "one GPU, mixed precision" if on_gpu else "one CPU thread, fp32"
     print(f"training step, batch {args.batch}, {args.imgsz} px, {precision}, {args.repeats} rounds", flush=True)
-    steps = {name: step_of(name, args.batch, args.imgsz, device) for name in (OURS, PEER)}
+    steps = {}
+    for name in (OURS, PEER):
+        net = net_of(name, device)
+        steps[name] = step_of(net, drawn_batch(args.batch, args.imgsz, net.yaml["nc"], device))
     times = interleave(steps, args.repeats, WARM_UP)
     rows = [[name, *(f"{ms:.1f}" for ms in t)] for name, t in times.items()]
     busy = [] if on_gpu else caution(times)

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -52,7 +52,9 @@ def test_a_step_moves_the_net(train_step: ModuleType, monkeypatch: pytest.Monkey
     built = []
     stock = train_step.torch.optim.SGD
     monkeypatch.setattr(train_step.torch.optim, "SGD", lambda p, **k: built.append(list(p)) or stock(built[0], **k))
-    step = train_step.step_of("dsmoe-n", 2, 64, torch.device("cpu"))
+    device = torch.device("cpu")
+    net = train_step.net_of("dsmoe-n", device)
+    step = train_step.step_of(net, train_step.drawn_batch(2, 64, net.yaml["nc"], device))
     before = [p.detach().clone() for p in built[0]]
     step()
     moved = sum(not torch.equal(a, b) for a, b in zip(before, built[0], strict=True))
@@ -76,17 +78,19 @@ def test_whole_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    asked = []
+    asked: list[tuple[str, dict[str, torch.Tensor]]] = []
     times = {"dsmoe-s": interleaved.Timing(130.0, 150.0, 120.0), "yolov8s": interleaved.Timing(100.0, 100.0, 100.0)}
     monkeypatch.setattr(train_step.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(train_step, "work", lambda: (130, 100))
-    monkeypatch.setattr(train_step, "step_of", lambda *a: asked.append(a) or (lambda: None))
+    monkeypatch.setattr(train_step, "net_of", lambda name, device: SimpleNamespace(name=name, yaml={"nc": 7}))
+    monkeypatch.setattr(train_step, "step_of", lambda net, data: asked.append((net.name, data)) or (lambda: None))
     monkeypatch.setattr(train_step, "interleave", lambda steps, repeats, warm_up: times)
     file = tmp_path / "step.json"
     monkeypatch.setattr(sys, "argv", ["train_step.py", "--json", str(file), "--batch", "3", "--imgsz", "64"])
     train_step.main()
     out = capsys.readouterr().out.splitlines()
-    assert [a[:3] for a in asked] == [("dsmoe-s", 3, 64), ("yolov8s", 3, 64)]
+    assert [name for name, _ in asked] == ["dsmoe-s", "yolov8s"]
+    assert all(data["img"].shape == (3, 3, 64, 64) and 4 < data["cls"].max() < 7 for _, data in asked)
     assert out[-2] == "work over that of the chosen pairs: 1.300, aim <= 1.2: MISSED"
     assert out[-1] == "step of dsmoe-s over yolov8s: 1.300 (median 1.500, processor 1.200), aim <= 1.3: holds"
     found = json.loads(file.read_text())
