@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,31 +28,22 @@ def text(key: str, value: str) -> str:
 def whole(low: int, high: int | None = None) -> Check:
     """Return a check for whole numbers from ``low`` to ``high``."""
     expected = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-
-    def check(key: str, value: str) -> int:
-        try:
-            number = int(text(key, value))
-        except ValueError as e:
-            if isinstance(e, ConfigError):
-                raise
-            raise ConfigError(key, expected, value) from e
-        if number < low or (high is not None and number > high):
-            raise ConfigError(key, expected, value)
-        return number
-
-    return check
+    return _within(int, low, math.inf if high is None else high, expected)
 
 
 def number(low: float, high: float) -> Check:
     """Return a check for numbers from ``low`` to ``high``."""
-    expected = f"a number from {low:g} to {high:g}"
+    return _within(float, low, high, f"a number from {low:g} to {high:g}")
+
+
+def _within(read: Callable[[str], float], low: float, high: float, expected: str) -> Check:
+    """Return a check for what ``read`` makes of the text, from ``low`` to ``high``."""
 
     def check(key: str, value: str) -> float:
+        given = text(key, value)
         try:
-            found = float(text(key, value))
+            found = read(given)
         except ValueError as e:
-            if isinstance(e, ConfigError):
-                raise
             raise ConfigError(key, expected, value) from e
         if not low <= found <= high:  # NaN neither
             raise ConfigError(key, expected, value)
