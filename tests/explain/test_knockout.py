@@ -14,7 +14,9 @@ from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
 from ultra_dsmoe.explain import arguments, knockout
 from ultra_dsmoe.explain.catalogue import KNOCKOUTS
 from ultra_dsmoe.explain.evaluation import Evaluation, output_folder, write_files
-from ultra_dsmoe.explain.knockout import Outcome, Report, aligned, as_csv, cells, main, markdown
+from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, main, markdown
+from ultra_dsmoe.explain.paired import Effect
+from ultra_dsmoe.explain.tables import aligned
 
 
 def data_yaml(folder, source, **changes):
@@ -227,8 +229,8 @@ def test_switch_is_in_force_while_images_are_computed_and_off_after_an_error(che
 
 @pytest.fixture
 def report():
-    ranges = ((-4.0, -1.0), (-2.0, -0.25))
-    outcome = Outcome("text-zero", "text vectors set to zero", (40.0, 20.5), (-2.5, -1.0), ranges, "earns its place")
+    effect = Effect((40.0, 20.5), (-2.5, -1.0), ((-4.0, -1.0), (-2.0, -0.25)))
+    outcome = Outcome("text-zero", "text vectors set to zero", effect, "earns its place")
     return Report((42.5, 21.5), [outcome], ["a note"])
 
 

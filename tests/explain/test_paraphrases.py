@@ -14,6 +14,7 @@ import yaml
 
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.explain.evaluation import Evaluation, ImageStats
+from ultra_dsmoe.explain.paired import Effect
 from ultra_dsmoe.explain.paraphrases import (
     Report,
     Wording,
@@ -97,7 +98,7 @@ def test_wordings_arrive_as_by_set_prompts(
     first, second = report.wordings
     assert (first.reworded, second.reworded) == (0, 2)
     np.testing.assert_allclose(first.cosines, 1, atol=1e-6)
-    assert first.change == (0, 0)
+    assert first.effect.change == (0, 0)
     before = encode_bank(trained.names, TRAINED, "hash").vectors
     after_vectors = encode_bank(trained.names, OTHER, "hash", keep=trained.prompts).vectors
     np.testing.assert_allclose(second.cosines, (before * after_vectors).sum(1), atol=1e-3)
@@ -148,8 +149,8 @@ def test_verdicts() -> None:
 
 
 def test_what_is_written() -> None:
-    ranges = ((-3.0, -1.0), (-1.5, -0.5))
-    wording = Wording("b.yaml", 1, (55.0, 26.0), (-2.0, -1.0), ranges, np.array([1.0, 0.5]))
+    effect = Effect((55.0, 26.0), (-2.0, -1.0), ((-3.0, -1.0), (-1.5, -0.5)))
+    wording = Wording("b.yaml", 1, effect, np.array([1.0, 0.5]))
     report = Report((57.0, 27.0), ("spur", "short"), [wording], [])
     table = cells(report)
     assert table[2] == [

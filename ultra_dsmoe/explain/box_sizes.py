@@ -13,7 +13,7 @@ from ultra_dsmoe.data.sizes import Advice, Boxes, Clusters
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.explain import arguments
 from ultra_dsmoe.explain.evaluation import write_files
-from ultra_dsmoe.explain.knockout import aligned
+from ultra_dsmoe.explain.tables import aligned
 
 KEYS: dict[str, arguments.Check] = {
     "data": arguments.text,

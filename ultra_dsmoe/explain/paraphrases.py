@@ -2,13 +2,11 @@
 
 Nothing is trained: the network keeps its weights and gets the vectors of other descriptions, by the encoder it was
 trained with, as ``dsmoe_prompts=`` gives it. A network that reads its prompts well should hardly move under a
-paraphrase. Point values are the host's own; intervals come from the same paired bootstrap as those of the knock-outs.
+paraphrase; `ultra_dsmoe.explain.paired` compares.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ import numpy as np
 import torch
 
 from ultra_dsmoe.errors import ConfigError, TextError
-from ultra_dsmoe.explain import arguments
-from ultra_dsmoe.explain.bootstrap import interval, mean_ap, replicates, resamples
+from ultra_dsmoe.explain import arguments, paired
 from ultra_dsmoe.explain.evaluation import Evaluation, begin, write_files
-from ultra_dsmoe.explain.knockout import BOOT, COLUMNS, aligned
+from ultra_dsmoe.explain.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
 from ultra_dsmoe.explain.record import Record
 from ultra_dsmoe.explain.switches import other_text, text_rows
+from ultra_dsmoe.explain.tables import aligned, comma_separated
 from ultra_dsmoe.text import TextBank, class_names, encode_bank, read_prompts
 
 
@@ -32,7 +30,7 @@ def _files(key: str, value: str) -> list[str]:
     return list(dict.fromkeys(arguments.text(key, name.strip()) for name in value.split(",")))
 
 
-KEYS = {**arguments.COMMON, "boot": arguments.whole(100, 100_000), "prompts": _files}
+KEYS = {**paired.KEYS, "prompts": _files}
 USAGE = f"""usage: dsmoe-yolo text paraphrases best.pt prompts=a.yaml[,b.yaml,...] [key=value ...]
 
 Evaluates a DS-MoE checkpoint with the wording it was trained on and with each of the given ones; prints a table and
@@ -51,22 +49,18 @@ writes paraphrases.csv. A class that a file leaves out keeps its wording.
 
 @dataclass(frozen=True)
 class Wording:
-    """What one wording did, in points (hundredths of mAP).
+    """What one wording did.
 
     Attributes:
         name: File it came from.
         reworded: Classes whose prompts differ from those of the training.
-        score: mAP50 and mAP50-95.
-        change: Both, minus those under the trained wording.
-        ranges: 95 % intervals of both changes.
+        effect: Against the trained wording.
         cosines: Cosine of each class's vector to that of the trained wording, (K,).
     """
 
     name: str
     reworded: int
-    score: tuple[float, float]
-    change: tuple[float, float]
-    ranges: tuple[tuple[float, float], tuple[float, float]]
+    effect: Effect
     cosines: np.ndarray
 
 
@@ -74,7 +68,7 @@ class Wording:
 class Report:
     """All wordings; ``base`` is mAP50 and mAP50-95 as trained, in points, ``names`` are the classes."""
 
-    base: tuple[float, float]
+    base: Points
     names: tuple[str, ...]
     wordings: list[Wording]
     notes: list[str]
@@ -131,26 +125,20 @@ def evaluate(
         progress: Called with a line before every pass.
     """
     progress(f"0/{len(wordings)} as trained")
-    base = evaluation.run()
-    counts = resamples(len(base.conf), boot, seed)
-    base_map, base_boot = mean_ap(base), replicates(base, counts)
+    pairs = Paired(evaluation, boot, seed)
     found = []
     for i, (name, bank) in enumerate(wordings.items(), 1):
         progress(f"{i}/{len(wordings)} {name}")
         changed = np.array([a != b for a, b in zip(bank.prompts, trained.prompts, strict=True)])
         vectors = np.where(changed[:, None], bank.vectors, trained.vectors)
-        stats = evaluation.run(other_text(_given(vectors))(evaluation.net, Record(), seed))
-        assert stats.files == base.files, "the order of images changed between two passes"
-        score, spread = mean_ap(stats), 100 * (replicates(stats, counts) - base_boot)
-        ranges = (interval(spread[:, 0]), interval(spread[:, 1]))
+        effect = pairs.effect(other_text(_given(vectors))(evaluation.net, Record(), seed))
         cosines = (_unit(vectors) * _unit(trained.vectors)).sum(1)
-        found.append(Wording(name, int(changed.sum()), _points(score), _points(score - base_map), ranges, cosines))
+        found.append(Wording(name, int(changed.sum()), effect, cosines))
     note = (
-        f"change: mAP under the wording minus mAP as trained, in points; in brackets the 95 % interval of {boot} "
-        f"paired bootstrap resamples of the {len(base.files)} images (seed {seed}); cosine: of a class's vector to "
+        f"change: mAP under the wording minus mAP as trained, in points; {pairs.about}; cosine: of a class's vector to "
         f"that of the trained wording, by {trained.encoder}"
     )
-    return Report(_points(base_map), trained.names, found, [note])
+    return Report(pairs.base, trained.names, found, [note])
 
 
 def _given(vectors: np.ndarray) -> Callable[[torch.Tensor, np.random.Generator], torch.Tensor]:
@@ -163,10 +151,6 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _points(pair: np.ndarray) -> tuple[float, float]:
-    return float(100 * pair[0]), float(100 * pair[1])
-
-
 def sentence(change: float, low: float, high: float) -> str:
     """Say what the interval of a change of mAP50 says, in points."""
     if low <= 0 <= high:
@@ -176,33 +160,22 @@ def sentence(change: float, low: float, high: float) -> str:
 
 def cells(report: Report) -> list[list[str]]:
     """Return the table as text, headings first."""
-    changes = [c for name in COLUMNS for c in (name, "change [95 %]")]
-    head = ["wording", "reworded", *changes, "cosine mean", "least cosine", "verdict on mAP50"]
-    rows = [["as trained", "", f"{report.base[0]:.2f}", "", f"{report.base[1]:.2f}", "", "", "", ""]]
+    head = ["wording", "reworded", *HEAD, "cosine mean", "least cosine", "verdict on mAP50"]
+    rows = [["as trained", "", *base_cells(report.base), "", "", ""]]
     for w in report.wordings:
-        pairs = zip(w.score, w.change, w.ranges, strict=True)
-        numbers = [c for s, d, (low, high) in pairs for c in (f"{s:.2f}", f"{d:+.2f} [{low:+.2f}, {high:+.2f}]")]
         least = f"{w.cosines.min():.3f} {report.names[int(w.cosines.argmin())]}"
-        told = sentence(w.change[0], *w.ranges[0]) if w.reworded else "the trained wording"
+        told = sentence(w.effect.change[0], *w.effect.ranges[0]) if w.reworded else "the trained wording"
         share = f"{w.reworded} of {len(w.cosines)}"
-        rows.append([w.name, share, *numbers, f"{w.cosines.mean():.3f}", least, told])
+        rows.append([w.name, share, *w.effect.cells(), f"{w.cosines.mean():.3f}", least, told])
     return [head, *rows]
 
 
 def as_csv(report: Report) -> str:
     """Return the report as comma-separated values, in points; one column per class for the cosines."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    per_metric = ("{}", "{}_change", "{}_low", "{}_high")
-    columns = [c.format(m.replace("-", "_").lower()) for m in COLUMNS for c in per_metric]
-    writer.writerow(["wording", "reworded", *columns, *(f"cosine {name}" for name in report.names)])
-    base = [f"{report.base[0]:.4f}", "", "", "", f"{report.base[1]:.4f}", "", "", ""]
-    writer.writerow(["as-trained", 0, *base, *["1.0000"] * len(report.names)])
-    for w in report.wordings:
-        pairs = zip(w.score, w.change, w.ranges, strict=True)
-        numbers = [f"{x:.4f}" for s, d, (low, high) in pairs for x in (s, d, low, high)]
-        writer.writerow([w.name, w.reworded, *numbers, *(f"{c:.4f}" for c in w.cosines)])
-    return out.getvalue()
+    head = ["wording", "reworded", *CSV_HEAD, *(f"cosine {name}" for name in report.names)]
+    base = ["as-trained", 0, *base_csv_cells(report.base), *["1.0000"] * len(report.names)]
+    rows = [[w.name, w.reworded, *w.effect.csv_cells(), *(f"{c:.4f}" for c in w.cosines)] for w in report.wordings]
+    return comma_separated([head, base, *rows])
 
 
 def main(argv: list[str]) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import shutil
 import sys
 import time
@@ -24,7 +22,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.explain import arguments
 from ultra_dsmoe.explain.bootstrap import mean_ap
 from ultra_dsmoe.explain.evaluation import Evaluation, begin, quiet, write_files
-from ultra_dsmoe.explain.knockout import aligned
+from ultra_dsmoe.explain.tables import aligned, comma_separated
 from ultra_dsmoe.explain.topk_plot import draw
 from ultra_dsmoe.export.images import drawn_images
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
@@ -193,11 +191,8 @@ def latencies(runs: dict[Key, Run], image: torch.Tensor, rounds: int) -> dict[Ke
 
 def as_csv(rows: list[Row]) -> str:
     """Return the table as comma-separated values."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([f.name for f in fields(Row)])
-    writer.writerows([row.k, *(f"{x:.4f}" for x in astuple(row)[1:])] for row in rows)
-    return out.getvalue()
+    head = [f.name for f in fields(Row)]
+    return comma_separated([head, *([row.k, *(f"{x:.4f}" for x in astuple(row)[1:])] for row in rows)])
 
 
 def cells(rows: list[Row]) -> list[list[str]]:
