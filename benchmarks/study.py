@@ -38,6 +38,7 @@ from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
 from ultra_dsmoe.explain.evaluation import output_folder, write_files
 
 STARTS_PLUGINS = (2, 5)  # the first torch that loads what is registered with it
+RUNS = "runs/studies"
 FINISHED = -1  # what the host writes as epoch of a checkpoint whose training is over
 STAGES = ("new", "begun", "trained", "validated", "finished")
 
@@ -184,7 +185,8 @@ class Study:
         if stage == "new":
             shutil.rmtree(folder / "train", ignore_errors=True)  # the host would add to its results.csv
             content = {"settings": self.plan.settings(cell), "commit": commit()}
-            write_files(folder, {"cell.json": json.dumps(content, indent=2).encode()})
+            own = {name: text.encode() for name, text in self.plan.files(cell).items()}
+            write_files(folder, {**own, "cell.json": json.dumps(content, indent=2).encode()})
         if stage in ("new", "begun"):
             self._process(self._train_command(cell, resume=stage == "begun"), folder)
         if stage != "validated":
@@ -198,6 +200,11 @@ class Study:
             place = {"model": folder / "train" / "weights" / "last.pt", "resume": True, "save_dir": folder / "train"}
             return [yolo_command(), "train", *(f"{k}={v}" for k, v in place.items())]
         words = {"plots": False, **self.plan.arguments(cell), "project": str(folder), "name": "train", "exist_ok": True}
+        for key in ("model", "dsmoe_prompts"):
+            if words.get(key) in self.plan.files(cell):
+                words[key] = folder / words[key]
+        if isinstance(words.get("pretrained"), str):
+            words["pretrained"] = os.path.expandvars(words["pretrained"])
         return [yolo_command(), "train", *(f"{k}={v}".replace(", ", ",") for k, v in words.items())]
 
     def _process(self, command: list[str], folder: Path) -> None:
@@ -276,12 +283,17 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
+def results() -> str:
+    """Return where table, page and picture go by default: into the docs of a checkout, else beside the trainings."""
+    return "docs/results" if Path.cwd() == Path(__file__).resolve().parents[1] else RUNS
+
+
 def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the arguments."""
     parser = argparse.ArgumentParser(description="Train, validate and compare all that a study file names.")
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
-    parser.add_argument("--out", default="docs/results", metavar="FOLDER", help="table, page, picture (%(default)s)")
-    parser.add_argument("--runs", default="runs/studies", type=Path, metavar="FOLDER", help="trainings (%(default)s)")
+    parser.add_argument("--out", default=results(), metavar="FOLDER", help="table, page, picture (%(default)s)")
+    parser.add_argument("--runs", default=RUNS, type=Path, metavar="FOLDER", help="trainings (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what is left, run nothing")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="cells side by side (%(default)s)")
     return parser.parse_args(argv)

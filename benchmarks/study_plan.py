@@ -4,9 +4,11 @@ A study file is a small YAML:
 
 ```yaml
 name: peers
-models: # a model YAML or checkpoint by name, or a mapping that gives it a name and arguments of its own
+models: # a model YAML or checkpoint by name, or a mapping that gives it a name and more
   - yolov8n
-  - {name: dsmoe-k3, model: dsmoe-n, overrides: {dsmoe_topk: 3}}
+  - {name: dsmoe-k3, model: dsmoe-n, overrides: {dsmoe_topk: 3}} # arguments of its own
+  - {name: no-cbam, model: dsmoe-n, rows: {14 CBAM: [-1, 1, nn.Identity, []]}} # other rows, see `study_variant`
+  - {name: names-only, model: dsmoe-n, text: names} # or shuffled, random, zero: other texts, see `study_variant`
 data: [neu-det, deeppcb]
 epochs: 20
 imgsz: 160
@@ -15,6 +17,9 @@ seeds: [0, 1, 2]
 overrides: {device: cpu} # arguments of `yolo train` for all
 baseline: yolov8n # what the others are compared with; the first model where it is not given
 ```
+
+Weights of the user's are named with a variable of the environment, ``pretrained: ${WEIGHTS}/yolov8n.pt``, so that one
+study file serves every machine; a cell is known by their content, not by where they lie.
 """
 
 from __future__ import annotations
@@ -24,18 +29,21 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from study_variant import PROMPTS, TEXTS, as_file, check_net, control_prompts, edited, text_arguments
 
 from ultra_dsmoe.errors import ConfigError, DataError, did_you_mean
 from ultra_dsmoe.explain.arguments import MAX_SEED, MIN_PIXELS
 from ultra_dsmoe.explain.evaluation import quiet
+from ultra_dsmoe.text import make_encoder
 
 NEEDED = ("name", "models", "data", "epochs", "imgsz", "batch", "seeds")
 KEYS = (*NEEDED, "overrides", "baseline")
-MODEL_KEYS = ("name", "model", "overrides")
+MODEL_KEYS = ("name", "model", "overrides", "rows", "dsmoe", "text")
 # Arguments of the host that the study itself gives.
 OURS = ("task", "mode", "model", "data", "epochs", "imgsz", "batch", "seed", "project", "name", "save_dir", "exist_ok",
         "resume", "cfg", "val")  # fmt: skip
@@ -49,15 +57,19 @@ class Model:
 
     Attributes:
         name: Its name there.
-        source: What the host is asked for.
+        source: What the host is asked for; the base of a net with other rows, which has a file of that name per cell.
         overrides: Its own arguments of the training.
-        digest: Hash of a YAML or checkpoint of the user's; empty for what host or package bring, which have versions.
+        digest: Hash of what its YAML says or of its checkpoint; empty for one that the host has yet to get.
+        content: The YAML of a net with other rows, else empty.
+        text: Control text in place of the data set's, one of `TEXTS`, or empty.
     """
 
     name: str
     source: str
     overrides: dict[str, Any] = field(default_factory=dict)
     digest: str = ""
+    content: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,14 +79,18 @@ class Data:
     Attributes:
         name: Its YAML's name without the ending.
         source: What the host is asked for.
-        digest: Hash of its class names, label files and list of images, train and val.
+        digest: Hash of its class names, prompts, taxonomy, label files and list of images, train and val.
         groups: Regular expression whose first group tells images of one board or tile; None where each stands alone.
+        names: Its classes.
+        prompts: Their descriptions, where it has any.
     """
 
     name: str
     source: str
     digest: str
     groups: str | None = None
+    names: list[str] = field(default_factory=list)
+    prompts: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,20 +126,39 @@ class Plan:
         return [Cell(m, d, s) for s in self.seeds for d in self.data for m in self.models]
 
     def settings(self, cell: Cell) -> dict[str, Any]:
-        """Return what a cell's result depends on: `arguments`, and the hashes of its data and of a model file."""
-        hashes = {"data_hash": cell.data.digest} | ({"model_hash": cell.model.digest} if cell.model.digest else {})
-        return {**self.arguments(cell), **hashes}
+        """Return what a cell's result depends on: `arguments`, and the hashes of its data, net, prompts and weights."""
+        arguments, files = self.arguments(cell), self.files(cell)
+        weights = os.path.expandvars(str(arguments.get("pretrained")))
+        hashes = {"data_hash": cell.data.digest, "model_hash": cell.model.digest,
+                  "prompts_hash": digest(files[PROMPTS]) if PROMPTS in files else "",
+                  "pretrained_hash": file_digest(Path(weights)) if Path(weights).is_file() else ""}  # fmt: skip
+        return {**arguments, **{key: value for key, value in hashes.items() if value}}
 
     def arguments(self, cell: Cell) -> dict[str, Any]:
         """Return the arguments of a cell's training."""
         common = {"epochs": self.epochs, "imgsz": self.imgsz, "batch": self.batch, "seed": cell.seed}
         given = {"model": cell.model.source, "data": cell.data.source, **common}
-        return {**given, **self.overrides, **cell.model.overrides}
+        text = text_arguments(cell.model.text, cell.seed)
+        return {**given, **self.overrides, **cell.model.overrides, **text}
+
+    def files(self, cell: Cell) -> dict[str, str]:
+        """Return the files that a cell's training reads from its own folder; `arguments` call them by these names."""
+        files = {cell.model.source: cell.model.content} if cell.model.content else {}
+        if "dsmoe_prompts" in text_arguments(cell.model.text, cell.seed):
+            prompts = control_prompts(cell.model.text, cell.data.names, cell.data.prompts, cell.seed)
+            files[PROMPTS] = yaml.safe_dump(prompts, sort_keys=False, allow_unicode=True)
+        return files
 
 
 def digest(content: str | bytes) -> str:
     """Return a short hash of a text."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:DIGITS]
+
+
+@cache
+def file_digest(file: Path) -> str:
+    """Return a short hash of a file that does not change while the study runs."""
+    return digest(file.read_bytes())
 
 
 def read_plan(file: Path) -> Plan:
@@ -150,7 +185,10 @@ def read_plan(file: Path) -> Plan:
     _distinct([d.name for d in data], "data")
     numbers = (_whole(content["epochs"], "epochs", 1), _whole(content["imgsz"], "imgsz", MIN_PIXELS),
                _whole(content["batch"], "batch", 1))  # fmt: skip
-    return Plan(_plain(content["name"], "name"), models, data, *numbers, seeds, overrides, str(baseline))
+    plan = Plan(_plain(content["name"], "name"), models, data, *numbers, seeds, overrides, str(baseline))
+    for cell in plan.cells():
+        plan.files(cell)  # fails here where there is nothing to shuffle
+    return plan
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -208,7 +246,22 @@ def _overrides(value: Any, where: str) -> dict[str, Any]:
             host.get_cfg(overrides=dict(value))
     except (TypeError, ValueError, SyntaxError) as e:
         raise ConfigError(where, "values that the host accepts", " ".join(str(e).split())) from e
+    if value.get("dsmoe_text"):
+        make_encoder(value["dsmoe_text"])  # loads nothing, but knows whether the model is there
+    if isinstance(value.get("pretrained"), str):
+        _require_weights(value["pretrained"], f"{where}: pretrained")
     return value
+
+
+def _require_weights(given: str, where: str) -> None:
+    """Refuse weights that are not there and that the host cannot get, and variables that are not set."""
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    path = os.path.expandvars(given)
+    if unset := re.search(r"\$\{?(\w+)", path):
+        raise ConfigError(where, f"the environment variable {unset[1]} to be set", given)
+    if not Path(path).is_file() and path not in GITHUB_ASSETS_NAMES:
+        raise ConfigError(where, "an existing checkpoint, or the bare name of one that the host can get", path)
 
 
 def _model(entry: Any) -> Model:
@@ -218,14 +271,34 @@ def _model(entry: Any) -> Model:
     if not isinstance(entry.get("model"), str):
         raise ConfigError("models", "a name such as yolov8n, or a mapping with the key 'model'", entry)
     source = entry["model"] if entry["model"].endswith((".yaml", ".yml", ".pt")) else f"{entry['model']}.yaml"
-    _require_model(source)
     name = _plain(entry.get("name", Path(source).stem), "models: name")
-    own = digest(Path(source).read_bytes()) if Path(source).is_file() else ""
-    return Model(name, _pinned(source), _overrides(entry.get("overrides"), f"models: {name}: overrides"), own)
+    overrides = _overrides(entry.get("overrides"), f"models: {name}: overrides")
+    text = entry.get("text", "")
+    if text not in ("", *TEXTS):
+        raise ConfigError(f"models: {name}: text", f"one of {', '.join(TEXTS)}{did_you_mean(str(text), TEXTS)}", text)
+    base, changes = _load_model(source), (entry.get("rows"), entry.get("dsmoe"))
+    if text and base and all(row[2] != "TextSemantics" for row in [*base["backbone"], *base["head"]]):
+        raise ConfigError(f"models: {name}: text", "a model with a TextSemantics row", source)
+    if changes == (None, None):
+        pinned = _pinned(source)
+        return Model(name, pinned, overrides, digest(as_file(base)) if base else _checkpoint_digest(pinned), text=text)
+    if base is None:
+        raise ConfigError(f"models: {name}: rows", "a model YAML as base", source)
+    content = as_file(edited(base, name, *changes))
+    check_net(name, source, content)
+    return Model(name, Path(source).name, overrides, digest(content), content, text)
 
 
-def _require_model(source: str) -> None:
-    """Refuse a model that the host, with the plugin, would not find."""
+def _checkpoint_digest(source: str) -> str:
+    return file_digest(Path(source)) if Path(source).is_file() else ""
+
+
+def _load_model(source: str) -> dict[str, Any] | None:
+    """Return what a model YAML says, as the host, with the plugin, loads it; None for a checkpoint.
+
+    Raises:
+        ConfigError: If the host would not find it.
+    """
     from ultralytics.nn.tasks import yaml_model_load
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, GITHUB_ASSETS_STEMS
 
@@ -233,10 +306,10 @@ def _require_model(source: str) -> None:
         if not Path(source).is_file() and source not in GITHUB_ASSETS_NAMES:
             near = did_you_mean(source, GITHUB_ASSETS_NAMES)
             raise ConfigError("models", f"an existing checkpoint, or one that the host can get{near}", source)
-        return
+        return None
     try:
         with quiet():
-            yaml_model_load(source)
+            return dict(yaml_model_load(source))
     except (OSError, yaml.YAMLError) as e:
         ours = [p.stem for p in (Path(__file__).parents[1] / "cfg" / "models").glob("*.yaml")]
         sizes = [f"dsmoe-{letter}" for letter in "nsm"]
@@ -276,11 +349,16 @@ def _data(entry: Any) -> Data:
         raise DataError(f"{source}: groups", "a regular expression", groups) from e
     # A file called data.yaml is named by its folder.
     name = stem if stem != "data" else Path(source).resolve().parent.name
-    return Data(_plain(name, "data"), _pinned(source), data_digest(content), groups)
+    names = [str(content["names"][i]).strip() for i in sorted(content["names"])]
+    given = content.get("prompts")
+    # A section that is no mapping is left to the training, which refuses it.
+    items = given.items() if isinstance(given, dict) else ()
+    prompts = {str(k).strip(): [v] if isinstance(v, str) else v for k, v in items}
+    return Data(_plain(name, "data"), _pinned(source), data_digest(content), groups, names, prompts)
 
 
 def data_digest(content: dict[str, Any]) -> str:
-    """Return the hash of a data set as the host sees it: class names, list of images and labels of train and val.
+    """Return the hash of a data set as the host sees it: classes and texts, list of images and labels of train and val.
 
     Args:
         content: The host's data dictionary.
@@ -291,7 +369,8 @@ def data_digest(content: dict[str, Any]) -> str:
     from ultralytics.data.utils import img2label_paths
 
     root = str(content.get("path", ""))
-    parts = [repr(sorted(content["names"].items()))]
+    texts = yaml.safe_dump([content.get(key) for key in ("prompts", "taxonomy")])  # in alphabetical order
+    parts = [repr(sorted(content["names"].items())), texts]
     for split in ("train", "val"):
         images = list_images(content.get(split))
         if not images:

@@ -163,27 +163,6 @@ def test_no_plan(study: ModuleType, tmp_path: Path) -> None:
         study.read_plan(tmp_path / "list.yaml")
 
 
-SHIPPED = sorted((Path(__file__).resolve().parents[2] / "benchmarks" / "studies").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
-def test_shipped_studies(study: ModuleType, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their models and keys are known; their data sets are packaged ones, whose images need not be here."""
-    from ultra_dsmoe.data.packaged import load
-
-    plans = sys.modules["study_plan"]
-
-    def packaged(name: str) -> Any:
-        load(name)
-        return plans.Data(name, f"{name}.yaml", "0")
-
-    monkeypatch.setattr(plans, "_data", packaged)
-    found = study.read_plan(file)
-    assert found.name == file.stem
-    assert len(found.seeds) >= 3
-    assert len(found.models) >= 2
-
-
 def test_nothing_learned(
     study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,13 +174,16 @@ def test_nothing_learned(
 
 
 def test_data_hash_and_groups(study: ModuleType, write: Callable[..., Path], boards: Path, tmp_path: Path) -> None:
-    """A changed label is another data set; a copy elsewhere is the same one."""
+    """A changed label or text is another data set; a copy elsewhere is the same one."""
     before = study.read_plan(write()).data[0]
     copy = Path(shutil.copytree(boards.parent, tmp_path / "boards"))
     settings = {**yaml.safe_load(boards.read_text()), "path": str(copy), "groups": r"^(.*)_"}
     (copy / "data.yaml").write_text(yaml.safe_dump(settings))
     there = study.read_plan(write(data=[str(copy / "data.yaml")])).data[0]
     assert (there.digest, there.groups, before.groups) == (before.digest, r"^(.*)_", None)
+    (copy / "data.yaml").write_text(yaml.safe_dump({**settings, "prompts": {"spur": "a thorn"}}))
+    assert study.read_plan(write(data=[str(copy / "data.yaml")])).data[0].digest != before.digest
+    (copy / "data.yaml").write_text(yaml.safe_dump(settings))
     label = next((copy / "labels" / "val").glob("*.txt"))
     label.write_text("0 .5 .5 .1 .1\n")
     assert study.read_plan(write(data=[str(copy / "data.yaml")])).data[0].digest != before.digest
@@ -360,7 +342,7 @@ def test_changed_settings(
 def test_changed_model_file(
     study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A model YAML of the user's is part of the settings by its content; the host is not told its hash."""
+    """A model YAML is part of the settings by what it says; the host is not told its hash."""
     from ultralytics.utils import ROOT
 
     own = Path(shutil.copy(next(ROOT.glob("cfg/models/v8/yolov8.yaml")), tmp_path / "mine.yaml"))
@@ -368,24 +350,31 @@ def test_changed_model_file(
     assert run(write(models=[str(own)]), host)[0] == 0
     assert f"model={own}" in host.commands[0]
     assert not any("hash" in word for word in host.commands[0])
-    own.write_text(own.read_text() + "# changed\n")
+    own.write_text(own.read_text() + "# no other net\n")
+    assert run(write(models=[str(own)]))[0] == 0
+    own.write_text(own.read_text().replace("nc: 80", "nc: 81"))
     assert "got model_hash " in run(write(models=[str(own)]))[2]
 
 
 @pytest.mark.slow
 def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Two trainings through the host's own command, a look at what they left, and nothing to do the second time."""
-    file = write(seeds=[0], epochs=1, overrides={"device": "cpu", "workers": 0})
+    """Trainings through the host's own command, a look at what they left, and nothing to do the second time."""
+    edit = {"name": "edit", "model": "dsmoe-n", "rows": {"14 CBAM": [-1, 1, "nn.Identity", []]}, "text": "shuffled"}
+    models = ["yolov8n", {"name": "zero", "model": "dsmoe-n", "text": "zero"}, edit]
+    file = write(seeds=[0], epochs=1, overrides={"device": "cpu", "workers": 0}, models=models)
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "study.py"
     places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
     command = [sys.executable, str(script), str(file), *places]
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stdout + first.stderr
     rows = (tmp_path / "out" / "tiny.csv").read_text().splitlines()
-    assert [r.split(",")[1] for r in rows[1:]] == ["boards-yolov8n-0", "boards-k2-0"]
-    assert (tmp_path / "runs" / "tiny" / "boards-k2-0" / "matches.npz").is_file()
+    assert [r.split(",")[1] for r in rows[1:]] == ["boards-yolov8n-0", "boards-zero-0", "boards-edit-0"]
+    weights = tmp_path / "runs" / "tiny" / "boards-edit-0" / "train" / "weights" / "best.pt"
+    net = torch.load(weights, weights_only=False)["model"]
+    assert type(net.model[14]).__name__ == "Identity"
+    assert net.text_info["prompts"][0] != net.text_info["prompts"][1]
     second = subprocess.run(command, capture_output=True, text=True)
-    assert second.stdout.startswith("2 of 2 cells are finished already\n")
+    assert second.stdout.startswith("3 of 3 cells are finished already\n")
 
 
 def test_damaged_row(study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""The shipped study files: each is read, each of its nets is built and run; the dense twin's work is counted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+
+from ultra_dsmoe.data.packaged import load
+from ultra_dsmoe.text import encode_bank
+from ultra_dsmoe.train.model import DSMoEModel
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "studies"
+SHIPPED = sorted(FOLDER.glob("*.yaml"))
+IMAGE = 64
+NC = 6  # classes of NEU-DET and DeepPCB
+
+
+@pytest.fixture
+def plans(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Return `study_plan`, to which the packaged data sets are known without their images, and weights are there."""
+    plans = sys.modules["study_plan"]
+
+    def packaged(name: str) -> Any:
+        content = load(name)
+        return plans.Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"])
+
+    monkeypatch.setattr(plans, "_data", packaged)
+    for name in ("yolov8n", "yolo11n", "yolo26n"):
+        (tmp_path / f"{name}.pt").write_text(name)
+    monkeypatch.setenv("WEIGHTS", str(tmp_path))
+    return plans
+
+
+def nets(plan: Any, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield every different net of a study with the name of the first model that has it."""
+    for number, model in enumerate({m.digest: m for m in reversed(plan.models)}.values()):
+        place = folder / str(number)
+        place.mkdir()
+        file = place / Path(model.source).name
+        if model.content:
+            file.write_text(model.content)
+        yield model.name, YOLO(str(file) if model.content else model.source, task="detect").model
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
+def test_nets_run(plans: ModuleType, file: Path, tmp_path: Path) -> None:
+    plan = plans.read_plan(file)
+    assert plan.name == file.stem
+    assert len(plan.seeds) >= 3
+    assert len(plan.models) >= 2
+    different = {(m.digest, str(m.overrides), m.text) for m in plan.models}
+    assert len(different) == len(plan.models)
+    for _, net in nets(plan, tmp_path):
+        with torch.no_grad():
+            out = net.eval()(torch.rand(1, 3, IMAGE, IMAGE))
+        assert torch.isfinite(out[0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
+def test_nets_learn(plans: ModuleType, file: Path, tmp_path: Path) -> None:
+    """A training step of every net: a finite loss, whose gradients reach the first row and move it."""
+    torch.manual_seed(0)
+    boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.5, 0.3, 0.6]])
+    labels = {"cls": torch.tensor([[0.0], [2.0]]), "batch_idx": torch.tensor([0.0, 1.0]), "bboxes": boxes}
+    for name, net in nets(plans.read_plan(file), tmp_path):
+        net.args = get_cfg(overrides={"epochs": 1})
+        for p in net.parameters():
+            p.requires_grad_(True)
+        first = next(net.parameters())
+        before = first.detach().clone()
+        optimizer = torch.optim.SGD(net.parameters(), 0.01)
+        loss = net.train()({"img": torch.rand(2, 3, IMAGE, IMAGE), **labels})[0].sum()
+        loss.backward()
+        optimizer.step()
+        assert torch.isfinite(loss), name
+        assert all(torch.isfinite(p).all() for p in net.parameters()), name
+        assert not torch.equal(first, before), name
+
+
+def scaled(model: Any, scale: str, folder: Path, nc: int = NC) -> DSMoEModel:
+    file = folder / f"dsmoe-{scale}.yaml"
+    file.write_text(model.content)
+    return DSMoEModel(str(file), nc=nc, verbose=False)
+
+
+@pytest.mark.parametrize("scale", ["n", "s", "m"])
+def test_dense_twin_works_as_much(plans: ModuleType, tmp_path: Path, scale: str) -> None:
+    """Within 3 % of what the replaced stages alone execute; the whole nets are then within 0.2 %."""
+    full, twin = plans.read_plan(FOLDER / "dense-twin.yaml").models
+    assert full.content == ""
+    counted = DSMoEModel(f"dsmoe-{scale}.yaml", nc=NC, verbose=False).gflops()
+    dense = scaled(twin, scale, tmp_path)
+    work = dense.gflops()
+    for i in (17, 18, 19, 20):  # nothing in the place of these stages: what the others execute
+        dense.model[i].forward = lambda x: x[0] if isinstance(x, list) else x
+    rest = dense.gflops()
+    assert work - rest == pytest.approx(counted - rest, rel=0.03)
+    assert work == pytest.approx(counted, rel=0.002)
+    assert rest < 0.97 * counted
+
+
+def layers(model: Any, folder: Path) -> list[str]:
+    file = folder / model.source
+    file.write_text(model.content)
+    return [type(m).__name__ for m in YOLO(str(file), task="detect").model.model]
+
+
+def test_ablation_is_cumulative(plans: ModuleType, tmp_path: Path) -> None:
+    """From A to F nothing is taken away again, and F is the shipped net."""
+    *steps, last = plans.read_plan(FOLDER / "ablation.yaml").models
+    built = [set(layers(m, tmp_path)) for m in steps]
+    stages = ["TextSemantics", "HyperbolicFusion", "DSA", "CBAM", "SpaceBroadcast", "SparseMoE", "ExpertEnsemble"]
+    there = [[s for s in stages if s in names] for names in built]
+    assert there == [[], stages[:2], stages[:4], stages[:5], stages]
+    options = [yaml.safe_load(m.content)["dsmoe"] for m in steps]
+    assert [o.get("hyperbolic", True) for o in options] == [True, False, False, True, True]  # A has none to switch
+    assert {o["cls_loss"] for o in options} == {"bce"}
+    assert (last.source, last.content, last.overrides) == ("dsmoe-n.yaml", "", {})
+    assert "ResNetLayer" in built[1]
+    assert "ResNetLayer" not in built[2]
+
+
+def test_experts(plans: ModuleType, tmp_path: Path) -> None:
+    found = {}
+    for name, net in nets(plans.read_plan(FOLDER / "experts.yaml"), tmp_path):
+        (mixture,) = [m for m in net.modules() if type(m).__name__ == "SparseMoE"]
+        found[name] = (mixture.experts, mixture.k)
+    assert found == {"n4": (4, 2), "n8": (8, 3), "n16": (16, 4), "n32": (32, 5)}
+
+
+def test_text_controls(plans: ModuleType) -> None:
+    """Every control gives the classes other vectors than the descriptions do; the seed moves those left to chance."""
+    plan = plans.read_plan(FOLDER / "text-controls.yaml")
+    content = load("neu-det")
+    banks: dict[tuple[str, int], Any] = {}
+    for cell in plan.cells():
+        words, files = plan.arguments(cell), plan.files(cell)
+        assert set(files) == ({"prompts.yaml"} if cell.model.name in ("names", "shuffled") else set())
+        prompts = {**content["prompts"], **yaml.safe_load(files.get("prompts.yaml", "{}"))}
+        control = words["dsmoe_text"] if cell.model.name in ("random", "zero") else "hash"
+        banks[cell.model.name, cell.seed] = encode_bank(content["names"], prompts, control)
+    assert banks["names", 0].prompts[3] == ("pitted surface",)
+    assert banks["shuffled", 0].prompts[0][0].startswith("a photo of a crazing defect: dark narrow streaks")
+    for seed in plan.seeds:
+        mixed = plan.files(next(c for c in plan.cells() if (c.model.name, c.seed) == ("shuffled", seed)))
+        given = yaml.safe_load(mixed["prompts.yaml"])
+        assert sorted(map(str, given.values())) == sorted(map(str, content["prompts"].values()))
+        assert all(given[name] != texts for name, texts in content["prompts"].items())
+    # Fixed controls have one bank over all seeds, the others one per seed.
+    different = {name: len({b.key for (n, _), b in banks.items() if n == name}) for name, _ in banks}
+    assert different == {"real": 1, "names": 1, "shuffled": 3, "random": 3, "zero": 1}
+    assert plan.settings(plan.cells()[1])["prompts_hash"] != plan.settings(plan.cells()[2])["prompts_hash"]
