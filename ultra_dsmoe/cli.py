@@ -17,6 +17,7 @@ SUBCOMMANDS = {
     "data sizes": "ultra_dsmoe.explain.box_sizes",
     "edge": "ultra_dsmoe.export.cli",
     "knockout": "ultra_dsmoe.explain.knockout",
+    "pictures": "ultra_dsmoe.explain.pictures",
     "routing": "ultra_dsmoe.explain.routing_map",
     "text": "ultra_dsmoe.explain.text_cli",
     "topk": "ultra_dsmoe.explain.topk",

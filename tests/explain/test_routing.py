@@ -153,8 +153,8 @@ def test_several_gates_get_a_map_each(checkpoint, monkeypatch):
     evaluation = Evaluation({"model": str(checkpoint), "device": "cpu"})
     evaluation.net.model[18].gate = ExpertGate(evaluation.net.model[18].bn.num_features, experts=4).eval()
     (row, own) = blocks(evaluation.net, ExpertGate)
-    assert command.gate_name(evaluation.net, row) == "row17"
-    assert command.gate_name(evaluation.net, own) == "row18_gate"
+    assert command.block_name(evaluation.net, row) == "row17"
+    assert command.block_name(evaluation.net, own) == "row18_gate"
 
 
 def test_bad_input_is_named(tmp_path, tiny_boards):

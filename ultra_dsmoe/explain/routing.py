@@ -86,10 +86,15 @@ def mutual_information(present: np.ndarray, chosen: np.ndarray) -> float:
     """
     by_class = present / present.sum(1, keepdims=True)
     by_expert = chosen / chosen.sum(1, keepdims=True)
-    joint = by_class.T @ by_expert / len(present)  # (K, N)
+    return information(by_class.T @ by_expert / len(present))
+
+
+def information(joint: np.ndarray) -> float:
+    """Return the mutual information of two variables in bits, from their joint distribution, (K, N) summing to 1."""
     independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     filled = joint > 0
-    return float((joint[filled] * np.log2(joint[filled] / independent[filled])).sum())
+    bits = (joint[filled] * np.log2(joint[filled] / independent[filled])).sum()
+    return max(0.0, float(bits))  # rounding may leave a hair below
 
 
 def routing_map(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 from torch import nn
@@ -16,6 +18,7 @@ from ultra_dsmoe.explain.routing import RoutingMap, kind, routing_map
 from ultra_dsmoe.explain.routing_plot import draw, sentence
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
+Block = TypeVar("Block", bound=nn.Module)
 KEYS = {**arguments.COMMON, "shuffles": arguments.whole(20, 100_000)}
 SHUFFLES = 200  # the 95 % level then rests on 10 of them (our choice)
 USAGE = f"""usage: dsmoe-yolo routing best.pt [data=...] [key=value ...]
@@ -52,16 +55,21 @@ def collect(evaluation: Evaluation, shuffles: int = SHUFFLES, seed: int = 0) -> 
         raise ConfigError("model", "a network with an ExpertGate", str(evaluation.path))
     record = Record()
     stats = evaluation.run(recording(evaluation.net, record))
-    maps = {}
-    for gate in gates:
-        suffix = f"_{gate_name(evaluation.net, gate)}" if len(gates) > 1 else ""
-        maps[suffix] = _map(record, gate, stats, evaluation.names, shuffles, seed)
+    maps = {
+        suffix: _map(record, gate, stats, evaluation.names, shuffles, seed)
+        for gate, suffix in block_suffixes(evaluation.net, gates)
+    }
     return maps, stats.files
 
 
-def gate_name(net: nn.Module, gate: nn.Module) -> str:
-    """Return where in the network a gate is, as ``row17``."""
-    path = next(name for name, m in net.named_modules() if m is gate)
+def block_suffixes(net: nn.Module, found: list[Block]) -> list[tuple[Block, str]]:
+    """Return each block with a suffix for file names: where in the network it is, nothing for the only one."""
+    return [(block, f"_{block_name(net, block)}" if len(found) > 1 else "") for block in found]
+
+
+def block_name(net: nn.Module, block: nn.Module) -> str:
+    """Return where in the network a block is, as ``row17``."""
+    path = next(name for name, m in net.named_modules() if m is block)
     return "row" + path.removeprefix("model.").replace(".", "_")
 
 
@@ -96,6 +104,23 @@ def per_image(routes: RoutingMap, files: list[str]) -> str:
     return out.getvalue()
 
 
+def routing_files(
+    maps: Mapping[str, RoutingMap], files: list[str], evaluation: Evaluation
+) -> tuple[dict[str, bytes], list[str]]:
+    """Return picture and tables of each gate by file name, and a line on each."""
+    written: dict[str, bytes] = {}
+    notes = []
+    for suffix, routes in maps.items():
+        place = f", {suffix[1:]}" if suffix else ""
+        title = f"Which experts the model uses for which defect ({evaluation.path.name}, {len(files)} images{place})"
+        written[f"routing_map{suffix}.png"] = draw(routes, title)
+        written[f"routing_map{suffix}.csv"] = table(routes).encode()
+        written[f"routing_images{suffix}.csv"] = per_image(routes, files).encode()
+        unused = [str(n) for n in np.flatnonzero(routes.usage == 0)]
+        notes.append(f"{suffix[1:] or 'gate'}: {sentence(routes)}; unused experts: {', '.join(unused) or 'none'}")
+    return written, notes
+
+
 def main(argv: list[str]) -> int:
     """Run the sub-command.
 
@@ -113,14 +138,7 @@ def main(argv: list[str]) -> int:
         return 0
     options, evaluation, folder = begun
     maps, files = collect(evaluation, options.get("shuffles", SHUFFLES), options.get("seed", 0))
-    written: dict[str, bytes] = {}
-    for suffix, routes in maps.items():
-        place = f", {suffix[1:]}" if suffix else ""
-        title = f"Which experts the model uses for which defect ({evaluation.path.name}, {len(files)} images{place})"
-        written[f"routing_map{suffix}.png"] = draw(routes, title)
-        written[f"routing_map{suffix}.csv"] = table(routes).encode()
-        written[f"routing_images{suffix}.csv"] = per_image(routes, files).encode()
-        unused = [str(n) for n in np.flatnonzero(routes.usage == 0)]
-        print(f"{suffix[1:] or 'gate'}: {sentence(routes)}; unused experts: {', '.join(unused) or 'none'}")
+    written, notes = routing_files(maps, files, evaluation)
+    print(*notes, sep="\n")
     print(*(f"written: {path}" for path in write_files(folder, written)), sep="\n")
     return 0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import textwrap
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 
 from ultra_dsmoe.explain.routing import KINDS, RoutingMap
 from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL
@@ -20,6 +24,30 @@ PAD = 0.1  # inches around axes
 UNUSED_AT = 0.03  # of the highest bar: where the word stands
 NUMBERED = 20  # cells from this many per cent on carry their number
 DARK = 60  # and from here on it is written in white
+LETTER = 0.56  # mean width of a letter in font sizes, for breaking lines
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Rows against experts, as `draw_chart` draws them.
+
+    Attributes:
+        share: Share of each row's images sent to each expert, (R, N).
+        usage: Share of all images sent to each expert, (N,).
+        rows: Label of each row.
+        framed: Row whose cell is framed, by expert, -1 for none, (N,).
+        scale: What the colours mean.
+        heading: Paragraphs above.
+        footer: Paragraphs below.
+    """
+
+    share: np.ndarray
+    usage: np.ndarray
+    rows: list[str]
+    framed: np.ndarray
+    scale: str
+    heading: list[str]
+    footer: list[str]
 
 
 def draw(routes: RoutingMap, title: str) -> bytes:
@@ -29,23 +57,20 @@ def draw(routes: RoutingMap, title: str) -> bytes:
         routes: What to draw.
         title: First line, such as the model's name.
     """
-    classes, experts = routes.share.shape
-    layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
-    figure = Figure(figsize=(LABELS + CELL * experts, 4.4 + ROW * classes), dpi=DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.5, ROW * classes + 0.2), width_ratios=(60, 1))
-    heat = figure.add_subplot(grid[1, 0])
-    bars = figure.add_subplot(grid[0, 0], sharex=heat)
-    scale = figure.add_subplot(grid[1, 1])
-    image = _heat(heat, routes)
-    bar = figure.colorbar(image, cax=scale)
-    bar.set_label("images of the class sent\nto the expert (%)", fontsize=9)
-    _bars(bars, routes)
-    figure.suptitle(f"{title}\n{sentence(routes)}", fontsize=11, ha="left", x=0.01)
-    figure.supxlabel(_legend(routes), fontsize=9, ha="left", x=0.01)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+    counts = routes.present.sum(0)
+    footer = experts_explained(routes.chosen)
+    if (routes.own_class >= 0).any():
+        footer += " Orange frame: the class whose description the expert carries."
+    chart = Chart(
+        share=routes.share,
+        usage=routes.usage,
+        rows=[f"{name}  ({n} images)" for name, n in zip(routes.rows, counts, strict=True)],
+        framed=routes.own_class,
+        scale="images of the class sent\nto the expert (%)",
+        heading=[title, sentence(routes)],
+        footer=[footer],
+    )
+    return draw_chart(chart)
 
 
 def sentence(routes: RoutingMap) -> str:
@@ -58,34 +83,66 @@ def sentence(routes: RoutingMap) -> str:
     )
 
 
-def _heat(axes: Axes, routes: RoutingMap):
-    share = 100 * routes.share
-    classes, experts = share.shape
+def experts_explained(chosen: np.ndarray) -> str:
+    """Say what the experts are, from which image was sent to which, (I, N)."""
+    return (
+        f"Each image is sent to {int(chosen[0].sum())} of {chosen.shape[1]} experts. Expert 0 (local) looks along rows "
+        "and columns, expert 1 (global) at wide surroundings, experts from 2 on (cross-modal) join image and class "
+        "description."
+    )
+
+
+def draw_chart(chart: Chart) -> bytes:
+    """Return rows against experts as PNG: a bar per expert, and below it the share of every row."""
+    rows, experts = chart.share.shape
+    layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
+    width = LABELS + CELL * experts
+    figure = Figure(figsize=(width, 4.4 + ROW * rows), dpi=DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 2, height_ratios=(1.5, ROW * rows + 0.2), width_ratios=(60, 1))
+    heat = figure.add_subplot(grid[1, 0])
+    bars = figure.add_subplot(grid[0, 0], sharex=heat)
+    scale = figure.add_subplot(grid[1, 1])
+    bar = figure.colorbar(_heat(heat, chart), cax=scale)
+    bar.set_label(chart.scale, fontsize=9)
+    _bars(bars, 100 * chart.usage)
+    figure.suptitle(broken(chart.heading, width, 11), fontsize=11, ha="left", x=0.01)
+    figure.supxlabel(broken(chart.footer, width, 9), fontsize=9, ha="left", x=0.01)
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def broken(paragraphs: list[str], inches: float, size: float) -> str:
+    """Return text broken into lines of at most ``inches`` at a font size in points."""
+    letters = int(72 * inches / (LETTER * size))
+    return "\n".join(line for text in paragraphs for line in textwrap.wrap(text, letters))
+
+
+def _heat(axes: Axes, chart: Chart) -> AxesImage:
+    share = 100 * chart.share
+    rows, experts = share.shape
     image = axes.imshow(share, aspect="auto", cmap="Blues", vmin=0, vmax=100)
     for (row, column), value in np.ndenumerate(share):
         if value >= NUMBERED:
             ink = "w" if value > DARK else "k"
             axes.text(float(column), float(row), f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
-        if routes.own_class[column] == row:
+        if chart.framed[column] == row:
             axes.add_patch(_frame(column, row))
-    counts = routes.present.sum(0)
-    axes.set_yticks(range(classes), [f"{name}  ({n} images)" for name, n in zip(routes.rows, counts, strict=True)])
+    axes.set_yticks(range(rows), chart.rows)
     axes.set_xticks(range(experts), [str(n) for n in range(experts)], fontsize=8)
     for n, label in enumerate(axes.get_xticklabels()):
         label.set_color(COLOURS[min(n, UNIVERSAL)])
     axes.set_xlabel("expert")
-    axes.vlines(UNIVERSAL - 0.5, -0.5, classes - 0.5, colors="k", linewidth=1)
+    axes.vlines(UNIVERSAL - 0.5, -0.5, rows - 0.5, colors="k", linewidth=1)
     return image
 
 
-def _frame(column: int, row: int):
-    from matplotlib.patches import Rectangle
-
+def _frame(column: int, row: int) -> Rectangle:
     return Rectangle((column - 0.47, row - 0.46), 0.94, 0.92, fill=False, edgecolor="#e69f00", linewidth=1.4)
 
 
-def _bars(axes: Axes, routes: RoutingMap) -> None:
-    usage = 100 * routes.usage
+def _bars(axes: Axes, usage: np.ndarray) -> None:
     axes.bar(range(len(usage)), usage, color=[COLOURS[min(n, UNIVERSAL)] for n in range(len(usage))], width=0.8)
     axes.set_ylabel("all images (%)", fontsize=9)
     axes.tick_params(labelbottom=False)
@@ -95,15 +152,3 @@ def _bars(axes: Axes, routes: RoutingMap) -> None:
         axes.text(n, UNUSED_AT * usage.max(), "unused", rotation=90, ha="center", va="bottom", fontsize=7)
     handles = [axes.bar(0, 0, color=c, label=k) for c, k in zip(COLOURS, KINDS, strict=True)]
     axes.legend(handles=handles, fontsize=8, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
-
-
-def _legend(routes: RoutingMap) -> str:
-    k = int(routes.chosen[0].sum())
-    lines = [
-        f"Each image is sent to {k} of {routes.weights.shape[1]} experts. Expert 0 (local) looks along rows and "
-        "columns, expert 1 (global) at wide surroundings,",
-        "experts from 2 on (cross-modal) join image and class description.",
-    ]
-    if (routes.own_class >= 0).any():
-        lines[-1] += " Orange frame: the class whose description the expert carries."
-    return "\n".join(lines)

@@ -1,0 +1,125 @@
+"""``dsmoe-yolo pictures``: all pictures and tables from one pass, parts left out with a note, one-line errors."""
+
+from __future__ import annotations
+
+import csv
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from ultra_dsmoe import cli
+from ultra_dsmoe.errors import ConfigError, TextError
+from ultra_dsmoe.explain import pictures
+from ultra_dsmoe.explain import routing_map as routing
+from ultra_dsmoe.explain.evaluation import Evaluation
+from ultra_dsmoe.explain.record import blocks
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.text import Taxonomy
+
+ROUTING = ["routing_images.csv", "routing_map.csv", "routing_map.png"]
+SIZES = ["routing_sizes.csv", "routing_sizes.png"]
+DISK = ["poincare_disk.csv", "poincare_disk.png", "poincare_distances.csv"]
+
+
+@pytest.fixture
+def content(tiny_boards):
+    return yaml.safe_load(tiny_boards.read_text())
+
+
+def test_one_command_draws_everything(checkpoint, tmp_path, capsys, monkeypatch):
+    passes = []
+    monkeypatch.setattr(Evaluation, "run", lambda self, *a, run=Evaluation.run: passes.append(0) or run(self, *a))
+    out = tmp_path / "pictures"
+    words = ["dsmoe-yolo", "pictures", str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert cli.main() == 0
+    assert len(passes) == 1
+    assert sorted(p.name for p in out.iterdir()) == sorted(ROUTING + SIZES + DISK)
+    for name in (*ROUTING, *SIZES, *DISK):
+        if name.endswith(".png"):
+            assert min(cv2.imread(str(out / name)).shape[:2]) > 500
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [*("gate", "sizes"), *["disk"] * 2, *["written"] * 8]
+    # The same routes as from the command of their own, to the last digit.
+    assert routing.main([str(checkpoint), "device=cpu", f"out={tmp_path / 'alone'}", "shuffles=20"]) == 0
+    for name in ROUTING:
+        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_tables_hold_the_numbers(checkpoint, tmp_path):
+    out = tmp_path / "pictures"
+    pictures.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"])
+    rows = list(csv.DictReader((out / "routing_sizes.csv").open()))
+    assert len(rows) % 32 == 0
+    first = rows[::32]
+    images = list(csv.DictReader((out / "routing_images.csv").open()))
+    labels = [np.loadtxt(r["image"].replace("images", "labels").rsplit(".", 1)[0] + ".txt", ndmin=2) for r in images]
+    sizes = np.concatenate([np.sqrt(label[:, 3] * label[:, 4]) * 64 for label in labels])  # square, read at 64 px
+    assert sum(int(r["defects"]) for r in first) == len(sizes)
+    assert float(first[0]["from_px"]) == pytest.approx(sizes.min(), abs=0.006)
+    assert float(first[-1]["to_px"]) == pytest.approx(sizes.max(), abs=0.006)
+    for row in first:  # each image goes to five experts, and so does each defect
+        mine = [r for r in rows if r["size_class"] == row["size_class"]]
+        assert sum(float(r["chosen_share"]) for r in mine) == pytest.approx(5, abs=1e-3)
+        assert sum(float(r["mean_weight"]) for r in mine) == pytest.approx(1, abs=1e-3)
+    nodes = list(csv.DictReader((out / "poincare_disk.csv").open()))
+    assert [n["name"] for n in nodes] == [str(i) for i in range(6)]  # the names of a net built without a data set
+    radius = np.hypot(*([float(n[k]) for n in nodes] for k in "xy"))
+    np.testing.assert_allclose(2 * np.arctanh(radius), [float(n["centre_distance"]) for n in nodes], atol=1e-3)
+    pairs = list(csv.DictReader((out / "poincare_distances.csv").open()))
+    assert len(pairs) == 6 * 5 // 2
+    assert all(float(p["ball"]) > 0 for p in pairs)
+
+
+def test_disk_follows_taxonomy_of_net_and_yaml(checkpoint, content):
+    evaluation = Evaluation({"model": str(checkpoint), "device": "cpu"})
+    taxonomy = Taxonomy.parse(content["names"], content["taxonomy"])
+    made, notes = pictures.disk_files(evaluation, taxonomy, seed=0)  # the fixture's net was trained without
+    assert notes[0].startswith("disk: the data YAML's taxonomy is not the model's")
+    assert b"group" not in made["poincare_disk.csv"]
+    evaluation.net.set_taxonomy(taxonomy)
+    evaluation.names = list(content["names"].values())
+    made, notes = pictures.disk_files(evaluation, taxonomy, seed=0)
+    assert sorted(made) == DISK
+    assert len(notes) == 1
+    rows = {r["name"]: r for r in csv.DictReader(made["poincare_disk.csv"].decode().splitlines())}
+    assert rows["spur"]["parent"] == "excess copper"
+    assert (rows["excess copper"]["kind"], rows["excess copper"]["parent"]) == ("group", "copper pattern fault")
+    made, notes = pictures.disk_files(evaluation, None, seed=0)
+    assert b"group" not in made["poincare_disk.csv"]
+    assert "No taxonomy: classes alone." in notes[0]
+
+
+def test_without_hyperbolic_part_the_disk_is_left_out(checkpoint, tmp_path, capsys, monkeypatch):
+    class Flat(Evaluation):
+        def __init__(self, options):
+            super().__init__(options)
+            for fusion in blocks(self.net, HyperbolicFusion):
+                fusion.hyperbolic = False
+
+    monkeypatch.setattr("ultra_dsmoe.explain.evaluation.Evaluation", Flat)
+    out = tmp_path / "pictures"
+    assert pictures.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
+    assert sorted(p.name for p in out.iterdir()) == sorted(ROUTING + SIZES)
+    assert "disk: left out, the model compares nothing by hyperbolic distance\n" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line_and_writes_nothing(checkpoint, tmp_path, content, tiny_boards, capsys):
+    assert pictures.main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: dsmoe-yolo pictures best.pt")
+    out = tmp_path / "pictures"
+    with pytest.raises(ConfigError, match=r"shufles: expected .*did you mean 'shuffles'"):
+        pictures.main(["best.pt", "shufles=3"])
+    with pytest.raises(ConfigError, match="shuffles: expected a whole number from 20"):
+        pictures.main([str(checkpoint), f"out={out}", "shuffles=3"])
+    content.update(path=str(tiny_boards.parent), taxonomy={"marks": ["spurr"]})
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(
+        TextError, match="taxonomy: expected leaves that are classes of this data set, got 'spurr'"
+    ) as e:
+        pictures.main([str(checkpoint), "device=cpu", f"out={out}", f"data={tmp_path / 'bad.yaml'}"])
+    assert "\n" not in str(e.value)
+    assert not out.exists()
