@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.errors import DataError, TextError
 from ultra_dsmoe.text import HashEncoder, Taxonomy, bank, cache, class_prompts, encode_bank, package
 from ultra_dsmoe.text.package import main, package_vectors
 
@@ -60,20 +60,22 @@ def test_files_are_found_and_pruned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "match"),
+    ("text", "kind", "match"),
     [
-        ("names: {0: spur}\nprompts: {spurr: x}\n", "did you mean 'spur'"),
-        ("names: {0: spur}\ntaxonomy: {g: [h]}\n", "leaves that are classes"),
-        ("prompts: {spur: x}\n", "a data YAML with names"),
-        ("names: [", "a readable YAML file"),
-        ("- a\n", "a data YAML with names"),
+        ("names: {0: spur}\nprompts: {spurr: x}\n", TextError, "did you mean 'spur'"),
+        ("names: {0: spur}\ntaxonomy: {g: [h]}\n", TextError, "leaves that are classes"),
+        ("prompts: {spur: x}\n", DataError, r"a data YAML with names, got .*bad\.yaml, without"),
+        ("names: [", DataError, r"a readable YAML file, got .*bad\.yaml \("),
+        ("- a\n", DataError, "a data YAML with names"),
     ],
 )
-def test_nothing_is_written_where_one_yaml_is_wrong(tmp_path: Path, text: str, match: str) -> None:
+def test_nothing_is_written_where_one_yaml_is_wrong(
+    tmp_path: Path, text: str, kind: type[Exception], match: str
+) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("names: {0: spur}\n")
     bad.write_text(text)
-    with pytest.raises(TextError, match=match):
+    with pytest.raises(kind, match=match):
         package_vectors([good, bad], Length(), tmp_path / "vectors")
     assert not (tmp_path / "vectors").exists()
 

@@ -14,14 +14,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import yaml
 
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
 from ultra_dsmoe.explain import arguments
 from ultra_dsmoe.text import cache, class_names, encode_bank, read_prompts
 from ultra_dsmoe.text.bank import TextBank
-from ultra_dsmoe.text.prompts import first_line
+from ultra_dsmoe.text.prompts import read_data
 
 CLOSE_PAIRS = 3  # printed of the cosines
 COMMANDS = ("lint", "generate", "encode", "paraphrases")
@@ -196,12 +195,7 @@ def _sections(options: dict[str, Any]) -> tuple[tuple[str, ...], dict[Any, Any]]
         path = packaged.yaml_folder() / f"{stem}.yaml"
     if not path.is_file():
         raise DataError("data", f"an existing data YAML{did_you_mean(stem, packaged.COMMANDS)}", str(path))
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise DataError("data", "a readable YAML file", f"{path} ({first_line(e)})") from e
-    if not isinstance(data, dict) or "names" not in data:
-        raise DataError("data", "a data YAML with names", f"{path}, without")
+    data = read_data(path)
     section = read_prompts(options["prompts"]) if "prompts" in options else data.get("prompts") or {}
     if not isinstance(section, dict):
         raise TextError("prompts", "a mapping of class name to description(s)", section)

@@ -12,15 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ultra_dsmoe.errors import DSMoEError, TextError
 from ultra_dsmoe.text import cache
 from ultra_dsmoe.text.bank import pool_prompts
 from ultra_dsmoe.text.encoders import HashEncoder, TextEncoder, make_encoder
-from ultra_dsmoe.text.prompts import class_prompts, first_line
+from ultra_dsmoe.text.prompts import class_prompts, read_data
 from ultra_dsmoe.text.taxonomy import Taxonomy
 
 
@@ -37,11 +34,12 @@ def package_vectors(yamls: Sequence[Path], encoder: TextEncoder, folder: Path, *
         The file of each data YAML.
 
     Raises:
-        TextError: If a YAML cannot be read or its text sections are wrong, or the encoder is the hash encoder.
+        DataError: If a YAML cannot be read or has no names.
+        TextError: If its text sections are wrong, or the encoder is the hash encoder.
     """
     if isinstance(encoder, HashEncoder):
         raise TextError("--encoder", "a language model (hash vectors need no file)", encoder.id)
-    sections = [_read(path) for path in yamls]
+    sections = [read_data(path) for path in yamls]
     prompts = [class_prompts(data["names"], data.get("prompts")) for data in sections]
     for data in sections:
         Taxonomy.parse(data["names"], data.get("taxonomy"))
@@ -69,17 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path, file in zip(args.yamls, files, strict=True):
         print(f"{path} -> {file} ({encoder.id})")
     return 0
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return a data YAML that has names."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise TextError(str(path), "a readable YAML file", first_line(e)) from e
-    if not isinstance(data, dict) or "names" not in data:
-        raise TextError(str(path), "a data YAML with names", "no names")
-    return data
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ultra_dsmoe.errors import TextError, nearest
+from ultra_dsmoe.errors import DataError, TextError, nearest
 
 NAME_FIELD = "{name}"
 TEMPLATE = "a photo of a {name} defect"
@@ -87,6 +87,21 @@ def read_prompts(path: str | Path) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise TextError(f"prompts file {path}", "a mapping of class name to description(s)", type(section).__name__)
     return section
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """Read a data YAML, of which only ``names`` is needed here.
+
+    Raises:
+        DataError: If the file is missing, is not YAML or has no names.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise DataError("data", "a readable YAML file", f"{path} ({first_line(e)})") from e
+    if not isinstance(data, dict) or "names" not in data:
+        raise DataError("data", "a data YAML with names", f"{path}, without")
+    return data
 
 
 def _descriptions(labels: tuple[str, ...], prompts: Mapping[Any, Any] | None) -> dict[str, list[str]]:
