@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import nn
 from ultralytics import YOLO
 
 from ultra_dsmoe.nn.base import AuxLossMixin
+
+sys.path.insert(0, str(Path(__file__).parent))  # whichever import mode pytest uses
 
 NAMES = {0: "spur", 1: "short", 2: "mouse bite", 3: "open circuit", 4: "missing hole"}
 SIZE = 96
@@ -96,3 +99,25 @@ def pictures() -> dict[str, np.ndarray]:
         "exact": (SIZE, SIZE),
     }
     return {name: blocks(generator, *shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Return a function that makes a stand-in importable as `tensorrt`."""
+    from fake_tensorrt import FakeDriver, FakeTensorRT  # late: it needs onnx, most of this folder does not
+
+    from ultra_dsmoe.export import tensorrt_session
+
+    def put(version: str, **settings: Any) -> FakeTensorRT:
+        trt = FakeTensorRT(version, **settings)
+        monkeypatch.setitem(sys.modules, "tensorrt", trt)
+        monkeypatch.setattr(tensorrt_session.ctypes, "CDLL", FakeDriver)
+        return trt
+
+    return put
+
+
+@pytest.fixture
+def source(exported: Callable[..., Path]) -> Path:
+    """Return the ONNX file of a stock net, as TensorRT 8.6 reads it."""
+    return exported("yolov8n.yaml", opset=17)
