@@ -1,73 +1,15 @@
-"""SparseMoE: its executions against plain loops, work that grows with k, routes inside the ONNX file, re-drawing."""
+"""SparseMoE: its executions against plain loops, work that grows with k, re-drawing."""
 
-import io
 import math
-import warnings
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import (
-    LEGACY,
-    assert_exports,
-    assert_gradients_reach_all,
-    assert_round_trips,
-    export_onnx,
-    run_onnx,
-    shake,
-)
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from block_checks import assert_gradients_reach_all, assert_round_trips, shake
+from moe_checks import C, D, N, experts_by_loop, gate_of, inputs, moe_of, random_gate, work_of
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
-from ultra_dsmoe.nn import ExpertGate, RowContext, SparseMoE
-
-C, D, N, K = 8, 10, 7, 3
-
-
-def moe_of(topk=3, **kwargs):
-    return SparseMoE(C, N, topk, text_width=D, **kwargs)
-
-
-def gate_of(*chosen, n=N):
-    """G from lists of chosen experts, random weights that sum to one."""
-    g = torch.zeros(len(chosen), n)
-    for row, ids in zip(g, chosen, strict=True):
-        row[ids] = torch.softmax(torch.randn(len(ids)), 0)
-    return g
-
-
-def random_gate(b, k, n=N):
-    return gate_of(*(torch.randperm(n)[:k].tolist() for _ in range(b)), n=n)
-
-
-def inputs(g, h=5, w=6):
-    return [torch.randn(len(g), C, h, w), torch.randn(K, D), g]
-
-
-def experts_by_loop(moe, x, text, g):
-    """Equation 21: one expert after the other, one image after the other."""
-    out = torch.zeros_like(x)
-    for b in range(len(x)):
-        for n in g[b].nonzero().flatten().tolist():
-            image = x[b : b + 1]
-            if n == 0:
-                y = moe.local(image)
-            elif n == 1:
-                y = moe.wide(image)
-            else:
-                e, m = moe.cross, n - 2
-                maps = F.conv2d(image, e.w_f[m][..., None, None])
-                if text is not None:
-                    maps = maps + (e.w_t[m] @ text[m % len(text)]).view(1, -1, 1, 1)
-                maps = F.conv2d(maps, e.dw[m].view(C, 1, 3, 3), e.conv_bias[m, :, 0], padding=1, groups=C)
-                y = F.layer_norm(maps.permute(0, 2, 3, 1), (C,), e.ln_gain[m, :, 0], e.ln_bias[m, :, 0])
-                y = F.silu(y).permute(0, 3, 1, 2)
-            out[b] += g[b, n] * y[0]
-    return out
+from ultra_dsmoe.nn import RowContext, SparseMoE
 
 
 def three_ways(moe, x, text, g):
@@ -194,12 +136,6 @@ def test_without_text():
         torch.testing.assert_close(got, experts_by_loop(moe, x, None, g), atol=1e-5, rtol=1e-5)
 
 
-def work_of(moe, x):
-    with FlopCounterMode(display=False) as counter:
-        moe(x)
-    return counter.get_total_flops()
-
-
 def test_training_computes_the_chosen_pairs_only():
     n, k, b, h = 32, 5, 16, 12
     moe = SparseMoE(C, n, k, text_width=D)
@@ -210,92 +146,6 @@ def test_training_computes_the_chosen_pairs_only():
     everything = (sum(cost.values()) + (n - 2) * (C * C + 9 * C)) * 2 * h * h * b
     moe.eval().set_mode("dense")
     assert work_of(moe, [x, text, g]) >= everything > 5 * ideal
-
-
-# kept experts -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kept", [[0, 2, 3, 5], [2, 4, 5], [0, 1, 6], [0, 1, 2, 3, 4, 5, 6]])
-def test_static_is_the_others_where_all_chosen_are_kept(kept):
-    moe = shake(moe_of()).eval()
-    x, text, g = inputs(gate_of(*(np.random.permutation(kept)[:3].tolist() for _ in range(4))))
-    wanted = moe([x, text, g])
-    moe.set_mode("static", kept)
-    torch.testing.assert_close(moe([x, text, g]), wanted, atol=1e-5, rtol=1e-5)
-
-
-def test_static_computes_universal_experts_alone():
-    moe = shake(moe_of(2)).eval()
-    x, text, g = inputs(gate_of([0, 1], [1, 0]))
-    wanted = moe([x, text, g])
-    moe.set_mode("static", [0, 1])
-    torch.testing.assert_close(moe([x, text, g]), wanted, atol=1e-5, rtol=1e-5)
-
-
-def test_static_leaves_out_what_is_not_kept():
-    """A gate that chooses another expert all the same loses that expert's share, and nothing else."""
-    moe, (x, text, g) = shake(moe_of()).eval(), inputs(gate_of([0, 2, 5], [2, 4, 6]))
-    moe.set_mode("static", [2, 4, 6])
-    (bias,) = moe.text_constants(text)
-    left = g.clone()
-    left[0, [0, 5]] = 0
-    torch.testing.assert_close(moe._static(x, g, bias), experts_by_loop(moe, x, text, left), atol=1e-5, rtol=1e-5)
-
-
-def test_static_gate_chooses_the_best_of_the_kept():
-    """What the others get is defined: the gate's choice as if no other expert existed, weights scaled to sum 1."""
-    routed, text = shake(Routed(topk=2), 0.3).eval(), torch.randn(K, D)
-    x = torch.randn(64, C, 5, 6) + 3 * torch.randn(64, C, 1, 1)
-    with torch.no_grad():
-        routed.gate.set_topk(N)
-        prob = routed.gate([x, text])  # all experts: the softmax itself
-        routed.gate.set_topk(2)
-        free = routed.gate([x, text])
-        chosen = (free[0] > 0).nonzero().flatten().tolist()
-        kept = [*chosen, next(n for n in range(N) if n not in chosen)]
-        routed.gate.keep(kept)
-        bound = routed.gate([x, text])
-    among = torch.zeros_like(prob)
-    among[:, kept] = prob[:, kept]
-    best = among.topk(2).indices
-    wanted = torch.zeros_like(prob).scatter(1, best, among.gather(1, best))
-    torch.testing.assert_close(bound, wanted / wanted.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
-    covered = (free[:, kept] > 0).sum(1) == 2
-    assert 0 < covered.sum() < 64, "the seed gives no images of both kinds"
-    torch.testing.assert_close(bound[covered], free[covered], atol=1e-6, rtol=1e-5)
-
-
-def test_training_ignores_what_is_kept():
-    gate, x = ExpertGate(C, N, 3, D), [torch.randn(64, C, 3, 3) + 3 * torch.randn(64, C, 1, 1), torch.randn(K, D)]
-    gate.keep([1, 2, 3])
-    assert set((gate.eval()(x) > 0).any(0).nonzero().flatten().tolist()) == {1, 2, 3}
-    assert len((gate.train()(x) > 0).any(0).nonzero()) > 3
-
-
-def test_own_gate_keeps_the_same_experts():
-    moe = SparseMoE(C, N, 2, own_gate=True).eval()
-    moe.set_mode("static", [2, 5, 6])
-    assert moe.gate.kept == moe.kept == (2, 5, 6)
-    x = torch.randn(3, C, 5, 5)
-    wanted = moe(x)
-    moe.mode = "dense"  # the gate still chooses among the kept ones
-    torch.testing.assert_close(moe(x), wanted, atol=1e-5, rtol=1e-5)
-    moe.set_mode("gather")
-    assert moe.gate.kept is None
-
-
-def test_static_work_is_that_of_the_kept():
-    moe = SparseMoE(C, 32, 2, text_width=D).eval()
-    x, work = inputs(random_gate(2, 2, 32)), []
-    moe.fold_text(x[1])
-    for kept in ([4, 5], [4, 5, 6], [4, 5, 6, 7]):
-        moe.set_mode("static", kept)
-        work.append(work_of(moe, x))
-    assert work[0] == 2 * 2 * 30 * 2 * (C * C + 9 * C + C)  # universal experts are not computed either
-    assert work[2] - work[1] == work[1] - work[0] == work[0] / 2
-
-
-# shifted slices -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [1, 3, N])
@@ -309,30 +159,6 @@ def test_without_dynamic_convolution_nothing_changes(k, h, w):
         wanted = moe(x)
         moe.dynamic_conv = False
         torch.testing.assert_close(moe(x), wanted, atol=1e-5, rtol=1e-5)
-
-
-def convolutions_of_tensors(session_bytes):
-    graph = onnx.load_from_string(session_bytes).graph
-    constants = {i.name for i in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
-    return [n.name for n in graph.node if n.op_type == "Conv" and n.input[1] not in constants]
-
-
-def onnx_bytes(module, inputs, **kwargs):
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, tuple(inputs), buffer, opset_version=17, **LEGACY, **kwargs)
-    return buffer.getvalue()
-
-
-def test_only_gather_with_dynamic_convolution_has_one_in_the_file():
-    moe, x = shake(moe_of(dynamic_conv=True)).eval(), [inputs(random_gate(1, 3))]
-    assert len(convolutions_of_tensors(onnx_bytes(moe, x))) == 1
-    moe.dynamic_conv = False
-    assert convolutions_of_tensors(onnx_bytes(moe, x)) == []
-    moe.set_mode("static", [0, 3, 5])
-    moe.dynamic_conv = True
-    assert convolutions_of_tensors(onnx_bytes(moe, x)) == []
 
 
 def test_gather_work_grows_with_k():
@@ -423,97 +249,6 @@ def test_round_trips():
     assert_round_trips(shake(moe_of()), moe_of(), [x])
     alone = [SparseMoE(C, N, 3, own_gate=True) for _ in range(2)]
     assert_round_trips(shake(alone[0]), alone[1], [x[0]])
-
-
-MODES = {"gather": None, "static": [0, 2, 4, 5], "dense": None}
-
-
-@pytest.mark.parametrize("b", [1, 2, 4])
-@pytest.mark.parametrize("mode", MODES)
-def test_export_at_fixed_batches(b, mode):
-    moe = shake(moe_of())
-    moe.set_mode(mode, MODES[mode])
-    assert_exports(moe, *([inputs(random_gate(b, 3))] for _ in range(3)))
-    if mode != "dense":
-        alone = shake(SparseMoE(C, N, 3, own_gate=True))
-        alone.set_mode(mode, MODES[mode])
-        assert_exports(alone, *([torch.randn(b, C, 5, 6) + torch.randn(b, C, 1, 1)] for _ in range(3)))
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_export_with_a_dynamic_batch(mode):
-    alone = shake(SparseMoE(C, N, 3, own_gate=True, dynamic_conv=False)).eval()
-    alone.set_mode(mode, MODES[mode])
-    axes = {name: {0: "b", 2: "h", 3: "w"} for name in ("x", "y")}
-    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
-    session = onnxruntime.InferenceSession(onnx_bytes(alone, [torch.randn(2, C, 5, 6)], **names))
-    for shape in ((1, 5, 6), (2, 5, 6), (3, 4, 7)):
-        x = torch.randn(shape[0], C, *shape[1:]) + 3 * torch.randn(shape[0], C, 1, 1)
-        with torch.no_grad():
-            np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], alone(x).numpy(), atol=1e-4)
-
-
-def test_a_static_file_holds_the_kept_experts_only():
-    moe, x = shake(SparseMoE(C, 32, 2, text_width=D)).eval(), [inputs(random_gate(1, 2, 32))]
-    moe.fold_text(x[0][1])
-    sizes = {}
-    for mode, kept in (("gather", None), ("static", [3, 8])):
-        moe.set_mode(mode, kept)
-        graph = onnx.load_from_string(onnx_bytes(moe, x)).graph
-        sizes[mode] = sum(math.prod(i.dims) for i in graph.initializer)
-    expert = C * C + 9 * C + 4 * C  # numbers of a cross-modal expert
-    assert sizes["gather"] > 30 * expert
-    assert 2 * expert <= sizes["static"] < 3 * expert
-
-
-class Routed(nn.Module):
-    """Stages 7 and 8 as a model wires them."""
-
-    def __init__(self, topk=2):
-        super().__init__()
-        self.gate, self.moe = ExpertGate(C, N, topk, D), SparseMoE(C, N, topk, text_width=D)
-
-    def forward(self, x, text):
-        g = self.gate([x, text])
-        return self.moe([x, text, g]), g
-
-
-def different_routes(routed, text):
-    """Find two images whose chosen experts have nothing in common."""
-    found = {}
-    for _ in range(200):
-        x = torch.randn(1, C, 5, 6) + 3 * torch.randn(1, C, 1, 1)
-        ids = frozenset(routed.gate([x, text]).nonzero()[:, 1].tolist())
-        for other, image in found.items():
-            if not ids & other:
-                return image, x
-        found[ids] = x
-    pytest.fail("the gate sends everything to the same experts")
-
-
-@pytest.mark.parametrize("mode", ["gather", "static"])
-def test_routes_survive_in_the_onnx_file(mode):
-    """Two images choose different experts inside the file, whatever the image was that it was traced with."""
-    routed, text = Routed().eval(), torch.randn(K, D)
-    if mode == "static":
-        routed.moe.set_mode(mode, [0, 2, 3, 4, 6])
-        routed.gate.keep([0, 2, 3, 4, 6])
-    with torch.no_grad():
-        first, second = different_routes(routed, text)
-        session = export_onnx(routed, [first, text])
-        seen = []
-        for x in (first, second, first):
-            mixture, g = run_onnx(session, [x, text])
-            wanted_mixture, wanted_gate = routed(x, text)
-            np.testing.assert_allclose(g, wanted_gate.numpy(), atol=1e-5)
-            np.testing.assert_allclose(mixture, wanted_mixture.numpy(), atol=1e-4)
-            seen.append(set(g[0].nonzero()[0].tolist()))
-        assert seen[0] == seen[2]
-        assert not seen[0] & seen[1]
-        together = export_onnx(routed, [torch.cat([second, second]), text])  # traced on one route for both slots
-        mixture, g = run_onnx(together, [torch.cat([first, second]), text])
-        np.testing.assert_allclose(mixture, routed(torch.cat([first, second]), text)[0].numpy(), atol=1e-4)
-        assert [set(row.nonzero()[0].tolist()) for row in g] == seen[:2]
 
 
 def test_redraw_changes_dead_rows_only():
