@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from ultralytics.data.utils import check_det_dataset
@@ -19,6 +16,7 @@ from ultra_dsmoe.explain.record import blocks
 from ultra_dsmoe.explain.routing import RoutingMap, kind
 from ultra_dsmoe.explain.routing_map import KEYS, SHUFFLES, block_suffixes, collect, routing_files
 from ultra_dsmoe.explain.routing_sizes import SizeMap, size_map
+from ultra_dsmoe.explain.tables import comma_separated
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.text import Taxonomy
 
@@ -118,7 +116,7 @@ def size_table(sizes: SizeMap) -> str:
         for row in range(len(defects))
         for n in range(len(usage))
     )
-    return _table([*head, "chosen_share", "mean_weight", "usage"], rows)
+    return comma_separated([[*head, "chosen_share", "mean_weight", "usage"], *rows])
 
 
 def node_table(disk: Disk) -> str:
@@ -128,7 +126,7 @@ def node_table(disk: Disk) -> str:
         + [f"{x:.5f}" for x in (2 * disk.norms[i], point.real, point.imag)]
         for i, (name, up, point) in enumerate(zip(disk.names, disk.parents, disk.points, strict=True))
     )
-    return _table(["name", "kind", "parent", "centre_distance", "x", "y"], rows)
+    return comma_separated([["name", "kind", "parent", "centre_distance", "x", "y"], *rows])
 
 
 def distance_table(disk: Disk) -> str:
@@ -138,11 +136,4 @@ def distance_table(disk: Disk) -> str:
         [disk.names[i], disk.names[j], f"{ball:.5f}", f"{flat:.5f}"]
         for i, j, ball, flat in zip(a, b, *disk.pairs, strict=True)
     )
-    return _table(["a", "b", "ball", "disk"], rows)
-
-
-def _table(head: list[str], rows: Iterable[list[Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([head, *rows])
-    return out.getvalue()
+    return comma_separated([["a", "b", "ball", "disk"], *rows])

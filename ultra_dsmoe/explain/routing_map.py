@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -16,6 +14,7 @@ from ultra_dsmoe.explain.evaluation import Evaluation, ImageStats, begin, write_
 from ultra_dsmoe.explain.record import Record, blocks, recording
 from ultra_dsmoe.explain.routing import RoutingMap, kind, routing_map
 from ultra_dsmoe.explain.routing_plot import draw, sentence
+from ultra_dsmoe.explain.tables import comma_separated
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 Block = TypeVar("Block", bound=nn.Module)
@@ -80,28 +79,26 @@ def _map(record: Record, gate: ExpertGate, stats: ImageStats, names: list[str], 
 
 def table(routes: RoutingMap) -> str:
     """Return the map as comma-separated values, one line per class and expert; shares within [0, 1]."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["class", "images", "expert", "kind", "text_class", "chosen_share", "mean_weight", "usage"])
+    rows: list[list[object]] = [
+        ["class", "images", "expert", "kind", "text_class", "chosen_share", "mean_weight", "usage"]
+    ]
     counts, share, mean, usage = routes.present.sum(0), routes.share, routes.mean_weight, routes.usage
     for row, name in enumerate(routes.rows):
         for n, own in enumerate(routes.own_class):
             numbers = (f"{x:.5f}" for x in (share[row, n], mean[row, n], usage[n]))
             text_class = routes.rows[own] if own >= 0 else ""
-            writer.writerow([name, counts[row], n, kind(n), text_class, *numbers])
-    return out.getvalue()
+            rows.append([name, counts[row], n, kind(n), text_class, *numbers])
+    return comma_separated(rows)
 
 
 def per_image(routes: RoutingMap, files: list[str]) -> str:
     """Return classes and experts of each image as comma-separated values, the heaviest expert first."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["image", "classes", "experts", "weights"])
+    rows = [["image", "classes", "experts", "weights"]]
     for file, shown, weights in zip(files, routes.present, routes.weights, strict=True):
         experts = np.argsort(-weights, kind="stable")[: int((weights > 0).sum())]
         classes = "; ".join(np.array(routes.rows)[shown])
-        writer.writerow([file, classes, " ".join(map(str, experts)), " ".join(f"{weights[n]:.4f}" for n in experts)])
-    return out.getvalue()
+        rows.append([file, classes, " ".join(map(str, experts)), " ".join(f"{weights[n]:.4f}" for n in experts)])
+    return comma_separated(rows)
 
 
 def routing_files(
