@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
 
 from ultra_dsmoe.nn.base import AuxLossMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -124,3 +126,29 @@ def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list
         return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def names(tiny_boards: Path) -> dict[int, str]:
+    """Return the classes of the tiny boards."""
+    return dict(yaml.safe_load(tiny_boards.read_text())["names"])
+
+
+@pytest.fixture(scope="session")
+def save_net() -> Callable[..., Path]:
+    """Return a function that writes a checkpoint as the host does."""
+
+    def save(net: Any, names: dict[int, str], path: Path, task: str = "detect") -> Path:
+        net.names, net.task = names, task
+        torch.save({"model": net.half(), "train_args": {"task": task, "imgsz": SIZE}}, path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory, save_net: Callable[..., Path], names: dict[int, str]) -> Path:
+    """Return a teacher of four levels; what it knows does not matter here."""
+    torch.manual_seed(0)
+    net = DetectionModel("yolov8n-p2.yaml", nc=6, verbose=False)
+    return save_net(net, names, tmp_path_factory.mktemp("teacher") / "teacher.pt")
