@@ -351,7 +351,7 @@ def test_torchscript_export():
 
 
 ATTENTION_OPS = {"Conv", "Relu", "Sigmoid", "Add", "Mul"}
-DISTRIBUTION_OPS = {"MatMul"}
+DISTRIBUTION_OPS = {"ReduceMax", "Sub", "Exp", "MatMul", "Div"}
 HOST_OPS = {
     "Reshape",
     "Concat",

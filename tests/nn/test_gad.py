@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from torch import nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn import GAD, RowContext
@@ -64,6 +65,16 @@ def test_value_blends_the_two_paths():
     dense = F.conv2d(x, block.detail.weight, stride=2, padding=1)
     y = F.batch_norm(rho * cheap + (1 - rho) * dense, bn.running_mean, bn.running_var, bn.weight, bn.bias)
     torch.testing.assert_close(block(x), y * torch.sigmoid(y), atol=1e-5, rtol=1e-5)
+
+
+def test_fold_puts_the_normalisation_into_both_paths():
+    block, x = shake(GAD(3, 4)).eval(), torch.randn(2, 3, 8, 8)
+    wanted = block(x)
+    block.fold()
+    assert isinstance(block.bn, nn.Identity)
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
+    block.fold()
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_limits_constant_image_takes_the_cheap_path():

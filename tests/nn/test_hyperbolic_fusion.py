@@ -10,7 +10,7 @@ from block_checks import assert_exports, assert_gradients_reach_all, assert_roun
 
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.nn import HyperbolicFusion, RowContext, TextSemantics
-from ultra_dsmoe.nn.neck.hyperbolic_fusion import foreign_nodes, hierarchy_loss
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import attend, foreign_nodes, hierarchy_loss
 from ultra_dsmoe.ops import poincare
 
 C, D, K = 8, 12, 3
@@ -105,7 +105,7 @@ def test_norms_are_clipped():
 
 def test_limits_of_lam():
     block, (x, text) = shake(block_of()).eval(), inputs()
-    u = block.image_tangent(x).transpose(1, 2).reshape(x.shape)
+    u = block.image_tangent(x).reshape(x.shape)
     block.lam_logit.data.fill_(40.0)
     torch.testing.assert_close(block([x, text]), u)
     single = shake(block_of(1)).eval()
@@ -114,12 +114,25 @@ def test_limits_of_lam():
     torch.testing.assert_close(single([x, text[:1]]), anchor.expand_as(x))
 
 
+def test_tangent_vectors_are_a_normalised_map_through_a_linear_layer():
+    block, (x, _) = shake(block_of()), inputs()
+    tokens = block.image(block.norm(1e-3 * x.flatten(2).transpose(1, 2) + 5))  # a mean far from zero
+    wanted = poincare.clip_norm(block.log_scale.exp() * tokens).transpose(1, 2)
+    torch.testing.assert_close(block.image_tangent(1e-3 * x + 5), wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_attend_is_a_softmax():
+    logits, anchors = 50 * torch.randn(2, K, 7), torch.randn(K, C)
+    wanted = (logits.softmax(1).transpose(1, 2) @ anchors).transpose(1, 2)
+    torch.testing.assert_close(attend(logits - 1e4, anchors), wanted, atol=1e-3, rtol=1e-3)
+
+
 def test_position_on_an_anchor_names_its_class():
     block, (_, text) = block_of(), inputs()
     (anchors,) = block.text_constants(text)
     for hyperbolic in (True, False):
         block.hyperbolic = hyperbolic
-        assert block.logits(anchors.unsqueeze(0), anchors)[0].argmax(1).tolist() == [0, 1, 2]
+        assert block.logits(anchors.T.unsqueeze(0), anchors)[0].argmax(0).tolist() == [0, 1, 2]
 
 
 def test_without_ball_it_is_a_cosine():
@@ -128,8 +141,8 @@ def test_without_ball_it_is_a_cosine():
     logits = block.pop_aux()["align_logits"]
     u = block.image_tangent(x)
     (anchors,) = block.text_constants(text)
-    cosine = torch.cosine_similarity(u.unsqueeze(2), anchors.view(1, 1, K, C), dim=-1)
-    torch.testing.assert_close(logits.flatten(2).transpose(1, 2), cosine / 0.2, atol=1e-4, rtol=1e-4)
+    cosine = torch.cosine_similarity(u.unsqueeze(1), anchors.view(1, K, C, 1), dim=2)
+    torch.testing.assert_close(logits.flatten(2), cosine / 0.2, atol=1e-4, rtol=1e-4)
     block.hyperbolic = True
     block([x, text])
     assert (block.pop_aux()["align_logits"] - logits).abs().max() > 0.1
@@ -286,7 +299,7 @@ def test_fold():
     block, (x, text) = shake(block_of()).eval(), inputs()
     wanted = block([x, text])
     block.fold_text(text)
-    assert torch.equal(block([x, torch.zeros_like(text)]), wanted)
+    torch.testing.assert_close(block([x, torch.zeros_like(text)]), wanted)
 
 
 def test_round_trips():

@@ -54,7 +54,7 @@ def test_value(beside):
     """The distances on the ball itself, by geoopt in float64."""
     out, x = shake(layer(beside=beside)), torch.randn(2, C, 3, 4)
     ball = geoopt.PoincareBall(c=torch.ones((), dtype=torch.float64))
-    u = out.align.image_tangent(x)[1, 2 * 4 + 3].double()
+    u = out.align.image_tangent(x)[1, :, 2 * 4 + 3].double()
     anchors = out.align.text_constants(out.text)[0].double()
     t = torch.stack([-ball.dist(ball.expmap0(u), ball.expmap0(a)) for a in anchors]) / out.align.log_tau.double().exp()
     weight, f = out.weight[:, :, 0, 0].double(), x[1, :, 2, 3].double()

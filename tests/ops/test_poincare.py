@@ -72,6 +72,12 @@ def test_distance_takes_either_side_first():
     torch.testing.assert_close(poincare.distance(u, a), poincare.distance(a, u).transpose(-1, -2))
 
 
+def test_distance_takes_maps():
+    u, a = tangent(5, 8, 1.2), tangent(7, 8, 1.9, seed=1)
+    torch.testing.assert_close(poincare.distance(u.T, a, dim=-2), poincare.distance(u, a).T)
+    torch.testing.assert_close(poincare.clip_norm(u.T, 0.3, dim=0), poincare.clip_norm(u, 0.3).T)
+
+
 def test_distance_by_hand():
     """On one ray distances are twice the difference of the tangent norms; across the origin, twice the sum."""
     u, a = torch.tensor([[0.5, 0.0]]), torch.tensor([[1.25, 0.0], [-1.0, 0.0]])

@@ -45,9 +45,10 @@ TARGETS = {
     "cpu": (QuantType.QUInt8, False, "-int8-cpu.onnx"),
     "openvino": (QuantType.QUInt8, False, f"-int8{SUFFIX}"),
 }
-# What needs more than eight bits: where to sample, which experts or detections to choose, weights of attention and of
-# the box distribution, norms, and the logarithm that hyperbolic distances end in.
-FLOAT_OPERATORS = {"GridSample", "TopK", "Softmax", "LayerNormalization", "InstanceNormalization", "ReduceL2", "Log"}
+# What needs more than eight bits: where to sample, which experts or detections to choose, weights of attention and, by
+# their exponentials, of the box distribution, norms, and the logarithm that hyperbolic distances end in.
+FLOAT_OPERATORS = {"GridSample", "TopK", "Softmax", "Exp", "LayerNormalization", "InstanceNormalization", "ReduceL2",
+                   "Log"}  # fmt: skip
 # Sums of products: what they compute from a tensor is another tensor's precision.
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 

@@ -7,8 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ShapeError
+from ultra_dsmoe.nn.folding import LinearFoldMixin, plain
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 from ultra_dsmoe.ops.image_gradient import gradient_magnitude
 
@@ -17,7 +19,7 @@ _EPS = 1e-6  # against a division by zero on constant images
 
 
 @register
-class GAD(nn.Module):
+class GAD(LinearFoldMixin, nn.Module):
     """Halve a map, blending an averaging path and a convolving path by local gradient.
 
     ``Y = SiLU(BN(rho Conv1x1(AvgPool2 X) + (1 - rho) Conv3x3s2(X)))``, ``rho = exp(-alpha E / mean E)`` with E the
@@ -26,6 +28,8 @@ class GAD(nn.Module):
     Source: [DSMoE] Eq. 5. Deviation: the paper lets the stride depend on the data, which neither batches nor exports;
     the stride is always 2 and the gradient steers a blend instead.
     """
+
+    bn: nn.Module
 
     def __init__(self, c1: int, c2: int) -> None:
         """Build the block for ``c1`` input and ``c2`` output channels."""
@@ -59,5 +63,12 @@ class GAD(nn.Module):
         h, w = x.shape[-2:]
         if h % 2 or w % 2:
             raise ShapeError("GAD input", "an even height and width", f"{int(h)}x{int(w)}")
-        rho = self.smoothness(x)
-        return F.silu(self.bn(rho * self.smooth(F.avg_pool2d(x, 2)) + (1 - rho) * self.detail(x)))
+        smooth, detail = self.smooth(F.avg_pool2d(x, 2)), self.detail(x)
+        return F.silu(self.bn(detail + self.smoothness(x) * (smooth - detail)))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Fold the batch normalisation into both paths, which is exact since their weights sum to one."""
+        if plain(self.smooth, self.detail) and isinstance(self.bn, nn.BatchNorm2d):
+            self.smooth, self.detail = (fuse_conv_and_bn(conv, self.bn) for conv in (self.smooth, self.detail))
+            self.bn = nn.Identity()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ultra_dsmoe.nn.base import autocast_off
@@ -52,21 +51,21 @@ class TextLogits(nn.Conv2d):
         if self.beside:
             return super().forward(x) + self.text_term(x)
         assert self.bias is not None
-        defect = F.conv2d(x, self.weight.mean(0, keepdim=True))
+        b, _, h, w = x.shape
+        defect = self.weight.mean(0).flatten(1).T.to(x.dtype) @ x.flatten(2)  # (B, 1, L)
         t, mean = self._evidence(x)  # what has one value per position is added up first
-        return (defect - mean + t).to(self.bias.dtype) + self.bias[:, None, None]
+        return (defect - mean + t).reshape(b, -1, h, w).to(self.bias.dtype) + self.bias[:, None, None]
 
     def text_term(self, x: Tensor) -> Tensor:
         """Return what text adds to the logits, (B, K, H, W); its sum over the classes is zero."""
         t, mean = self._evidence(x)
-        return (t - mean).to(x.dtype)
+        return (t - mean).reshape(x.shape[0], -1, *x.shape[2:]).to(x.dtype)
 
     def _evidence(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gain t_k, (B, K, H, W), and its mean over the classes, (B, 1, H, W), in fp32."""
-        b, _, h, w = x.shape
+        """Return gain t_k, (B, K, L), and its mean over the classes, (B, 1, L), in fp32."""
         (anchors,) = self.align.constants(self.text)
         with autocast_off(x):
-            t = self.align.logits(anchors.float(), self.align.image_tangent(x), self.gain.float())  # (B, K, L)
+            t = self.align.logits(self.align.image_tangent(x), anchors.float(), self.gain.float())  # (B, K, L)
             # As a product: along this axis ReduceMean is slow in ONNX Runtime.
             mean = t.new_full((1, self.out_channels), 1 / self.out_channels) @ t
-        return t.reshape(b, -1, h, w), mean.reshape(b, 1, h, w)
+        return t, mean

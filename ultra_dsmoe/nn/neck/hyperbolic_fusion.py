@@ -91,13 +91,13 @@ class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
             u = self.image_tangent(feat)
             logits = self.logits(u, anchors)
             lam = torch.sigmoid(self.lam_logit.float())
-            g = lam * u + (1 - lam) * (torch.softmax(logits, -1) @ anchors)  # [DSMoE] Eq. 11
-            g = poincare.clip_norm(g)
+            g = lam * u + (1 - lam) * attend(logits, anchors)  # [DSMoE] Eq. 11
+            g = poincare.clip_norm(g, dim=-2)
         if self.training:
-            self.aux = {"align_logits": logits.transpose(1, 2).reshape(b, self.nc, h, w)}
+            self.aux = {"align_logits": logits.reshape(b, self.nc, h, w)}
             if len(self.edges):
                 self.aux["hier"] = hierarchy_loss(*self.nodes(anchors), self.edges, self.foreign)
-        return g.transpose(1, 2).reshape(b, c, h, w).to(feat.dtype)
+        return g.reshape(b, c, h, w).to(feat.dtype)
 
     def nodes(self, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Return tangent vectors and radii of all taxonomy nodes, (K + P, C) and (K + P,): classes, then internals."""
@@ -105,6 +105,15 @@ class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
         radius = self.parent_radius.float().clamp(*RADIUS_RANGE)
         nodes = torch.cat([anchors, radius.unsqueeze(-1) * mean])
         return nodes, poincare.norm(nodes).flatten()
+
+
+def attend(logits: Tensor, anchors: Tensor) -> Tensor:
+    """Return the mean of the anchors (K, D), weighted by the softmax of each position's logits: (B, K, L) -> (B, D, L).
+
+    Written out, since ONNX Runtime takes long for a softmax over an axis with strides.
+    """
+    weight = (logits - logits.amax(1, keepdim=True)).exp()
+    return (anchors.T @ weight) / poincare.total(weight, -2)
 
 
 def hierarchy_loss(nodes: Tensor, radii: Tensor, edges: Tensor, foreign: Tensor | None = None) -> Tensor:

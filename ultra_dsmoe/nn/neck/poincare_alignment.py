@@ -61,24 +61,29 @@ class PoincareAlignment(TextFoldMixin):
             return (self.radius.float().clamp(*RADIUS_RANGE).unsqueeze(-1) * direction,)  # [DSMoE] Eq. 10
 
     def image_tangent(self, x: Tensor) -> Tensor:
-        """Return the clipped tangent vectors of the positions, (B, C, H, W) -> (B, L, D), in fp32."""
-        tokens = x.float().flatten(2).transpose(1, 2)  # (B, L, C)
-        tokens = F.layer_norm(tokens, self.norm.normalized_shape, self.norm.weight.float(), self.norm.bias.float())
-        u = F.linear(tokens, self.image.weight.float(), self.image.bias.float())
-        return poincare.clip_norm(self.log_scale.float().exp() * u)
+        """Return the clipped tangent vectors of the positions, (B, C, H, W) -> (B, D, L), in fp32.
+
+        The layer normalisation and the linear layer behind it are written out for maps, components first: exported,
+        that saves two transpositions and what ONNX Runtime takes for a number per row.
+        """
+        maps = x.float().flatten(2)  # (B, C, L)
+        mean = maps.new_full((1, maps.shape[1]), 1 / maps.shape[1])  # as a product: ReduceMean is slow over this axis
+        maps = maps - mean @ maps
+        deviation = (mean @ (maps * maps) + self.norm.eps).sqrt()  # (B, 1, L)
+        scale, weight = self.log_scale.float().exp(), self.image.weight.float()
+        bias = F.linear(self.norm.bias.float(), weight, self.image.bias.float())
+        u = (scale * weight * self.norm.weight.float()) @ maps / deviation + (scale * bias).unsqueeze(-1)
+        return poincare.clip_norm(u, dim=-2)
 
     def logits(self, u: Tensor, a: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        """Return the class logits -gain d(exp0 u, exp0 a)/tau_h of tangent vectors.
+        """Return the class logits -gain d(exp0 u, exp0 a)/tau_h, (B, K, L).
 
         Args:
-            u: Of the positions, (B, L, D), or the anchors, (K, D).
-            a: The others.
+            u: Tangent vectors of the positions, (B, D, L).
+            a: The anchors, (K, D).
             gain: A further factor.
-
-        Returns:
-            (B, L, K) with the positions first, (B, K, L) with the anchors first.
         """
         factor = gain / self.log_tau.float().exp().clamp(*_TAU_RANGE)  # one product per pair, whatever is in it
         if self.hyperbolic:
-            return poincare.distance(u, a) * -factor  # [DSMoE] Eq. 12
-        return (u / poincare.norm(u)) @ (a / poincare.norm(a)).transpose(-1, -2) * factor
+            return poincare.distance(u, a, dim=-2) * -factor  # [DSMoE] Eq. 12
+        return (a / poincare.norm(a)) @ (u / poincare.norm(u, dim=-2)) * factor

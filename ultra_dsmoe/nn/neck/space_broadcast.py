@@ -70,7 +70,7 @@ class SpaceBroadcast(LinearFoldMixin, TextFoldMixin):
 
     def dilation(self, g: Tensor) -> Tensor:
         """Return r in [1, 1 + softplus(kap)], (B, C, H, W) -> (B, 1, H, W): deep in the ball, fine; near 0, wide."""
-        depth = torch.tanh(poincare.norm(g.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2))  # |FH|
+        depth = torch.tanh(poincare.norm(g.float(), dim=1))  # |FH|
         return 1 + F.softplus(self.kappa.float()) * (1 - depth)
 
     def forward(self, x: list[Tensor]) -> Tensor:
