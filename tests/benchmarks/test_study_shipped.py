@@ -134,8 +134,15 @@ def test_experts(plans: ModuleType, tmp_path: Path) -> None:
     found = {}
     for name, net in nets(plans.read_plan(FOLDER / "experts.yaml"), tmp_path):
         (mixture,) = [m for m in net.modules() if type(m).__name__ == "SparseMoE"]
-        found[name] = (mixture.experts, mixture.k)
-    assert found == {"n4": (4, 2), "n8": (8, 3), "n16": (16, 4), "n32": (32, 5)}
+        net.train()(torch.rand(4, 3, IMAGE, IMAGE))
+        used = set(net.model[17].usage.nonzero().flatten().tolist())
+        found[name] = (mixture.experts, mixture.k, 0 in used, 1 in used, bool(used - {0, 1}))
+    sizes = {name: numbers[:2] for name, numbers in found.items()}
+    assert sizes == {"n4": (4, 2), "n8": (8, 3), "n16": (16, 4), "n32": (32, 5), "no-local": (32, 5),
+                     "no-global": (32, 5), "no-cross": (32, 2)}  # fmt: skip
+    assert found["no-cross"][2:] == (True, True, False)
+    assert not found["no-local"][2]
+    assert not found["no-global"][3]
 
 
 def test_text_controls(plans: ModuleType) -> None:

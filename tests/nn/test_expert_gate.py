@@ -271,3 +271,43 @@ def test_parse_rule():
     assert ExpertGate.parse(RowContext("ExpertGate", 64, [8, 2])).args == [64, 8, 2]
     with pytest.raises(ConfigError, match="'from' with 1 to 2 inputs"):
         ExpertGate.parse(RowContext("ExpertGate", [64, 256, 8], []))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "numbers"),
+    [
+        (["local", "global"], {0, 1}),
+        (["global", "cross-modal"], {1, 2, 3, 4, 5}),
+        (["local", "cross-modal"], {0, 2, 3, 4, 5}),
+    ],
+)
+def test_kinds_off_are_never_chosen(kinds, numbers):
+    """In training and evaluation, over many images; balance and entropy are of the experts that there are."""
+    torch.manual_seed(0)
+    gate, x = ExpertGate(C, N, 2, D, kinds), inputs(200)
+    for train in (True, False):
+        g = gate.train(train)(x)
+        assert set(g.nonzero()[:, 1].tolist()) <= numbers
+        assert ((g > 0).sum(1) == 2).all()
+        torch.testing.assert_close(g.sum(1), torch.ones(200), atol=1e-5, rtol=0)
+    assert set(gate.usage.nonzero().flatten().tolist()) <= numbers
+    if kinds == ["local", "global"]:  # two of two: nothing to balance
+        assert float(gate.train()(x).detach().sum()) == pytest.approx(200)
+        assert gate.aux["bal"].item() == pytest.approx(1)
+
+
+def test_all_kinds_are_no_restriction():
+    assert ExpertGate(C, N, 2, D, ["cross-modal", "global", "local"]).offered is None
+
+
+def test_wrong_kinds():
+    for kinds in (["locals"], "local", ["local", "local"], ["local"], [], None, [1]):
+        with pytest.raises(
+            ConfigError, match="kinds of experts: expected names out of local, global, cross-modal of at"
+        ):
+            ExpertGate(C, N, 2, D, kinds)
+    gate = ExpertGate(C, N, 2, D, ["local", "global"])
+    with pytest.raises(ConfigError, match="topk: expected at most 2, the experts of the kinds that are on, got 3"):
+        gate.set_topk(3)
+    with pytest.raises(ConfigError, match="kept experts: expected none of a kind that is off"):
+        gate.keep([1, 2])

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL
+from ultra_dsmoe.nn.neck.expert_gate import KINDS, UNIVERSAL
 
 CLEAN = "(no defect)"
-KINDS = ("local", "global", "cross-modal")
 
 
 def kind(expert: int) -> str:

@@ -14,8 +14,8 @@ from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
-from ultra_dsmoe.explain.routing import KINDS, RoutingMap
-from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL
+from ultra_dsmoe.explain.routing import RoutingMap
+from ultra_dsmoe.nn.neck.expert_gate import KINDS, UNIVERSAL
 
 DPI = 150
 COLOURS = ("#d55e00", "#0072b2", "#7f7f7f")  # local, global, cross-modal: told apart by colour-blind eyes too

@@ -67,7 +67,8 @@ def _prompts(value: Any) -> str:
 def _text(value: Any) -> str:
     """Check ``dsmoe_text``; the encoders check the rest of the name."""
     if not isinstance(value, (str, Path)) or not str(value).strip():
-        raise ConfigError("dsmoe_text", "auto, hash, sentence:<id or folder> or causal-lm:<id or folder>", value)
+        expected = "auto, hash, sentence:<id or folder>, causal-lm:<id or folder>, random or zero"
+        raise ConfigError("dsmoe_text", expected, value)
     return str(value)
 
 

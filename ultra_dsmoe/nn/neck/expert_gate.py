@@ -15,6 +15,7 @@ from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 HIDDEN = 128  # width of the two hidden layers, [DSMoE]; also the latent width (our choice)
 HEADS = 4  # cosine heads (our choice)
+KINDS = ("local", "global", "cross-modal")  # of experts 0, 1 and all others
 UNIVERSAL = 2  # experts 0 (local) and 1 (global) see the mean of all classes, the others one class each
 TOKEN_STD = 0.5  # of the expert tokens: smaller ones left the gate uniform
 GATE_FLOOR = 1e-6  # weights below become denormals and slow every MatMul down (measured)
@@ -59,6 +60,19 @@ def mlp(c1: int) -> nn.Sequential:
     )
 
 
+def check_kinds(kinds: object, k: int, experts: int) -> tuple[int, ...]:
+    """Return the numbers of the experts of some kinds.
+
+    Raises:
+        ConfigError: If they are not different names out of `KINDS` whose experts are at least k.
+    """
+    good = isinstance(kinds, (list, tuple)) and len(set(map(str, kinds))) == len(kinds) and set(kinds) <= set(KINDS)
+    numbers = tuple(n for n in range(experts) if good and KINDS[min(n, UNIVERSAL)] in kinds)  # type: ignore[operator]
+    if len(numbers) < k:
+        raise ConfigError("kinds of experts", f"names out of {', '.join(KINDS)} of at least {k} experts", kinds)
+    return numbers
+
+
 @register
 class ExpertGate(AuxLossMixin, TextFoldMixin):
     """Score N experts by the cosine between the image and text-conditioned expert keys; keep the best k.
@@ -74,8 +88,17 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
     images: Tensor
     _kept_ids: Tensor
     kept: tuple[int, ...] | None = None  # experts among which evaluation chooses; None for all
+    offered: tuple[int, ...] | None = None  # experts that there are to choose from at all; None for all
+    _offered_ids: Tensor
 
-    def __init__(self, c: int, experts: int = 32, topk: int | str = "auto", text_width: int | None = None) -> None:
+    def __init__(
+        self,
+        c: int,
+        experts: int = 32,
+        topk: int | str = "auto",
+        text_width: int | None = None,
+        kinds: Sequence[str] = KINDS,
+    ) -> None:
         """Build the gate.
 
         Args:
@@ -83,9 +106,10 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
             experts: Number of experts N.
             topk: Experts k per image, or ``auto``.
             text_width: Width of T; None for a gate without text.
+            kinds: Kinds of experts that are ever chosen, out of `KINDS`: the ablation of the others.
 
         Raises:
-            ConfigError: If N < 1 or k is not within 1..N.
+            ConfigError: If N < 1, k is not within 1..N, or a kind is unknown or leaves too few.
         """
         super().__init__()
         if not isinstance(experts, int) or experts < 1:
@@ -102,14 +126,17 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
         self.register_buffer("running_mean", torch.zeros(HIDDEN))
         self.register_buffer("running_var", torch.ones(HIDDEN))
         self.reset_record()
+        if (numbers := check_kinds(kinds, self.k, experts)) != tuple(range(experts)):
+            self.offered = numbers
+            self.register_buffer("_offered_ids", torch.tensor(numbers), persistent=False)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
-        """Parse ``[[map, text], 1, ExpertGate, [experts, topk]]``; one input gives a gate without text."""
+        """Parse ``[[map, text], 1, ExpertGate, [experts, topk, kinds]]``; one input gives a gate without text."""
         c1, *text = ctx.inputs(1, 2)
         experts = ctx.arg(0, ctx.options.get("experts", 32))
         topk = ctx.arg(1, ctx.options.get("topk", "auto"))
-        return RowPlan([c1, experts, topk, *text], experts)
+        return RowPlan([c1, experts, topk, *text], experts, {"kinds": ctx.arg(2, KINDS)})
 
     @property
     def tau(self) -> Tensor:
@@ -118,14 +145,19 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
 
     def set_topk(self, topk: int | str) -> None:
         """Change the number of experts chosen per image."""
-        self.k = resolve_topk(topk, self.experts)
+        k = resolve_topk(topk, self.experts)
+        if self.offered is not None and k > len(self.offered):
+            raise ConfigError("topk", f"at most {len(self.offered)}, the experts of the kinds that are on", topk)
+        self.k = k
 
     def keep(self, kept: Sequence[int] | None) -> None:
         """Let evaluation choose among these experts only, as if the others did not exist; None frees the choice.
 
         Raises:
-            ConfigError: If they are fewer than k, repeat, or are none of the N experts.
+            ConfigError: If they are fewer than k, repeat, or are none of the N experts, or of a kind that is off.
         """
+        if kept is not None and self.offered is not None and not set(kept) <= set(self.offered):
+            raise ConfigError("kept experts", "none of a kind that is off", list(kept))
         self.kept = None if kept is None else check_kept(kept, self.k, self.experts)
         ids = None if kept is None else torch.tensor(self.kept, device=self.token.device)
         self.register_buffer("_kept_ids", ids, persistent=False)
@@ -167,14 +199,18 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
         (keys,) = self.constants(text)
         with autocast_off(feat):
             logits = self.query(feat) @ keys.float().T / (HEADS * self.tau)  # mean over heads of the cosine
-            ids = None if self.training or self.kept is None else self._kept_ids
+            if self.training or self.kept is None:
+                ids = None if self.offered is None else self._offered_ids
+            else:
+                ids = self._kept_ids
             prob = torch.softmax(logits if ids is None else logits[:, ids], -1)
             weight, idx = prob.topk(self.k, -1)
+            if self.training:
+                self.aux = {"bal": load_balance(prob, idx)}  # over the experts that there are to choose from
             weight = (weight / weight.sum(-1, keepdim=True)).clamp_min(GATE_FLOOR)
             idx = idx if ids is None else ids[idx]
             gate = torch.zeros_like(logits).scatter(1, idx, weight)  # [DSMoE] Eq. 20
         if self.training:
-            self.aux = {"bal": load_balance(prob, idx)}
             self._record(prob.detach(), idx)
         return gate.to(feat.dtype)
 
