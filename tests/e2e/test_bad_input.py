@@ -139,7 +139,7 @@ ROWS: list[tuple[str, Change, str]] = [
     ("mixture with two inputs", put(18, 0, [16, 12]), "1 (map) or 3 (map, text, gate) inputs"),
     ("an input that comes later", put(14, 0, [30]), "rows that come before it"),
     ("gate over fewer experts", put(17, 3, [16]), "a gate over 32 experts"),
-    ("an argument that does not fit", put(22, 3, ["twice"]), "HubInject"),
+    ("an argument that does not fit", put(24, 3, ["twice"]), "HubInject"),
     (
         "a row that is no row",
         lambda cfg: cfg["head"].__setitem__(1, "HubFusion"),
