@@ -72,7 +72,8 @@ def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 def test_wheel_holds_every_shipped_file(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in SHIPPED:
-        tracked = [p.relative_to(ROOT) for p in (ROOT / folder).rglob("*.yaml")]
+        found = [p.relative_to(ROOT) for p in (ROOT / folder).rglob("*.yaml")]
+        tracked = [p for p in found if "pcb-demo" not in p.parts]  # the host may put the drawn boards there
         assert tracked, f"{folder}/ holds no YAML"
         missing = [p.as_posix() for p in tracked if f"ultra_dsmoe/{p.as_posix()}" not in names]
         assert not missing, f"not in the wheel: {missing}"
