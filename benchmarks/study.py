@@ -2,7 +2,8 @@
 
 Every cell (model x data x seed) is trained by ``yolo train`` and validated in processes of its own, so that one that
 crashes takes nothing with it. A study that was stopped is started by the same command: finished cells are not run
-again, a begun one goes on from its last checkpoint. One row per finished run goes to ``OUT/NAME.csv``; means, verdicts
+again, a begun one goes on from its last checkpoint. A cell that another study below the same folder of trainings has
+run with the same settings is taken from there. One row per finished run goes to ``OUT/NAME.csv``; means, verdicts
 against the baseline and a picture to ``OUT/NAME.md`` and ``OUT/NAME.png``. What a study file holds: `study_plan`; how
 models are compared: `study_verdict`.
 """
@@ -30,7 +31,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
 
 from interleaved import positive
-from study_plan import Cell, Plan, digest, read_plan
+from study_cell import KNOCKOUTS, MATCHES, RESULT
+from study_plan import WEIGHTS, Cell, Plan, digest, read_plan
 from study_report import write_report
 from study_table import append_row, read_rows
 
@@ -143,10 +145,25 @@ class Study:
         folder = self.folder / cell.name
         if cell.name in self.rows:
             return "finished"
-        if (folder / "result.json").is_file():
+        if all((folder / name).is_file() for name in self._made()):
             return "validated"
         epoch = last_epoch(folder / "train" / "weights" / "last.pt")
         return "new" if epoch is None else "trained" if epoch == FINISHED else "begun"
+
+    def _made(self) -> list[str]:
+        """Return the files that a validation leaves."""
+        return [MATCHES, RESULT, *([KNOCKOUTS] if self.plan.knockouts else [])]
+
+    def _twin(self, cell: Cell) -> Path | None:
+        """Return the folder of another study's cell that was run with the same settings, if any."""
+        settings = json.loads(json.dumps(self.plan.settings(cell)))
+        for file in sorted(self.folder.parent.glob("*/*/cell.json")):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is that study's own trouble
+                if json.loads(file.read_text())["settings"] == settings and all(
+                    (file.parent / name).is_file() for name in self._made()
+                ):
+                    return file.parent
+        return None
 
     def run(self, jobs: int) -> list[str]:
         """Run what is left and return a line per cell that failed."""
@@ -180,6 +197,10 @@ class Study:
     def _run_cell(self, cell: Cell, title: str) -> dict[str, Any]:
         """Bring one cell to its end and return its row."""
         folder, stage = self.folder / cell.name, self.stage(cell)
+        if stage == "new" and (twin := self._twin(cell)):
+            print(f"{title} (as {twin.parent.name}/{twin.name})", flush=True)
+            write_files(folder, {name: (twin / name).read_bytes() for name in ("cell.json", *self._made())})
+            return self._row(cell)
         if stage != "validated":
             print(f"{title} ({STARTS[stage]})", flush=True)
         if stage == "new":
@@ -190,7 +211,8 @@ class Study:
         if stage in ("new", "begun"):
             self._process(self._train_command(cell, resume=stage == "begun"), folder)
         if stage != "validated":
-            self._process([sys.executable, str(Path(__file__).with_name("study_cell.py")), str(folder)], folder)
+            more = ["--knockouts"] if self.plan.knockouts else []
+            self._process([sys.executable, str(Path(__file__).with_name("study_cell.py")), *more, str(folder)], folder)
         return self._row(cell)
 
     def _train_command(self, cell: Cell, resume: bool) -> list[str]:
@@ -203,8 +225,7 @@ class Study:
         for key in ("model", "dsmoe_prompts"):
             if words.get(key) in self.plan.files(cell):
                 words[key] = folder / words[key]
-        if isinstance(words.get("pretrained"), str):
-            words["pretrained"] = os.path.expandvars(words["pretrained"])
+        words |= {k: os.path.expandvars(words[k]) for k in WEIGHTS if isinstance(words.get(k), str)}
         return [yolo_command(), "train", *(f"{k}={v}".replace(", ", ",") for k, v in words.items())]
 
     def _process(self, command: list[str], folder: Path) -> None:
@@ -234,7 +255,7 @@ class Study:
         """Return the row of a validated cell."""
         folder = self.folder / cell.name
         try:
-            result = json.loads((folder / "result.json").read_text())
+            result = json.loads((folder / RESULT).read_text())
             made = json.loads((folder / "cell.json").read_text())["commit"]
         except (OSError, ValueError, KeyError) as e:
             raise CellError(f"{folder}: its files are damaged ({e}); delete the folder to run it again") from e

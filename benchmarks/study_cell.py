@@ -1,15 +1,16 @@
 """Validate the best checkpoint of one finished training and keep what was seen per image.
 
-Runs in a process of its own: ``python study_cell.py FOLDER``, where the folder holds ``cell.json`` and the host's
-``train/``. Writes ``matches.npz``, then ``result.json``, each complete or not at all.
+Runs in a process of its own: ``python study_cell.py FOLDER [--knockouts]``, where the folder holds ``cell.json`` and
+the host's ``train/``. Writes ``matches.npz``, then ``result.json``, then the knock-outs' ``knockout.csv``, each
+complete or not at all; what is there already is not made again.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import importlib.metadata
 import json
-import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from ultra_dsmoe.explain.evaluation import Collector, ImageStats, quiet, write_files
+from ultra_dsmoe.explain import knockout
+from ultra_dsmoe.explain.catalogue import CONTROL, applicable
+from ultra_dsmoe.explain.evaluation import Collector, Evaluation, ImageStats, quiet, write_files
+from ultra_dsmoe.train.model import DSMoEModel
 
 # Arguments of the training that change what a validation gives.
 ALSO_VALIDATION = (
@@ -32,6 +36,8 @@ ALSO_VALIDATION = (
     "max_det",
     "agnostic_nms",
 )
+FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device")
+MATCHES, RESULT, KNOCKOUTS = "matches.npz", "result.json", "knockout.csv"
 PACKAGES = {"ultralytics": "ultralytics", "torch": "torch", "ultra_dsmoe": "ultra-dsmoe"}
 
 
@@ -91,19 +97,50 @@ def training_seconds(file: Path) -> float:
     return sum(ends)
 
 
-def main() -> None:
-    """Validate the cell in the folder that is named."""
+def knockouts(best: Path, settings: dict[str, Any]) -> str:
+    """Evaluate a net with one thing switched off at a time.
+
+    Args:
+        best: Checkpoint.
+        settings: Arguments of the training.
+
+    Returns:
+        The table of ``dsmoe-yolo knockout``; empty for a net with nothing to switch off, as a stock one.
+    """
+    from ultralytics import YOLO
+
+    with quiet():
+        net = YOLO(str(best)).model
+    if not isinstance(net, DSMoEModel) or {k.name for k in applicable(net, None)[0]} <= {CONTROL}:
+        return ""
+    evaluation = Evaluation({"model": best, **{k: settings[k] for k in FOR_KNOCKOUTS if k in settings}})
+    return knockout.as_csv(knockout.evaluate(evaluation, progress=lambda line: print(line, flush=True)))
+
+
+def keep(folder: Path, stats: ImageStats, result: dict[str, Any]) -> None:
+    """Write what a validation gave."""
     import io
 
-    folder = Path(sys.argv[1])
-    cell = json.loads((folder / "cell.json").read_text())
-    stats, result = validate(folder / "train" / "weights" / "best.pt", cell["settings"])
     result["seconds"] = training_seconds(folder / "train" / "results.csv")
     result |= {key: importlib.metadata.version(name) for key, name in PACKAGES.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **pack(stats))
-    write_files(folder, {"matches.npz": buffer.getvalue()})
-    write_files(folder, {"result.json": json.dumps(result, indent=2).encode()})
+    write_files(folder, {MATCHES: buffer.getvalue()})
+    write_files(folder, {RESULT: json.dumps(result, indent=2).encode()})
+
+
+def main() -> None:
+    """Validate the cell in the folder that is named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--knockouts", action="store_true")
+    args = parser.parse_args()
+    folder, best = args.folder, args.folder / "train" / "weights" / "best.pt"
+    cell = json.loads((folder / "cell.json").read_text())
+    if not all((folder / name).is_file() for name in (MATCHES, RESULT)):
+        keep(folder, *validate(best, cell["settings"]))
+    if args.knockouts and not (folder / KNOCKOUTS).is_file():
+        write_files(folder, {KNOCKOUTS: knockouts(best, cell["settings"]).encode()})
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ batch: 16
 seeds: [0, 1, 2]
 overrides: {device: cpu} # arguments of `yolo train` for all
 baseline: yolov8n # what the others are compared with; the first model where it is not given
+knockouts: true # evaluate every trained net with one thing switched off at a time, too; default false
 ```
 
 Weights of the user's are named with a variable of the environment, ``pretrained: ${WEIGHTS}/yolov8n.pt``, so that one
-study file serves every machine; a cell is known by their content, not by where they lie.
+study file serves every machine; a cell is known by their content, not by where they lie. So are a teacher's
+(``distill_model``).
 """
 
 from __future__ import annotations
@@ -42,11 +44,12 @@ from ultra_dsmoe.explain.evaluation import quiet
 from ultra_dsmoe.text import make_encoder
 
 NEEDED = ("name", "models", "data", "epochs", "imgsz", "batch", "seeds")
-KEYS = (*NEEDED, "overrides", "baseline")
+KEYS = (*NEEDED, "overrides", "baseline", "knockouts")
 MODEL_KEYS = ("name", "model", "overrides", "rows", "dsmoe", "text")
 # Arguments of the host that the study itself gives.
 OURS = ("task", "mode", "model", "data", "epochs", "imgsz", "batch", "seed", "project", "name", "save_dir", "exist_ok",
         "resume", "cfg", "val")  # fmt: skip
+WEIGHTS = ("pretrained", "distill_model")  # arguments of the host that may be files of the user's
 PLAIN_NAME = r"[A-Za-z0-9][\w.+-]*"  # is part of file names
 DIGITS = 12  # of a hash; 48 bits keep a few thousand contents apart (our choice)
 
@@ -120,6 +123,7 @@ class Plan:
     seeds: list[int]
     overrides: dict[str, Any]
     baseline: str
+    knockouts: bool = False
 
     def cells(self) -> list[Cell]:
         """Return all cells, seed by seed, so that a study that is cut off has compared everything a little."""
@@ -128,10 +132,11 @@ class Plan:
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Return what a cell's result depends on: `arguments`, and the hashes of its data, net, prompts and weights."""
         arguments, files = self.arguments(cell), self.files(cell)
-        weights = os.path.expandvars(str(arguments.get("pretrained")))
         hashes = {"data_hash": cell.data.digest, "model_hash": cell.model.digest,
-                  "prompts_hash": digest(files[PROMPTS]) if PROMPTS in files else "",
-                  "pretrained_hash": file_digest(Path(weights)) if Path(weights).is_file() else ""}  # fmt: skip
+                  "prompts_hash": digest(files[PROMPTS]) if PROMPTS in files else ""}  # fmt: skip
+        for key in WEIGHTS:
+            weights = Path(os.path.expandvars(str(arguments.get(key))))
+            hashes[f"{key}_hash"] = file_digest(weights) if weights.is_file() else ""
         return {**arguments, **{key: value for key, value in hashes.items() if value}}
 
     def arguments(self, cell: Cell) -> dict[str, Any]:
@@ -185,7 +190,9 @@ def read_plan(file: Path) -> Plan:
     _distinct([d.name for d in data], "data")
     numbers = (_whole(content["epochs"], "epochs", 1), _whole(content["imgsz"], "imgsz", MIN_PIXELS),
                _whole(content["batch"], "batch", 1))  # fmt: skip
-    plan = Plan(_plain(content["name"], "name"), models, data, *numbers, seeds, overrides, str(baseline))
+    if not isinstance(knockouts := content.get("knockouts", False), bool):
+        raise ConfigError("knockouts", "true or false", knockouts)
+    plan = Plan(_plain(content["name"], "name"), models, data, *numbers, seeds, overrides, str(baseline), knockouts)
     for cell in plan.cells():
         plan.files(cell)  # fails here where there is nothing to shuffle
     return plan
@@ -248,8 +255,9 @@ def _overrides(value: Any, where: str) -> dict[str, Any]:
         raise ConfigError(where, "values that the host accepts", " ".join(str(e).split())) from e
     if value.get("dsmoe_text"):
         make_encoder(value["dsmoe_text"])  # loads nothing, but knows whether the model is there
-    if isinstance(value.get("pretrained"), str):
-        _require_weights(value["pretrained"], f"{where}: pretrained")
+    for key in WEIGHTS:
+        if isinstance(value.get(key), str):
+            _require_weights(value[key], f"{where}: {key}")
     return value
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from study_cell import unpack
+from study_cell import KNOCKOUTS, MATCHES, unpack
+from study_knockouts import knockout_table
 from study_plan import Plan
 from study_verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, group_numbers, judge
 
@@ -48,9 +49,13 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path, out: 
     notes = [f"left out: {name}, whose matches.npz is gone or damaged" for name in missing]
     undone = len(plan.cells()) - len(rows)
     notes += [f"unfinished: {undone} of {len(plan.cells())} runs are missing"] if undone else []
+    if plan.knockouts:
+        notes += [f"without knock-outs: {r['cell']} (to have them, delete its row)" for r in seen
+                  if not (folder / r["cell"] / KNOCKOUTS).is_file()]  # fmt: skip
     notes += [f"{m} on {d} has learned next to nothing (mAP50 below {UNLEARNED:g}): verdicts on it say little"
               for (d, m), e in means.items() if e.mean[0] < UNLEARNED]  # fmt: skip
-    text = markdown(plan, seen, means, comparisons, notes)
+    switched = knockout_table(plan, seen, folder) if plan.knockouts else None
+    text = markdown(plan, seen, means, comparisons, notes, switched)
     write_files(out, {f"{plan.name}.md": text.encode(), f"{plan.name}.png": draw(plan, seen, means)})
     return [f"{c.data}, {c.model} against {plan.baseline}, {c.measure}: {c.verdict}" for c in comparisons] + notes
 
@@ -61,7 +66,7 @@ def _collect(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path) -> tuple[
     for data in plan.data:
         runs: dict[str, dict[int, Any]] = {}
         for row in (r for r in rows if r["data"] == data.name):
-            file = folder / row["cell"] / "matches.npz"
+            file = folder / row["cell"] / MATCHES
             try:
                 runs.setdefault(row["model"], {})[row["seed"]] = unpack(file)
             except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
@@ -73,7 +78,12 @@ def _collect(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path) -> tuple[
 
 
 def markdown(
-    plan: Plan, rows: Sequence[dict[str, Any]], means: Means, comparisons: Sequence[Comparison], notes: Sequence[str]
+    plan: Plan,
+    rows: Sequence[dict[str, Any]],
+    means: Means,
+    comparisons: Sequence[Comparison],
+    notes: Sequence[str],
+    switched: Sequence[Sequence[str]] | None = None,
 ) -> str:
     """Return the page: what was run, the means, the verdicts, how to read them."""
     lines = [f"# Study {plan.name}", ""]
@@ -90,6 +100,10 @@ def markdown(
         table = [[c.data, c.model, c.measure, c.verdict, f"{c.difference:+.1f}", f"{c.p:.3f}", f"{c.p_holm:.3f}",
                   str(c.seeds)] for c in comparisons]  # fmt: skip
         lines += [*_table(head, table, left=4), ""]
+    if switched:
+        lines += ["Change of mAP50, in points, when one thing of the trained nets is switched off: mean over trainings "
+                  "(lowest to highest), and how many of them need it (a point or more, interval below zero):", "",
+                  *_table(switched[0], switched[1:], left=2), ""]  # fmt: skip
     lines += [f"- {note}" for note in [*notes, *_reading(plan, rows)]]
     return "\n".join(lines) + "\n"
 

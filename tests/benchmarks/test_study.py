@@ -72,6 +72,7 @@ class Host:
     def __init__(self, study: ModuleType, fail: str = "", leave: int | None = None) -> None:
         self.study, self.fail, self.leave = study, fail, leave
         self.commands: list[list[str]] = []
+        self.switched: list[tuple[str, Any, str]] = []  # knock-outs: name, change, verdict
 
     def __call__(self, command: list[str], stdout: Any, **kwargs: Any) -> Any:
         self.commands.append(command)
@@ -85,6 +86,9 @@ class Host:
                 torch.save({"epoch": epoch}, folder / "weights" / "last.pt")
         elif not failed:
             self.validate(Path(command[-1]))
+            if "--knockouts" in command:
+                rows = "".join(f"{name},,{change},{verdict}\n" for name, change, verdict in self.switched)
+                (Path(command[-1]) / "knockout.csv").write_text(f"knockout,what,map50_change,verdict\n{rows}")
         if failed:
             stdout.write(b"Traceback\nRuntimeError: out of memory\n\n")
         return type("Process", (), {"wait": lambda self: int(failed), "terminate": lambda self: None})()
@@ -147,6 +151,8 @@ def test_plan(plan: Any, study: ModuleType) -> None:
         ({"overrides": {"lr0": "fast"}}, "overrides: expected values that the host accepts"),
         ({"overrides": {"seed": 1}}, "overrides: seed: expected arguments that the study does not give itself"),
         ({"overrides": {"dsmoe_topk": 0}}, "dsmoe_topk: expected an integer"),
+        ({"overrides": {"distill_model": "gone/t.pt"}}, "overrides: distill_model: expected an existing checkpoint"),
+        ({"knockouts": "hub"}, "knockouts: expected true or false, got hub"),
     ],
 )  # fmt: skip
 def test_bad_plan(study: ModuleType, write: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
@@ -214,6 +220,59 @@ def test_whole_study(study: ModuleType, write: Callable[..., Path], run: Callabl
     assert host.commands == []
     assert (tmp_path / "out" / "tiny.md").read_text() == page
     assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 4
+
+
+def test_cells_of_another_study(
+    study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What was run with equal settings is not run again; another setting is another run."""
+    run(write())
+    host = Host(study)
+    models = ["yolov8n", {"name": "again", "model": "dsmoe-n", "overrides": {"dsmoe_topk": 2}}, "yolo11n"]
+    code, out, _ = run(write(name="other", models=models, seeds=[0]), host)
+    assert code == 0
+    assert "cell 2 of 3: boards-again-0 (as tiny/boards-k2-0)" in out
+    assert [next(w for w in c if w.startswith("model=")) for c in host.commands[::2]] == ["model=yolo11n.yaml"]
+    first, second = (study.read_rows(tmp_path / "out" / f"{name}.csv")[1] for name in ("tiny", "other"))
+    mine = {"study", "cell", "model"}
+    assert {k: v for k, v in first.items() if k not in mine} == {k: v for k, v in second.items() if k not in mine}
+    # Without its matches a cell is of no use to another study.
+    (tmp_path / "runs" / "tiny" / "boards-k2-0" / "matches.npz").unlink()
+    shutil.rmtree(tmp_path / "runs" / "other")
+    host = Host(study)
+    assert run(write(name="third", models=models[1:2], seeds=[0]), host)[0] == 0
+    assert len(host.commands) == 2
+
+
+def test_knockouts(study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
+    """Means over the trainings, and how many need the part; nets with nothing to switch off have no column."""
+
+    class Switching(Host):
+        def validate(self, folder: Path) -> None:
+            super().validate(folder)
+            change, verdict = (-3.0, "earns its place") if folder.name.endswith("1") else (-0.5, "inert")
+            own = [("hub-constant", change, verdict), ("control", 0.0, "control")] if "k2" in folder.name else []
+            self.switched = [("as-trained", "", ""), *own]
+
+    file = write(knockouts=True)
+    host = Switching(study)
+    assert run(file, host)[0] == 0
+    assert all("--knockouts" in command for command in host.commands[1::2])
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    assert "| data | knock-out | k2 |\n| --- | --- | ---: |\n" in page
+    assert "\n| boards | hub-constant | -1.8 (-3.0 to -0.5), 1 of 2 |\n\n" in page
+    # A cell whose knock-outs were cut off is looked at again, not trained again.
+    (tmp_path / "runs" / "tiny" / "boards-k2-1" / "knockout.csv").unlink()
+    table = tmp_path / "out" / "tiny.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    host = Switching(study)
+    assert run(file, host)[0] == 0
+    assert [Path(command[1]).name for command in host.commands] == ["study_cell.py"]
+    assert (tmp_path / "out" / "tiny.md").read_text() == page
+    # What is finished without them stays so, and is named.
+    (tmp_path / "runs" / "tiny" / "boards-k2-1" / "knockout.csv").unlink()
+    assert "without knock-outs: boards-k2-1 (to have them, delete its row)\n" in run(file)[1]
+    assert "| -0.5 (-0.5 to -0.5), 0 of 1 |" in (tmp_path / "out" / "tiny.md").read_text()
 
 
 def test_side_by_side(study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
@@ -296,6 +355,8 @@ def test_stages(study: ModuleType, plan: Any, tmp_path: Path) -> None:
     torch.save({"epoch": -1}, last)
     assert made.stage(cell) == "trained"
     (tmp_path / "tiny" / cell.name / "result.json").write_text("{}")
+    assert made.stage(cell) == "trained"
+    (tmp_path / "tiny" / cell.name / "matches.npz").touch()
     assert made.stage(cell) == "validated"
     with pytest.raises(study.CellError, match="its files are damaged"):
         made._run_cell(cell, "")
@@ -361,7 +422,7 @@ def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
     """Trainings through the host's own command, a look at what they left, and nothing to do the second time."""
     edit = {"name": "edit", "model": "dsmoe-n", "rows": {"14 CBAM": [-1, 1, "nn.Identity", []]}, "text": "shuffled"}
     models = ["yolov8n", {"name": "zero", "model": "dsmoe-n", "text": "zero"}, edit]
-    file = write(seeds=[0], epochs=1, overrides={"device": "cpu", "workers": 0}, models=models)
+    file = write(seeds=[0], epochs=1, overrides={"device": "cpu", "workers": 0}, models=models, knockouts=True)
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "study.py"
     places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
     command = [sys.executable, str(script), str(file), *places]
@@ -373,6 +434,7 @@ def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
     net = torch.load(weights, weights_only=False)["model"]
     assert type(net.model[14]).__name__ == "Identity"
     assert net.text_info["prompts"][0] != net.text_info["prompts"][1]
+    assert "| hub-constant | " in (tmp_path / "out" / "tiny.md").read_text()
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.stdout.startswith("3 of 3 cells are finished already\n")
 

@@ -34,7 +34,7 @@ def plans(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return plans.Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"])
 
     monkeypatch.setattr(plans, "_data", packaged)
-    for name in ("yolov8n", "yolo11n", "yolo26n"):
+    for name in ("yolov8n", "yolo11n", "yolo26n", "tmodel-n"):
         (tmp_path / f"{name}.pt").write_text(name)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
     return plans

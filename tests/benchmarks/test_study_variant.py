@@ -14,6 +14,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultra_dsmoe.errors import ConfigError, DataError, TextError
 
 IDENTITY = [-1, 1, "nn.Identity", []]
+KEYS = ("pretrained", "distill_model")
 
 
 @pytest.fixture
@@ -111,7 +112,8 @@ def test_a_cell_is_known_by_its_net_and_texts(plans: ModuleType, tmp_path: Path,
     assert settings({"text": "random"}, 1)["dsmoe_text"] == "random:384:1"
 
 
-def test_weights_by_variable(plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", KEYS)
+def test_weights_by_variable(plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """Known by content: another folder is the same cell, other weights are not; no path gets into the settings."""
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
@@ -119,7 +121,7 @@ def test_weights_by_variable(plans: ModuleType, tmp_path: Path, monkeypatch: pyt
     found = []
     for name in ("one", "two", "three"):
         monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path / name))
-        plan = make_plan(plans, {"overrides": {"pretrained": "${STUDY_WEIGHTS}/w.pt"}})
+        plan = make_plan(plans, {"overrides": {key: "${STUDY_WEIGHTS}/w.pt"}})
         found.append(plan.settings(plan.cells()[0]))
     assert found[0] == found[1] != found[2]
     assert str(tmp_path) not in str(found)
@@ -130,7 +132,7 @@ def test_training_reads_the_cells_own_files(
 ) -> None:
     (tmp_path / "w.pt").write_text("weights")
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
-    entry = {"rows": {"14 CBAM": IDENTITY}, "text": "names", "overrides": {"pretrained": "${STUDY_WEIGHTS}/w.pt"}}
+    entry = {"rows": {"14 CBAM": IDENTITY}, "text": "names", "overrides": dict.fromkeys(KEYS, "${STUDY_WEIGHTS}/w.pt")}
     plan = make_plan(plans, entry)
     made, cell = study.Study(plan, tmp_path / "runs", tmp_path), plan.cells()[0]
     processes = []
@@ -142,7 +144,7 @@ def test_training_reads_the_cells_own_files(
     assert given["model"] == str(folder / "dsmoe-n.yaml")
     assert yaml.safe_load(Path(given["dsmoe_prompts"]).read_text()) == {n: ["{name}"] for n in "abc"}
     assert given["dsmoe_prompts"] == str(folder / "prompts.yaml")
-    assert given["pretrained"] == str(tmp_path / "w.pt")
+    assert [given[key] for key in KEYS] == [str(tmp_path / "w.pt")] * 2
     assert yaml.safe_load((folder / "dsmoe-n.yaml").read_text())["head"][2] == IDENTITY
     assert str(tmp_path) not in (folder / "cell.json").read_text()
 

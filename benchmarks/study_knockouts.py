@@ -1,0 +1,61 @@
+"""What the parts of a study's trained nets are worth: the knock-outs of all cells in one table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from study_cell import KNOCKOUTS
+from study_plan import Plan
+
+from ultra_dsmoe.explain.catalogue import CONTROL
+from ultra_dsmoe.explain.catalogue import KNOCKOUTS as CATALOGUE
+
+EARNS = "earns its place"  # the verdict of `ultra_dsmoe.explain.knockout`
+
+Changes = dict[str, tuple[float, str]]
+
+
+def read_changes(file: Path) -> Changes:
+    """Return change of mAP50 in points and verdict per knock-out; none for a stock net, or without the file."""
+    if not file.is_file():
+        return {}
+    with file.open(newline="", encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if r["map50_change"]]
+    return {r["knockout"]: (float(r["map50_change"]), r["verdict"]) for r in rows}
+
+
+def knockout_table(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path) -> list[list[str]] | None:
+    """Return the table, headings first: a line per data set and knock-out, a column per model that has any.
+
+    Args:
+        plan: The study.
+        rows: Its finished runs.
+        folder: Where the cells are.
+
+    Returns:
+        None where no net has anything to switch off.
+    """
+    found: dict[tuple[str, str], list[Changes]] = {}
+    for row in rows:
+        if changes := read_changes(folder / row["cell"] / KNOCKOUTS):
+            found.setdefault((row["data"], row["model"]), []).append(changes)
+    models = [m.name for m in plan.models if any(m.name == model for _, model in found)]
+    table = [["data", "knock-out", *models]]
+    for data in (d.name for d in plan.data):
+        for name in (n for n in CATALOGUE if n != CONTROL):
+            cells = [_cell([c[name] for c in found.get((data, m), []) if name in c]) for m in models]
+            if any(cells):
+                table.append([data, name, *cells])
+    return table if len(table) > 1 else None
+
+
+def _cell(outcomes: Sequence[tuple[float, str]]) -> str:
+    if not outcomes:
+        return ""
+    changes = [change for change, _ in outcomes]
+    earns = sum(verdict == EARNS for _, verdict in outcomes)
+    mean, low, high = sum(changes) / len(changes), min(changes), max(changes)
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f}), {earns} of {len(outcomes)}"
