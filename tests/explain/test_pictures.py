@@ -49,6 +49,23 @@ def test_one_command_draws_everything(checkpoint, tmp_path, capsys, monkeypatch)
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
+def test_titles_of_several_gates_name_their_row(checkpoint, monkeypatch):
+    """Every picture says what it was made from; with two gates also which of them."""
+    titles = []
+    for module in (routing, pictures.routing_sizes_plot):
+        monkeypatch.setattr(module, "draw", lambda found, title: titles.append(title) or b"")
+    evaluation = Evaluation({"model": str(checkpoint)})
+    maps, files = routing.collect(evaluation, shuffles=1)
+    sizes = pictures.label_sizes(evaluation.args, pictures.check_det_dataset(evaluation.args["data"]), files)
+    two = {"_row17": maps[""], "_row21": maps[""]}
+    routing.routing_files(two, files, evaluation)
+    pictures.size_files(two, sizes, evaluation, 1, 0)
+    pictures.size_files(maps, sizes, evaluation, 1, 0)
+    of = f"({checkpoint.name}, {len(files)} images"
+    ends = [title[title.index("(") :] for title in titles]
+    assert ends == [f"{of}, row17)", f"{of}, row21)"] * 2 + [f"{of})"]
+
+
 def test_tables_hold_the_numbers(checkpoint, tmp_path):
     out = tmp_path / "pictures"
     pictures.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"])

@@ -14,7 +14,7 @@ from ultra_dsmoe.explain.poincare_anchors import knows, read_disk, read_taxonomy
 from ultra_dsmoe.explain.poincare_disk import Disk
 from ultra_dsmoe.explain.record import blocks
 from ultra_dsmoe.explain.routing import RoutingMap, kind
-from ultra_dsmoe.explain.routing_map import KEYS, SHUFFLES, block_suffixes, collect, routing_files
+from ultra_dsmoe.explain.routing_map import KEYS, SHUFFLES, block_suffixes, collect, origin, routing_files
 from ultra_dsmoe.explain.routing_sizes import SizeMap, size_map
 from ultra_dsmoe.explain.tables import comma_separated
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
@@ -79,7 +79,7 @@ def size_files(
     made, notes = {}, []
     for suffix, routes in maps.items():
         found = size_map(routes, sizes, shuffles=shuffles, seed=seed)
-        title = f"Which experts the model uses for which defect size ({evaluation.path.name}, {len(sizes)} images)"
+        title = f"Which experts the model uses for which defect size ({origin(evaluation, suffix, len(sizes))})"
         made[f"routing_sizes{suffix}.png"] = routing_sizes_plot.draw(found, title)
         made[f"routing_sizes{suffix}.csv"] = size_table(found).encode()
         notes.append(f"sizes{suffix}: {routing_sizes_plot.sentence(found)}; {routing_sizes_plot.beyond(found)}")
@@ -98,7 +98,7 @@ def disk_files(evaluation: Evaluation, taxonomy: Taxonomy | None, seed: int) -> 
             notes.append(f"disk{suffix}: the data YAML's taxonomy is not the model's, so classes are drawn alone")
         disk = read_disk(fusion, evaluation.names, taxonomy, seed)
         shown = "Class anchors and taxonomy" if disk.edges else "Class anchors"
-        title = f"{shown} on the Poincaré disk ({evaluation.path.name})"
+        title = f"{shown} on the Poincaré disk ({origin(evaluation, suffix)})"
         made[f"poincare_disk{suffix}.png"] = poincare_disk_plot.draw(disk, title)
         made[f"poincare_disk{suffix}.csv"] = node_table(disk).encode()
         made[f"poincare_distances{suffix}.csv"] = distance_table(disk).encode()

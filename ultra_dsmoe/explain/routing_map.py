@@ -108,14 +108,19 @@ def routing_files(
     written: dict[str, bytes] = {}
     notes = []
     for suffix, routes in maps.items():
-        place = f", {suffix[1:]}" if suffix else ""
-        title = f"Which experts the model uses for which defect ({evaluation.path.name}, {len(files)} images{place})"
+        title = f"Which experts the model uses for which defect ({origin(evaluation, suffix, len(files))})"
         written[f"routing_map{suffix}.png"] = draw(routes, title)
         written[f"routing_map{suffix}.csv"] = table(routes).encode()
         written[f"routing_images{suffix}.csv"] = per_image(routes, files).encode()
         unused = [str(n) for n in np.flatnonzero(routes.usage == 0)]
         notes.append(f"{suffix[1:] or 'gate'}: {sentence(routes)}; unused experts: {', '.join(unused) or 'none'}")
     return written, notes
+
+
+def origin(evaluation: Evaluation, suffix: str, images: int | None = None) -> str:
+    """Return what a picture was made from: checkpoint, images, and the row where several could be meant."""
+    parts = [evaluation.path.name, f"{images} images" if images is not None else "", suffix[1:]]
+    return ", ".join(part for part in parts if part)
 
 
 def main(argv: list[str]) -> int:
