@@ -18,7 +18,7 @@ from ultra_dsmoe.data.packaged import load
 from ultra_dsmoe.text import encode_bank
 from ultra_dsmoe.train.model import DSMoEModel
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "studies"
+FOLDER = Path(__file__).resolve().parents[3] / "benchmarks" / "studies"
 SHIPPED = sorted(FOLDER.glob("*.yaml"))
 IMAGE = 64
 NC = 6  # classes of NEU-DET and DeepPCB

@@ -147,11 +147,3 @@ def test_training_reads_the_cells_own_files(
     assert [given[key] for key in KEYS] == [str(tmp_path / "w.pt")] * 2
     assert yaml.safe_load((folder / "dsmoe-n.yaml").read_text())["head"][2] == IDENTITY
     assert str(tmp_path) not in (folder / "cell.json").read_text()
-
-
-def test_results_folder(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the checkout its docs; elsewhere beside the trainings, not a new ``docs`` in some folder of the user's."""
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    assert study.parsed(["x.yaml"]).out == "docs/results"
-    monkeypatch.chdir(tmp_path)
-    assert study.parsed(["x.yaml"]).out == "runs/studies"

@@ -1,0 +1,68 @@
+"""The page of a study: what it names besides the means, and the table of the knock-outs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ultra_dsmoe.explain.evaluation import ImageStats
+
+
+def test_nothing_learned(
+    host_class: type[Any], fake_stats: Callable[[int], ImageStats], write: Callable[..., Path], run: Callable[..., Any]
+) -> None:
+    """A model that found nothing is named, since comparing it means little."""
+    found = fake_stats(0)
+    found.tp = [np.zeros_like(t) for t in found.tp]
+    host = host_class(stats=lambda seed: found)
+    assert "k2 on boards has learned next to nothing (mAP50 below 0.01)" in run(write(seeds=[0]), host)[1]
+
+
+def test_knockouts(host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
+    """Means over the trainings, and how many need the part; nets with nothing to switch off have no column."""
+
+    class Switching(host_class):
+        def validate(self, folder: Path) -> None:
+            super().validate(folder)
+            change, verdict = (-3.0, "earns its place") if folder.name.endswith("1") else (-0.5, "inert")
+            own = [("hub-constant", change, verdict), ("control", 0.0, "control")] if "k2" in folder.name else []
+            self.switched = [("as-trained", "", ""), *own]
+
+    file = write(knockouts=True)
+    host = Switching()
+    assert run(file, host)[0] == 0
+    assert all("--knockouts" in command for command in host.commands[1::2])
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    assert "| data | knock-out | k2 |\n| --- | --- | ---: |\n" in page
+    assert "\n| boards | hub-constant | -1.8 (-3.0 to -0.5), 1 of 2 |\n\n" in page
+    # A cell whose knock-outs were cut off is looked at again, not trained again.
+    (tmp_path / "runs" / "tiny" / "boards-k2-1" / "knockout.csv").unlink()
+    table = tmp_path / "out" / "tiny.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    host = Switching()
+    assert run(file, host)[0] == 0
+    assert [Path(command[1]).name for command in host.commands] == ["study_cell.py"]
+    assert (tmp_path / "out" / "tiny.md").read_text() == page
+    # What is finished without them stays so, and is named.
+    (tmp_path / "runs" / "tiny" / "boards-k2-1" / "knockout.csv").unlink()
+    assert "without knock-outs: boards-k2-1 (to have them, delete its row)\n" in run(file)[1]
+    assert "| -0.5 (-0.5 to -0.5), 0 of 1 |" in (tmp_path / "out" / "tiny.md").read_text()
+
+
+def test_gone_matches(write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
+    """A finished cell whose matches were deleted is left out of the page and named."""
+    run(write())
+    (tmp_path / "runs" / "tiny" / "boards-k2-1" / "matches.npz").unlink()
+    code, out, _ = run(write())
+    assert code == 0
+    assert out.endswith("left out: boards-k2-1, whose matches.npz is gone or damaged\n")
+    (tmp_path / "runs" / "tiny" / "boards-k2-0" / "matches.npz").write_bytes(b"PK no archive")
+    code, out, _ = run(write())
+    assert (code, out.count("left out"), "against" in out) == (0, 2, False)
+    shutil.rmtree(tmp_path / "runs")
+    code, out, _ = run(write())
+    assert (code, out.count("left out")) == (0, 4)

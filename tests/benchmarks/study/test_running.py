@@ -1,0 +1,255 @@
+"""The run matrix: what is run, resumed, shared and refused; processes are stood in for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from ultra_dsmoe.errors import ConfigError
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+def test_whole_study(
+    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    host = host_class()
+    code, out, err = run(write(), host)
+    assert (code, err) == (0, "")
+    assert "cell 4 of 4: boards-k2-1 (from the start)" in out
+    assert "4 of 4 done, about 0 min left" in out
+    assert "boards, k2 against yolov8n, mAP50: no evidence of a difference (" in out
+    rows = study.read_rows(tmp_path / "out" / "tiny.csv")
+    assert [r["cell"] for r in rows] == ["boards-yolov8n-0", "boards-k2-0", "boards-yolov8n-1", "boards-k2-1"]
+    assert {r["commit"] for r in rows} == {"c0ffee"}
+    train = host.commands[2]
+    assert {"model=dsmoe-n.yaml", "dsmoe_topk=2", "seed=0", "imgsz=64", "classes=[0,1]", "exist_ok=True"} <= set(train)
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    assert f"| boards | k2 | {rows[1]['mAP50']:.3f} (" in page
+    assert (tmp_path / "out" / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    # Again: nothing is run, the page is the same.
+    host = host_class()
+    assert run(write(), host)[0] == 0
+    assert host.commands == []
+    assert (tmp_path / "out" / "tiny.md").read_text() == page
+    assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 4
+
+
+def test_cells_of_another_study(
+    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What was run with equal settings is not run again; another setting is another run."""
+    run(write())
+    host = host_class()
+    models = ["yolov8n", {"name": "again", "model": "dsmoe-n", "overrides": {"dsmoe_topk": 2}}, "yolo11n"]
+    code, out, _ = run(write(name="other", models=models, seeds=[0]), host)
+    assert code == 0
+    assert "cell 2 of 3: boards-again-0 (as tiny/boards-k2-0)" in out
+    assert [next(w for w in c if w.startswith("model=")) for c in host.commands[::2]] == ["model=yolo11n.yaml"]
+    first, second = (study.read_rows(tmp_path / "out" / f"{name}.csv")[1] for name in ("tiny", "other"))
+    mine = {"study", "cell", "model"}
+    assert {k: v for k, v in first.items() if k not in mine} == {k: v for k, v in second.items() if k not in mine}
+    # Without its matches a cell is of no use to another study.
+    (tmp_path / "runs" / "tiny" / "boards-k2-0" / "matches.npz").unlink()
+    shutil.rmtree(tmp_path / "runs" / "other")
+    host = host_class()
+    assert run(write(name="third", models=models[1:2], seeds=[0]), host)[0] == 0
+    assert len(host.commands) == 2
+
+
+def test_side_by_side(
+    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Two trainings are under way at once: each waits for the other to have begun."""
+    import threading
+
+    both = threading.Barrier(2, timeout=20)
+
+    class Together(host_class):
+        def __call__(self, command: list[str], **kwargs: Any) -> Any:
+            if command[1] == "train":
+                both.wait()
+            return super().__call__(command, **kwargs)
+
+    assert run(write(), Together(), "--jobs", "2")[0] == 0
+    assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 4
+
+
+def test_stopped(
+    study: ModuleType,
+    host_class: type[Any],
+    write: Callable[..., Path],
+    run: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: Any,
+) -> None:
+    """Ctrl-C ends what is running, begins nothing else, and leaves the rows that are there."""
+    import threading
+
+    stopped, added = threading.Event(), study.append_row
+
+    class Lasting(host_class):
+        """Its second training lasts until it is ended."""
+
+        def __call__(self, command: list[str], **kwargs: Any) -> Any:
+            child = super().__call__(command, **kwargs)
+            if "seed=0" in command and "model=dsmoe-n.yaml" in command:
+                child.wait = lambda: -15 if stopped.wait(20) else 0
+                child.terminate = stopped.set
+            return child
+
+    def add_and_stop(file: Path, row: dict[str, Any]) -> None:
+        added(file, row)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "append_row", add_and_stop)
+    host = Lasting()
+    code, _, err = run(write(), host)
+    assert (code, err) == (130, "study: stopped; the same command goes on from here\n")
+    assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 1
+    assert not any("seed=1" in command for command in host.commands[3:])
+    assert stopped.is_set() or len(host.commands) == 2
+
+
+def test_failed_cell_goes_on(
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A training that dies takes no other with it, and goes on from its checkpoint the next time."""
+    file = write(seeds=[0])
+    code, out, err = run(file, host_class(fail="model=yolov8n.yaml", leave=1))
+    assert code == 1
+    assert "boards-yolov8n-0 failed: RuntimeError: out of memory (exit 1, all of it in " in out
+    assert "1 of 2 cells failed; the same command tries again" in err
+    assert "unfinished: 1 of 2 runs are missing" in (tmp_path / "out" / "tiny.md").read_text()
+    host = host_class()
+    assert run(file, host)[0] == 0
+    train, validate = host.commands
+    last = tmp_path / "runs" / "tiny" / "boards-yolov8n-0" / "train" / "weights" / "last.pt"
+    assert f"model={last}" in train
+    assert "resume=True" in train
+    assert validate[1].endswith("study_cell.py")
+
+
+def test_stages(study: ModuleType, plan: Any, tmp_path: Path) -> None:
+    """A checkpoint that was cut off while it was written is no start; a finished one needs no training."""
+    made = study.Study(plan, tmp_path, tmp_path)
+    cell = plan.cells()[0]
+    last = tmp_path / "tiny" / cell.name / "train" / "weights" / "last.pt"
+    assert made.stage(cell) == "new"
+    last.parent.mkdir(parents=True)
+    torch.save({"epoch": 1}, last)
+    assert made.stage(cell) == "begun"
+    last.write_bytes(last.read_bytes()[:200])
+    assert made.stage(cell) == "new"
+    torch.save({"epoch": -1}, last)
+    assert made.stage(cell) == "trained"
+    (tmp_path / "tiny" / cell.name / "result.json").write_text("{}")
+    assert made.stage(cell) == "trained"
+    (tmp_path / "tiny" / cell.name / "matches.npz").touch()
+    assert made.stage(cell) == "validated"
+    with pytest.raises(study.CellError, match="its files are damaged"):
+        made._run_cell(cell, "")
+
+
+@pytest.mark.parametrize(("version", "name"), [("2.3.1+cu121", "dsmoe-yolo"), ("2.15.0", "yolo")])
+def test_yolo_of_this_environment(
+    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, name: str
+) -> None:
+    monkeypatch.setattr(study.importlib.metadata, "version", lambda package: version)
+    monkeypatch.setattr(study.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", "")
+    study.yolo_command.cache_clear()
+    with pytest.raises(ConfigError, match=rf"^{name}: expected the console script of that name, in {tmp_path} or on"):
+        study.yolo_command()
+    (tmp_path / name).touch(mode=0o755)
+    assert study.yolo_command() == str(tmp_path / name)
+    study.yolo_command.cache_clear()
+
+
+def test_dry_run(host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
+    host = host_class()
+    code, out, _ = run(write(), host, "--dry-run")
+    assert (code, host.commands) == (0, [])
+    assert out.splitlines()[0] == "boards-yolov8n-0: new"
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_changed_settings(
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Named with what changed where the cell's folder is there, by the hash alone where only the row is."""
+    run(write())
+    host = host_class()
+    code, _, err = run(write(epochs=5), host)
+    assert (code, host.commands, len(err.splitlines())) == (1, [], 1)
+    assert "study: cell boards-yolov8n-0: expected the settings it was run with" in err
+    assert err.endswith("got epochs 3 -> 5\n")
+    shutil.rmtree(tmp_path / "runs")
+    assert "got settings_hash " in run(write(epochs=5))[2]
+
+
+def test_changed_model_file(
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A model YAML is part of the settings by what it says; the host is not told its hash."""
+    from ultralytics.utils import ROOT
+
+    own = Path(shutil.copy(next(ROOT.glob("cfg/models/v8/yolov8.yaml")), tmp_path / "mine.yaml"))
+    host = host_class()
+    assert run(write(models=[str(own)]), host)[0] == 0
+    assert f"model={own}" in host.commands[0]
+    assert not any("hash" in word for word in host.commands[0])
+    own.write_text(own.read_text() + "# no other net\n")
+    assert run(write(models=[str(own)]))[0] == 0
+    own.write_text(own.read_text().replace("nc: 80", "nc: 81"))
+    assert "got model_hash " in run(write(models=[str(own)]))[2]
+
+
+@pytest.mark.slow
+def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Trainings through the host's own command, a look at what they left, and nothing to do the second time."""
+    edit = {"name": "edit", "model": "dsmoe-n", "rows": {"14 CBAM": [-1, 1, "nn.Identity", []]}, "text": "shuffled"}
+    models = ["yolov8n", {"name": "zero", "model": "dsmoe-n", "text": "zero"}, edit]
+    file = write(seeds=[0], epochs=1, overrides={"device": "cpu", "workers": 0}, models=models, knockouts=True)
+    script = CHECKOUT / "benchmarks" / "study.py"
+    places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, str(script), str(file), *places]
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout + first.stderr
+    rows = (tmp_path / "out" / "tiny.csv").read_text().splitlines()
+    assert [r.split(",")[1] for r in rows[1:]] == ["boards-yolov8n-0", "boards-zero-0", "boards-edit-0"]
+    weights = tmp_path / "runs" / "tiny" / "boards-edit-0" / "train" / "weights" / "best.pt"
+    net = torch.load(weights, weights_only=False)["model"]
+    assert type(net.model[14]).__name__ == "Identity"
+    assert net.text_info["prompts"][0] != net.text_info["prompts"][1]
+    assert "| hub-constant | " in (tmp_path / "out" / "tiny.md").read_text()
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.stdout.startswith("3 of 3 cells are finished already\n")
+
+
+def test_two_at_once(write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        code, _, err = run(write())
+    assert code == 1
+    assert err == f"study: {folder}: expected no other study at work there, got one, or a training that it left\n"
+
+
+def test_results_folder(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the checkout its docs; elsewhere beside the trainings, not a new ``docs`` in some folder of the user's."""
+    monkeypatch.chdir(CHECKOUT)
+    assert study.parsed(["x.yaml"]).out == "docs/results"
+    monkeypatch.chdir(tmp_path)
+    assert study.parsed(["x.yaml"]).out == "runs/studies"
