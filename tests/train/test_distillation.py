@@ -76,7 +76,7 @@ def test_loss_is_the_hosts_with_ours_behind(batch: Batch) -> None:
 def test_gains_and_adaptive_weights_scale_their_terms(batch: Batch) -> None:
     data = batch()
     wrapper = pair(kd={"gains": {"fg": 2, "att": 0, "glob": 1, "cls": 3, "box": 1}})
-    plain = pair(deepcopy(wrapper.student_model), wrapper.teacher_model)
+    plain = pair(deepcopy(wrapper.student_model), wrapper.teacher_model, {"gains": dict.fromkeys(("fg", "glob"), 1)})
     plain.projector.load_state_dict(wrapper.projector.state_dict())
     wrapper.adaptive.weights = [0.5, 1.0, 2.0, 0.25, 4.0]  # fg, att, glob, cls, box
     (loss, items), (once, single) = wrapper(data), plain(data)

@@ -22,9 +22,10 @@ TEMPERATURE = 20.0  # [TS] Eq. 10
 DETECTION = ("cls", "box")  # terms of the student's own criterion that the adaptive weights move too
 # Gains per method, by term. Distillation: of the raw terms; detection: of the host's terms with the host's own gains
 # (2 QFL and 1 CIoU, as printed, are cls 4 and box 0.133 at the host's default gains of 0.5 and 7.5). Ours.
+# L_fg and L_G at 1 weigh nearly as much as boxes and classes; a quarter did better (docs/ts_model.md).
 GAINS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
-        "attention": MappingProxyType({"fg": 1.0, "att": 1.0, "glob": 1.0, "cls": 1.0, "box": 1.0}),
+        "attention": MappingProxyType({"fg": 0.25, "att": 1.0, "glob": 0.25, "cls": 1.0, "box": 1.0}),
         "mimic": MappingProxyType({"mimic": 1.0, "cls": 1.0, "box": 1.0}),
     }
 )
