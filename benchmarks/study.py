@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
 
 from interleaved import positive
 from study_cell import KNOCKOUTS, MATCHES, RESULT
-from study_plan import WEIGHTS, Cell, Plan, digest, read_plan
+from study_plan import FILES, Cell, Plan, digest, read_plan
 from study_report import write_report
 from study_table import append_row, read_rows
 
@@ -225,7 +225,7 @@ class Study:
         for key in ("model", "dsmoe_prompts"):
             if words.get(key) in self.plan.files(cell):
                 words[key] = folder / words[key]
-        words |= {k: os.path.expandvars(words[k]) for k in WEIGHTS if isinstance(words.get(k), str)}
+        words |= {k: os.path.expandvars(words[k]) for k in FILES if isinstance(words.get(k), str)}
         return [yolo_command(), "train", *(f"{k}={v}".replace(", ", ",") for k, v in words.items())]
 
     def _process(self, command: list[str], folder: Path) -> None:

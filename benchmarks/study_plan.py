@@ -49,7 +49,8 @@ MODEL_KEYS = ("name", "model", "overrides", "rows", "dsmoe", "text")
 # Arguments of the host that the study itself gives.
 OURS = ("task", "mode", "model", "data", "epochs", "imgsz", "batch", "seed", "project", "name", "save_dir", "exist_ok",
         "resume", "cfg", "val")  # fmt: skip
-WEIGHTS = ("pretrained", "distill_model")  # arguments of the host that may be files of the user's
+WEIGHTS = ("pretrained", "distill_model")
+FILES = (*WEIGHTS, "dsmoe_prompts", "dsmoe_kd")  # arguments of the host that may be files of the user's
 PLAIN_NAME = r"[A-Za-z0-9][\w.+-]*"  # is part of file names
 DIGITS = 12  # of a hash; 48 bits keep a few thousand contents apart (our choice)
 
@@ -82,7 +83,7 @@ class Data:
     Attributes:
         name: Its YAML's name without the ending.
         source: What the host is asked for.
-        digest: Hash of its class names, prompts, taxonomy, label files and list of images, train and val.
+        digest: Hash of its class names, prompts, taxonomy, images and label files, train and val.
         groups: Regular expression whose first group tells images of one board or tile; None where each stands alone.
         names: Its classes.
         prompts: Their descriptions, where it has any.
@@ -134,9 +135,10 @@ class Plan:
         arguments, files = self.arguments(cell), self.files(cell)
         hashes = {"data_hash": cell.data.digest, "model_hash": cell.model.digest,
                   "prompts_hash": digest(files[PROMPTS]) if PROMPTS in files else ""}  # fmt: skip
-        for key in WEIGHTS:
-            weights = Path(os.path.expandvars(str(arguments.get(key))))
-            hashes[f"{key}_hash"] = file_digest(weights) if weights.is_file() else ""
+        for key in FILES:
+            file = Path(os.path.expandvars(str(arguments.get(key))))
+            if str(file) not in files and file.is_file():
+                hashes[f"{key}_hash"] = file_digest(file)
         return {**arguments, **{key: value for key, value in hashes.items() if value}}
 
     def arguments(self, cell: Cell) -> dict[str, Any]:
@@ -250,26 +252,27 @@ def _overrides(value: Any, where: str) -> dict[str, Any]:
     _known(value, [k for k in host.DEFAULT_CFG_DICT if k not in OURS], where)
     try:
         with quiet():
-            host.get_cfg(overrides=dict(value))
+            host.get_cfg(overrides={k: os.path.expandvars(v) if isinstance(v, str) else v for k, v in value.items()})
     except (TypeError, ValueError, SyntaxError) as e:
         raise ConfigError(where, "values that the host accepts", " ".join(str(e).split())) from e
     if value.get("dsmoe_text"):
         make_encoder(value["dsmoe_text"])  # loads nothing, but knows whether the model is there
-    for key in WEIGHTS:
-        if isinstance(value.get(key), str):
-            _require_weights(value[key], f"{where}: {key}")
+    for key in FILES:
+        given = value.get(key)
+        if isinstance(given, str) and (key in WEIGHTS or given.endswith((".yaml", ".yml"))):
+            _require_file(given, f"{where}: {key}")
     return value
 
 
-def _require_weights(given: str, where: str) -> None:
-    """Refuse weights that are not there and that the host cannot get, and variables that are not set."""
+def _require_file(given: str, where: str) -> None:
+    """Refuse a file that is not there and that the host cannot get, and variables that are not set."""
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
     path = os.path.expandvars(given)
     if unset := re.search(r"\$\{?(\w+)", path):
         raise ConfigError(where, f"the environment variable {unset[1]} to be set", given)
     if not Path(path).is_file() and path not in GITHUB_ASSETS_NAMES:
-        raise ConfigError(where, "an existing checkpoint, or the bare name of one that the host can get", path)
+        raise ConfigError(where, "an existing file, or the bare name of weights that the host can get", path)
 
 
 def _model(entry: Any) -> Model:
@@ -366,7 +369,9 @@ def _data(entry: Any) -> Data:
 
 
 def data_digest(content: dict[str, Any]) -> str:
-    """Return the hash of a data set as the host sees it: classes and texts, list of images and labels of train and val.
+    """Return the hash of a data set as the host sees it: classes and texts, images and labels of train and val.
+
+    Reads every image once, which a study that trains on them for hours can afford.
 
     Args:
         content: The host's data dictionary.
@@ -385,7 +390,8 @@ def data_digest(content: dict[str, Any]) -> str:
             raise DataError("data", f"images in its '{split}' split", str(content.get(split)))
         for image, label in zip(images, map(Path, img2label_paths(images)), strict=True):
             lines = digest(label.read_bytes()) if label.is_file() else ""
-            parts.append(f"{split} {os.path.relpath(image, root) if root else image} {lines}")
+            name = os.path.relpath(image, root) if root else image
+            parts.append(f"{split} {name} {digest(Path(image).read_bytes())} {lines}")
     return digest("\n".join(parts))
 
 

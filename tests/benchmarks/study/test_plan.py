@@ -43,7 +43,7 @@ def test_plan(plan: Any, study: ModuleType) -> None:
         ({"overrides": {"lr0": "fast"}}, "overrides: expected values that the host accepts"),
         ({"overrides": {"seed": 1}}, "overrides: seed: expected arguments that the study does not give itself"),
         ({"overrides": {"dsmoe_topk": 0}}, "dsmoe_topk: expected an integer"),
-        ({"overrides": {"distill_model": "gone/t.pt"}}, "overrides: distill_model: expected an existing checkpoint"),
+        ({"overrides": {"distill_model": "gone/t.pt"}}, "overrides: distill_model: expected an existing file"),
         ({"knockouts": "hub"}, "knockouts: expected true or false, got hub"),
     ],
 )  # fmt: skip
@@ -62,7 +62,7 @@ def test_no_plan(study: ModuleType, tmp_path: Path) -> None:
 
 
 def test_data_hash_and_groups(study: ModuleType, write: Callable[..., Path], boards: Path, tmp_path: Path) -> None:
-    """A changed label or text is another data set; a copy elsewhere is the same one."""
+    """A changed picture, label or text is another data set; a copy elsewhere is the same one."""
     before = study.read_plan(write()).data[0]
     copy = Path(shutil.copytree(boards.parent, tmp_path / "boards"))
     settings = {**yaml.safe_load(boards.read_text()), "path": str(copy), "groups": r"^(.*)_"}
@@ -72,6 +72,12 @@ def test_data_hash_and_groups(study: ModuleType, write: Callable[..., Path], boa
     (copy / "data.yaml").write_text(yaml.safe_dump({**settings, "prompts": {"spur": "a thorn"}}))
     assert study.read_plan(write(data=[str(copy / "data.yaml")])).data[0].digest != before.digest
     (copy / "data.yaml").write_text(yaml.safe_dump(settings))
+    picture = next((copy / "images" / "val").iterdir())
+    bytes_before = picture.read_bytes()
+    picture.write_bytes(bytes_before[:-1] + bytes([bytes_before[-1] ^ 1]))
+    assert study.read_plan(write(data=[str(copy / "data.yaml")])).data[0].digest != before.digest
+    picture.write_bytes(bytes_before)
+    assert study.read_plan(write(data=[str(copy / "data.yaml")])).data[0].digest == before.digest
     label = next((copy / "labels" / "val").glob("*.txt"))
     label.write_text("0 .5 .5 .1 .1\n")
     assert study.read_plan(write(data=[str(copy / "data.yaml")])).data[0].digest != before.digest

@@ -68,7 +68,7 @@ def test_a_stock_net_can_be_a_base(plans: ModuleType) -> None:
         ({"text": "name"}, r"text: expected one of names, .* \(did you mean 'names'\?\), got name"),
         ({"text": "names", "model": "yolov8n"}, "text: expected a model with a TextSemantics row, got yolov8n.yaml"),
         ({"overrides": {"pretrained": "${NO_SUCH}/a.pt"}}, "expected the environment variable NO_SUCH to be set"),
-        ({"overrides": {"pretrained": "gone/a.pt"}}, "pretrained: expected an existing checkpoint, .*, got gone/a.pt"),
+        ({"overrides": {"pretrained": "gone/a.pt"}}, "pretrained: expected an existing file, .*, got gone/a.pt"),
         ({"overrides": {"dsmoe_text": "zeros"}}, r"did you mean 'zero'"),
     ],
 )
@@ -125,6 +125,22 @@ def test_weights_by_variable(plans: ModuleType, tmp_path: Path, monkeypatch: pyt
         found.append(plan.settings(plan.cells()[0]))
     assert found[0] == found[1] != found[2]
     assert str(tmp_path) not in str(found)
+
+
+def test_settings_files_by_content(plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts and a distiller's settings are part of a cell by what they say."""
+    monkeypatch.setenv("STUDY_FILES", str(tmp_path))
+    texts = {"dsmoe_prompts": ("a: [thin]", "a: [thick]"), "dsmoe_kd": ("temperature: 5", "temperature: 6")}
+    for key, contents in texts.items():
+        found = []
+        for content in contents:
+            (tmp_path / "own.yaml").write_text(content)
+            plans.file_digest.cache_clear()
+            plan = make_plan(plans, {"overrides": {key: "${STUDY_FILES}/own.yaml"}})
+            found.append(plan.settings(plan.cells()[0])[f"{key}_hash"])
+        assert found[0] != found[1]
+    with pytest.raises(ConfigError, match=r"overrides: dsmoe_kd: expected an existing file, .*gone\.yaml"):
+        make_plan(plans, {"overrides": {"dsmoe_kd": "${STUDY_FILES}/gone.yaml"}})
 
 
 def test_training_reads_the_cells_own_files(
