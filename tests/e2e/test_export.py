@@ -189,7 +189,7 @@ def test_twenty_real_boards(shared_data: Callable[[str], Path], make_routed, tra
     images = load_images(sorted(p for p in data.parent.rglob("*") if p.suffix in {".jpg", ".png"})[:20], size)
     assert len(images) == 20
     path = make_routed(YOLO(trained / "weights" / "last.pt").model, images[:8], tmp_path / "real.pt")
-    for fmt in ("onnx", "openvino"):
+    for fmt in ("onnx", "openvino", "torchscript"):
         report = compare(YOLO(path), YOLO(path).export(format=fmt, imgsz=size), images)
         assert report.agrees(), f"{fmt}: {report}"
         assert report.experts_equal is True
