@@ -34,7 +34,7 @@ from interleaved import positive
 from study_cell import KNOCKOUTS, MATCHES, RESULT
 from study_plan import FILES, Cell, Plan, digest, read_plan
 from study_report import write_report
-from study_table import append_row, read_rows
+from study_table import append_row, read_rows, room
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
 from ultra_dsmoe.explain.evaluation import output_folder, write_files
@@ -335,10 +335,12 @@ def main() -> int:
             print("\n".join(f"{cell.name}: {study.stage(cell)}" for cell in plan.cells()))
             return 0
         signal.signal(signal.SIGTERM, _interrupted)
-        failed = study.run(args.jobs)
+        with room(study.folder, "the files of its cells"):
+            failed = study.run(args.jobs)
         rows = [study.rows[c.name] for c in plan.cells() if c.name in study.rows]
         if rows:
-            print("\n".join(write_report(plan, rows, study.folder, study.out)))
+            with room(study.out, "page and picture"):
+                print("\n".join(write_report(plan, rows, study.folder, study.out)))
     except DSMoEError as e:
         print(f"study: {e}", file=sys.stderr)
         return 1

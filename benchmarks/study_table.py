@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,27 @@ WHOLE = ("seed", "epochs", "imgsz")
 NUMBERS = ("mAP50", "mAP50-95", "precision", "recall", "seconds")
 COLUMNS = ("study", "cell", "model", "data", *WHOLE, *NUMBERS, "settings_hash", "data_hash", "prompt_hash",
            "ultralytics", "torch", "ultra_dsmoe", "commit", "per_class_AP")  # fmt: skip
+HEADER = f"{','.join(COLUMNS)}\n"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the file system, or what this user may have of it
+
+
+@contextmanager
+def room(place: Path, what: str) -> Iterator[None]:
+    """Say of a full disk in one line where there was no room for what.
+
+    Raises:
+        DataError: If the disk is full.
+    """
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in FULL:
+            raise
+        raise DataError(str(place), f"space for {what}", os.strerror(e.errno)) from e
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Return the rows, numbers as numbers; none without a file.
+    """Return the rows, numbers as numbers; none without a file, or where its header was all that a full disk held.
 
     Raises:
         DataError: If a line is unfinished or damaged; names it.
@@ -28,8 +48,10 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
         return []
     with file.open(encoding="utf-8", newline="") as f:
         lines = f.read().splitlines(keepends=True)
-    if not lines or next(csv.reader(lines[:1])) != list(COLUMNS):
-        raise DataError(str(file), f"a first line with the columns {','.join(COLUMNS)}", (lines or ["none"])[0].strip())
+    if _is_unfinished_header("".join(lines)):
+        return []
+    if next(csv.reader(lines[:1])) != list(COLUMNS):
+        raise DataError(str(file), f"a first line with the columns {','.join(COLUMNS)}", lines[0].strip())
     return [_row(file, i, line) for i, line in enumerate(lines[1:], 2)]
 
 
@@ -48,25 +70,37 @@ def _row(file: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
+def _is_unfinished_header(content: str) -> bool:
+    """Whether there is nothing yet, or no more than a part of the first line."""
+    return len(content) < len(HEADER) and HEADER.startswith(content)
+
+
 def append_row(file: Path, row: dict[str, Any]) -> None:
     """Add a row in one write that reaches the disk; the file starts with its header at once.
 
     Raises:
-        OSError: If the disk is full; the file is then as long as before.
+        DataError: If the disk is full; the file then has the rows that it had before.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    if not file.exists() or not file.stat().st_size:
-        table.writeheader()
-    table.writerow(row)
-    content = text.getvalue().encode()
-    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(row)
+    with room(file, f"the row of {row['cell']}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            before = os.fstat(handle).st_size
+            if _is_unfinished_header(os.read(handle, len(HEADER)).decode(errors="replace")):
+                os.ftruncate(handle, before := 0)
+            _write(handle, (text.getvalue() if before else HEADER + text.getvalue()).encode(), before)
+        finally:
+            os.close(handle)
+
+
+def _write(handle: int, content: bytes, before: int) -> None:
+    """Write all of it, or leave a file of the length that it had before."""
     try:
-        before = os.fstat(handle).st_size
-        if os.write(handle, content) != len(content):  # the disk is full
-            os.ftruncate(handle, before)
-            raise OSError(f"{file}: no space left for a row")
+        if os.write(handle, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(handle)
-    finally:
-        os.close(handle)
+    except OSError:
+        os.ftruncate(handle, before)
+        raise

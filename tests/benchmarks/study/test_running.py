@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -69,8 +72,6 @@ def test_side_by_side(
     study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Two trainings are under way at once: each waits for the other to have begun."""
-    import threading
-
     both = threading.Barrier(2, timeout=20)
 
     class Together(host_class):
@@ -92,8 +93,6 @@ def test_stopped(
     monkeypatch: Any,
 ) -> None:
     """Ctrl-C ends what is running, begins nothing else, and leaves the rows that are there."""
-    import threading
-
     stopped, added = threading.Event(), study.append_row
 
     class Lasting(host_class):
@@ -117,6 +116,69 @@ def test_stopped(
     assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 1
     assert not any("seed=1" in command for command in host.commands[3:])
     assert stopped.is_set() or len(host.commands) == 2
+
+
+def test_full_disk(
+    study: ModuleType,
+    host_class: type[Any],
+    write: Callable[..., Path],
+    run: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first row does not fit: one line, the other training ends, and nothing is trained twice later."""
+    stopped, begun = threading.Event(), threading.Event()
+
+    class Lasting(host_class):
+        """Its second training lasts until it is ended; the first one's validation waits for it to begin."""
+
+        def __call__(self, command: list[str], **kwargs: Any) -> Any:
+            if "model=dsmoe-n.yaml" in command:
+                self.commands.append(command)
+                begun.set()
+                ended = {"wait": lambda self, timeout=None: -15 if stopped.wait(20) else 0}
+                return type("Process", (), {**ended, "terminate": lambda self: stopped.set(), "pid": 0})()
+            if command[1] != "train":
+                assert begun.wait(20)
+            return super().__call__(command, **kwargs)
+
+    def full(handle: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file, host, table = write(seeds=[0]), Lasting(), tmp_path / "out" / "tiny.csv"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        code, _, err = run(file, host, "--jobs", "2")
+    assert code == 1
+    assert err == f"study: {table}: expected space for the row of boards-yolov8n-0, got No space left on device\n"
+    assert stopped.is_set()
+    host = host_class()
+    code, _, err = run(file, host)
+    assert (code, err) == (0, "")
+    assert [c[1] for c in host.commands if "model=dsmoe-n.yaml" in c] == ["train"]
+    assert len(host.commands) == 2  # training and validation of the one that was ended
+    assert [r["cell"] for r in study.read_rows(table)] == ["boards-yolov8n-0", "boards-k2-0"]
+
+
+def test_full_disk_before_a_training(
+    study: ModuleType,
+    host_class: type[Any],
+    write: Callable[..., Path],
+    run: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(folder: Path, files: dict[str, bytes]) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    host = host_class()
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "write_files", full)
+        code, _, err = run(write(), host)
+    folder = tmp_path / "runs" / "tiny"
+    assert (code, host.commands) == (1, [])
+    assert err == f"study: {folder}: expected space for the files of its cells, got {os.strerror(errno.EDQUOT)}\n"
+    assert run(write(), host)[0] == 0
 
 
 def test_failed_cell_goes_on(

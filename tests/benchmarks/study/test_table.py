@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from ultra_dsmoe.errors import DataError
 
 
 def test_damaged_row(
@@ -34,13 +38,57 @@ def test_damaged_row(
     assert "expected one row per cell; delete all but one, got boards-k2-1 twice" in run(write(), host)[2]
 
 
-def test_full_disk(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that does not fit is not written at all."""
-    table = sys.modules["study_table"]
-    file, row = tmp_path / "t.csv", {**dict.fromkeys(table.COLUMNS, 1), "study": "s"}
-    table.append_row(file, row)
-    before, write = file.read_text(), table.os.write
-    monkeypatch.setattr(table.os, "write", lambda handle, content: write(handle, content[:5]))
-    with pytest.raises(OSError, match="no space left"):
+@pytest.fixture
+def table(study: ModuleType) -> ModuleType:
+    return sys.modules["study_table"]
+
+
+@pytest.fixture
+def row(table: ModuleType) -> dict[str, Any]:
+    return {**dict.fromkeys(table.COLUMNS, 1), "study": "s", "cell": "c"}
+
+
+@pytest.mark.parametrize("there", [0, 1], ids=["first row", "second row"])
+@pytest.mark.parametrize("fit", [None, 5], ids=["nothing fits", "a part fits"])
+def test_full_disk(
+    table: ModuleType, row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, fit: int | None
+) -> None:
+    """A row that does not fit is not written at all, and fits later."""
+    file, write = tmp_path / "t.csv", os.write
+    for _ in range(there):
         table.append_row(file, row)
+    before = file.read_text() if there else ""
+
+    def full(handle: int, content: bytes) -> int:
+        if fit is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, content[:fit])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(table.os, "write", full)
+        with pytest.raises(DataError, match=r"t\.csv: expected space for the row of c, got No space left on device$"):
+            table.append_row(file, row)
     assert file.read_text() == before
+    assert len(table.read_rows(file)) == there
+    table.append_row(file, row)
+    assert len(table.read_rows(file)) == there + 1
+
+
+def test_another_error_is_no_full_disk(table: ModuleType, row: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "t.csv").mkdir()
+    with pytest.raises(IsADirectoryError):
+        table.append_row(tmp_path / "t.csv", row)
+
+
+@pytest.mark.parametrize("length", [0, 1, 40, -1])
+def test_unfinished_header(table: ModuleType, row: dict[str, Any], tmp_path: Path, length: int) -> None:
+    """No rows, and the next one brings the header; with anything behind it the file is refused."""
+    file = tmp_path / "t.csv"
+    file.write_text(table.HEADER[:length])
+    assert table.read_rows(file) == []
+    table.append_row(file, row)
+    assert file.read_text().startswith(f"{table.HEADER}s,c,")
+    assert len(table.read_rows(file)) == 1
+    file.write_text(f"{table.HEADER[:length]}\n1,2\n")
+    with pytest.raises(DataError, match="expected a first line with the columns study,cell|line 2: expected 20 fields"):
+        table.read_rows(file)
