@@ -104,6 +104,17 @@ def test_resumed_training_goes_on_as_ours(trained: Path, interrupted: Path) -> N
     assert net.text_info["encoder"] == "hash"
 
 
+def test_the_command_line_takes_the_words_of_our_keys(run_module: Run, tiny_boards: Path, folder: Path) -> None:
+    """Hosts before 8.4.60 evaluate the values: ``hash`` is a function of Python's."""
+    run_module(
+        "train", "model=dsmoe-n.yaml", f"data={tiny_boards}", "epochs=1", "batch=4", *SMALL, "plots=False", "val=False",
+        f"project={folder}", "name=words", "dsmoe_text=hash", "dsmoe_moe=dense",
+    )  # fmt: skip
+    args = yaml.safe_load((folder / "words" / "args.yaml").read_text())
+    assert (args["dsmoe_text"], args["dsmoe_moe"]) == ("hash", "dense")
+    assert YOLO(folder / "words" / "weights" / "last.pt").model.text_info["encoder"] == "hash"
+
+
 def test_validation_takes_the_keys(trained: Path, tiny_boards: Path, tmp_path: Path) -> None:
     model = YOLO(trained)
     call = {"data": str(tiny_boards), "imgsz": 64, "workers": 0, "device": "cpu", "project": str(tmp_path)}

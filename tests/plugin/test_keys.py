@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def test_good_values_arrive(tmp_path: Path) -> None:
     assert get_cfg(overrides={"dsmoe_gamma": 2}).dsmoe_gamma == 2.0
 
 
+@pytest.mark.parametrize(("evaluated", "meant"), [(hash, "hash"), (random, "random")], ids=["a function", "a module"])
+def test_a_word_that_the_host_evaluated_is_taken_back(evaluated: object, meant: str) -> None:
+    """Hosts before 8.4.60 evaluate ``dsmoe_text=hash`` of the command line."""
+    assert get_cfg(overrides={"dsmoe_text": evaluated}).dsmoe_text == meant
+    assert keys.take({"dsmoe_text": evaluated}) == {"dsmoe_text": meant}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -53,6 +61,7 @@ def test_good_values_arrive(tmp_path: Path) -> None:
         ("dsmoe_prompts", {"spur": "x"}, "a YAML file"),
         ("dsmoe_text", "", "auto, hash, sentence"),
         ("dsmoe_text", 7, "auto, hash, sentence"),
+        ("dsmoe_text", len, "auto, hash, sentence.*got <built-in function len>"),
         ("dsmoe_kd", "attentoin", "attention, mimic, host or a YAML file .did you mean 'attention'.*got attentoin"),
         ("dsmoe_gamma", 0, "a number above 0, the exponent of the gray transform, got 0"),
         ("dsmoe_gamma", -1.5, "a number above 0, .*got -1.5"),

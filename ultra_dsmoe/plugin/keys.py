@@ -65,7 +65,15 @@ def _prompts(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Check ``dsmoe_text``; the encoders check the rest of the name."""
+    """Check ``dsmoe_text``; the encoders check the rest of the name.
+
+    Hosts before 8.4.60 evaluate what the command line says: of ``hash`` they make Python's function of that name.
+    """
+    if not isinstance(value, (str, Path)):
+        from ultra_dsmoe.text.encoders import KINDS
+
+        name = getattr(value, "__name__", None)
+        value = name if name in KINDS else value
     if not isinstance(value, (str, Path)) or not str(value).strip():
         expected = "auto, hash, sentence:<id or folder>, causal-lm:<id or folder>, random or zero"
         raise ConfigError("dsmoe_text", expected, value)
