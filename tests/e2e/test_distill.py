@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
@@ -56,10 +57,14 @@ def state(wrapper: FeatureDistillation) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def interrupted(folder: Path, tiny_boards: Path, teacher: Path) -> tuple[Path, dict[str, Any]]:
-    """Return a run of a stock pair that was stopped after two of three epochs, and its state then."""
-    kept: dict[str, Any] = {}
+    """Return a run of a stock pair that was stopped after two of three epochs, and its state then.
+
+    One step per batch (``nbs``): the host would collect the gradients of all of these few, and nothing would move.
+    """
+    kept: dict[str, Any] = {"best": []}
 
     def stop(trainer: Any) -> None:
+        kept["best"].append(torch.load(trainer.best, map_location="cpu", weights_only=False))
         if trainer.epoch == 1:
             kept.update(state(trainer.ema.ema), live=deepcopy(trainer.model.adaptive.state()))
             kept["optimized"] = {id(p) for g in trainer.optimizer.param_groups for p in g["params"]}
@@ -73,7 +78,7 @@ def interrupted(folder: Path, tiny_boards: Path, teacher: Path) -> tuple[Path, d
     with pytest.raises(KeyboardInterrupt):
         yolo.train(
             data=tiny_boards, epochs=3, project=str(folder), name="run", distill_model=str(teacher),
-            dsmoe_kd="attention", **QUICK,
+            dsmoe_kd="attention", nbs=4, **QUICK,
         )  # fmt: skip
     shutil.copytree(folder / "run", folder / "copy")
     return folder / "run", kept
@@ -129,6 +134,23 @@ def test_resume_restores_adapters_and_weights_exactly(
     last = torch.load(interrupted[0].parent / "copy" / "weights" / "last.pt", map_location="cpu", weights_only=False)
     saved = last["ema"].float().student_model.state_dict()
     assert all(torch.equal(v.float(), saved[k].float()) for k, v in began["student"].items())
+
+
+def test_the_best_net_of_an_unfinished_run_is_the_student_alone(interrupted: tuple[Path, dict[str, Any]]) -> None:
+    weights = interrupted[0].parent / "copy" / "weights"
+    assert isinstance(torch.load(weights / "last.pt", weights_only=False)["ema"], FeatureDistillation)
+    assert len(interrupted[1]["best"]) == 2, "one look per epoch"
+    for best in (*interrupted[1]["best"], torch.load(weights / "best.pt", weights_only=False)):
+        assert type(best["model"]) is DetectionModel
+        assert best["model"].names[0] == "missing_hole"
+        assert not any(isinstance(value, (nn.Module, Tensor)) for key, value in best.items() if key != "model")
+        assert best["optimizer"] is None, "it has moments of the adapters"
+        assert best["train_metrics"]["fitness"] >= 0
+    first, second = (best["model"].state_dict() for best in interrupted[1]["best"])
+    assert first.keys() == DetectionModel("yolov8n.yaml", nc=6, verbose=False).state_dict().keys()
+    assert any(not torch.equal(v, second[k]) for k, v in first.items()), "the second epoch is as good, thus the best"
+    last = torch.load(weights / "last.pt", weights_only=False)["ema"].student_model.state_dict()
+    assert all(torch.equal(v, last[k]) for k, v in second.items())
 
 
 def test_the_result_is_the_student_alone(resumed: tuple[Path, dict[str, Any], YOLO]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from copy import copy, deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +13,7 @@ from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import strip_optimizer
 
 from ultra_dsmoe.distill import KDConfig, match_levels, resolve
 from ultra_dsmoe.errors import ConfigError, DSMoEError
@@ -113,6 +115,23 @@ class Distilling(Base):
     def save_metrics(self, metrics: dict[str, Any]) -> None:
         """Write the epoch's row of results.csv, with the weights that were in force."""
         super().save_metrics({**metrics, **(self._kd_metrics or {})})
+
+    def save_model(self) -> Any:
+        """Write the host's checkpoints, with the wrapper in those that a run goes on from and not in ``best.pt``.
+
+        ``best.pt`` is at any time what the host makes of it at a run's end: the student alone.
+        """
+        if self._wrapper() is None:
+            return super().save_model()
+        best, self.best = self.best, Path(os.devnull)  # the host writes one content to both
+        try:
+            saved: Any = super().save_model()  # None on hosts before 8.4.130
+        finally:
+            self.best = best
+        if saved is not False and self.best_fitness == self.fitness:
+            with at_level(LOGGER, logging.WARNING):
+                strip_optimizer(self.last, str(best))
+        return saved
 
     def discard_run(self) -> None:
         """Remove the run folder that the host has just made, unless something else is in it."""
