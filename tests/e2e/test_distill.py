@@ -50,9 +50,18 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def state(wrapper: FeatureDistillation) -> dict[str, Any]:
-    """Return adapters as a checkpoint holds them, and the adaptive weights."""
-    adapters = {k: v.half().float().clone() for k, v in wrapper.projector.state_dict().items()}
+    """Return the adapters as they are, and the adaptive weights."""
+    adapters = {k: v.clone() for k, v in wrapper.projector.state_dict().items()}
     return {"adapters": adapters, "adaptive": deepcopy(wrapper.adaptive.state())}
+
+
+def halved(adapters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return adapters as the host keeps an average."""
+    return {k: v.half().float() for k, v in adapters.items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,7 @@ def interrupted(folder: Path, tiny_boards: Path, teacher: Path) -> tuple[Path, d
     def stop(trainer: Any) -> None:
         kept["best"].append(torch.load(trainer.best, map_location="cpu", weights_only=False))
         if trainer.epoch == 1:
-            kept.update(state(trainer.ema.ema), live=deepcopy(trainer.model.adaptive.state()))
+            kept.update(live=state(trainer.model), average=state(trainer.ema.ema))
             kept["optimized"] = {id(p) for g in trainer.optimizer.param_groups for p in g["params"]}
             kept["adapter_ids"] = {id(p) for p in trainer.model.projector.parameters()}
             kept["teacher_ids"] = {id(p) for p in trainer.model.teacher_model.parameters()}
@@ -125,15 +134,39 @@ def test_resume_restores_adapters_and_weights_exactly(
 ) -> None:
     kept, began = interrupted[1], resumed[1]
     assert (began["trainer"], began["epoch"]) == (DistillTrainer, 2)
-    assert kept["adaptive"] == kept["live"], "the checkpoint's copy keeps pace"
-    assert kept["adaptive"]["weights"] != [1.0] * 5
-    for side in (began, began["ema"]):
-        assert side["adaptive"] == kept["adaptive"]
-        assert side["adapters"].keys() == kept["adapters"].keys()
-        assert all(torch.equal(v, kept["adapters"][k]) for k, v in side["adapters"].items())
+    live, average = kept["live"], kept["average"]
+    assert average["adaptive"] == live["adaptive"], "the checkpoint's copy keeps pace"
+    assert live["adaptive"]["weights"] != [1.0] * 5
+    assert began["adaptive"] == began["ema"]["adaptive"] == live["adaptive"]
+    assert same(began["adapters"], live["adapters"])
+    assert same(began["ema"]["adapters"], halved(average["adapters"]))
+    for other in (halved(live["adapters"]), average["adapters"], halved(average["adapters"])):
+        assert not any(torch.equal(v, other[k]) for k, v in live["adapters"].items()), "nothing would be proven"
     last = torch.load(interrupted[0].parent / "copy" / "weights" / "last.pt", map_location="cpu", weights_only=False)
     saved = last["ema"].float().student_model.state_dict()
     assert all(torch.equal(v.float(), saved[k].float()) for k, v in began["student"].items())
+
+
+def test_older_checkpoints_bring_back_the_average(interrupted: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    shutil.copytree(interrupted[0].parent / "copy", tmp_path / "run")
+    last = tmp_path / "run" / "weights" / "last.pt"
+    content = torch.load(last, weights_only=False)
+    del content["ema"].exact_adapters  # files of earlier releases have no such entry
+    torch.save(content, last)
+    began: dict[str, Any] = {}
+
+    def look(trainer: Any) -> None:
+        began.update(state(trainer.model), exact=trainer.ema.ema.exact_adapters)
+        raise KeyboardInterrupt
+
+    yolo = YOLO(last)
+    yolo.add_callback("on_train_start", look)
+    with pytest.raises(KeyboardInterrupt):
+        yolo.train(resume=True, save_dir=str(tmp_path / "run"))
+    average = interrupted[1]["average"]
+    assert same(began["adapters"], halved(average["adapters"]))
+    assert began["adaptive"] == average["adaptive"]
+    assert began["exact"] is None
 
 
 def test_the_best_net_of_an_unfinished_run_is_the_student_alone(interrupted: tuple[Path, dict[str, Any]]) -> None:

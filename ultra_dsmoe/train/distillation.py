@@ -47,8 +47,11 @@ class FeatureDistillation(DistillationModel):
         projector: The adapters, one per level.
         config: Settings.
         adaptive: Weights of the terms.
+        exact_adapters: In a checkpoint, which has the average in half precision, the adapters that were trained;
+            None elsewhere, and in files written before there was this entry.
     """
 
+    exact_adapters: dict[str, Tensor] | None = None
     stride: Tensor
     student_model: Any  # a detector; the host's annotations are wider
 

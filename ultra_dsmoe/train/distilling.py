@@ -121,13 +121,16 @@ class Distilling(Base):
 
         ``best.pt`` is at any time what the host makes of it at a run's end: the student alone.
         """
-        if self._wrapper() is None:
+        wrapper = self._wrapper()
+        if wrapper is None:
             return super().save_model()
         best, self.best = self.best, Path(os.devnull)  # the host writes one content to both
+        ema: Any = self.ema
+        ema.ema.exact_adapters = dict(wrapper.projector.state_dict())
         try:
             saved: Any = super().save_model()  # None on hosts before 8.4.130
         finally:
-            self.best = best
+            self.best, ema.ema.exact_adapters = best, None
         if saved is not False and self.best_fitness == self.fitness:
             with at_level(LOGGER, logging.WARNING):
                 strip_optimizer(self.last, str(best))
@@ -171,7 +174,7 @@ class Distilling(Base):
         kept = self._resumed
         wrapper = FeatureDistillation(student.to(self.device), self._teacher, config, kept and deepcopy(kept.adaptive))
         if kept is not None:
-            wrapper.projector.load_state_dict(kept.projector.state_dict())
+            wrapper.projector.load_state_dict(kept.exact_adapters or kept.projector.state_dict())
         return wrapper
 
     def _wrapper(self) -> FeatureDistillation | None:
