@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from study_keys import check_arguments
 from study_variant import PROMPTS, TEXTS, as_file, check_net, control_prompts, edited, text_arguments
 
 from ultra_dsmoe.errors import ConfigError, DataError, did_you_mean
@@ -174,6 +175,7 @@ def read_plan(file: Path) -> Plan:
     Raises:
         ConfigError: If it is missing or no YAML, lacks a key or has an unknown one, or names an unknown model.
         DataError: If a data set is unknown or its images are not there.
+        TextError: If a file of prompts is not of a data set's classes.
     """
     content = _read(file)
     _known(content, KEYS, str(file))
@@ -197,6 +199,7 @@ def read_plan(file: Path) -> Plan:
     plan = Plan(_plain(content["name"], "name"), models, data, *numbers, seeds, overrides, str(baseline), knockouts)
     for cell in plan.cells():
         plan.files(cell)  # fails here where there is nothing to shuffle
+    check_arguments(plan)
     return plan
 
 

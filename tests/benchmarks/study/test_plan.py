@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from ultralytics import YOLO
 
-from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.errors import ConfigError, DataError, TextError
 
 
 def test_plan(plan: Any, study: ModuleType) -> None:
@@ -51,6 +52,61 @@ def test_bad_plan(study: ModuleType, write: Callable[..., Path], changes: dict[s
     with pytest.raises((ConfigError, DataError), match=message) as info:
         study.read_plan(write(**changes))
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": {"dsmoe_topk": 2}}, "overrides: dsmoe_topk: expected a DS-MoE model .*, got yolov8n, which"),
+        ({"overrides": {"dsmoe_text": "hash"}}, "overrides: dsmoe_text: expected a DS-MoE model .*, got yolov8n, whic"),
+        ({"overrides": {"cache": "lmdb"}}, "overrides: cache: expected a DS-MoE model .*, got yolov8n, which is stock"),
+        ({"models": ["dsmoe-n", {"model": "yolov8n", "overrides": {"dsmoe_moe": "dense"}}]}, "overrides: dsmoe_moe: "),
+        ({"models": ["dsmoe-n", {"model": "yolov8n.pt", "overrides": {"dsmoe_moe": "dense"}}]}, "got yolov8n, which"),
+        ({"models": ["dsmoe-n"], "overrides": {"dsmoe_parity": True}}, "dsmoe_parity: expected this key with export"),
+        ({"models": ["dsmoe-n"], "overrides": {"dsmoe_moe": "static"}}, "dsmoe_moe: expected gather or dense in a "),
+    ],
+)  # fmt: skip
+def test_keys_of_the_plugin(
+    study: ModuleType, write: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
+    """What the training would refuse, cell by cell, is refused at once."""
+    with pytest.raises(ConfigError, match=message) as info:
+        study.read_plan(write(**changes))
+    assert "\n" not in str(info.value)
+
+
+def test_keys_of_any_detector(study: ModuleType, write: Callable[..., Path], tmp_path: Path) -> None:
+    """Stock models distil too, and one can be taken out of what is given to all."""
+    teacher = tmp_path / "t.pt"
+    teacher.touch()
+    given = {"dsmoe_kd": "attention", "distill_model": str(teacher), "cache": "ram", "dsmoe_topk": 2}
+    models = ["dsmoe-n", {"model": "yolov8n", "overrides": {"dsmoe_topk": None}}]
+    plan = study.read_plan(write(models=models, overrides=given))
+    assert [plan.settings(c)["dsmoe_topk"] for c in plan.cells()[:2]] == [2, None]
+
+
+def test_keys_of_a_checkpoint(study: ModuleType, write: Callable[..., Path], tmp_path: Path) -> None:
+    for name in ("dsmoe-n", "yolov8n"):
+        YOLO(f"{name}.yaml").save(tmp_path / f"my-{name}.pt")
+    ours, stock = str(tmp_path / "my-dsmoe-n.pt"), str(tmp_path / "my-yolov8n.pt")
+    assert study.read_plan(write(models=[ours], overrides={"dsmoe_topk": 2})).models[0].name == "my-dsmoe-n"
+    with pytest.raises(ConfigError, match=r"dsmoe_topk: expected a DS-MoE model .*, got my-yolov8n, which is stock"):
+        study.read_plan(write(models=[ours, stock], overrides={"dsmoe_topk": 2}))
+
+
+def test_prompts_of_another_data_set(study: ModuleType, write: Callable[..., Path], tmp_path: Path) -> None:
+    prompts, models = tmp_path / "p.yaml", ["dsmoe-n", {"name": "names", "model": "dsmoe-n", "text": "names"}]
+    prompts.write_text("spurr: [a thorn]\n")
+    with pytest.raises(TextError) as info:
+        study.read_plan(write(models=models, overrides={"dsmoe_prompts": str(prompts)}))
+    said = str(info.value)
+    assert said.startswith(f"dsmoe_prompts={prompts}, data boards: prompts: expected a class of this data set: ")
+    assert said.endswith("got 'spurr' (did you mean 'spur'?)")
+    prompts.write_text("- spur\n")
+    with pytest.raises(ConfigError, match="dsmoe_prompts: expected a mapping of class name to description"):
+        study.read_plan(write(models=models, overrides={"dsmoe_prompts": str(prompts)}))
+    prompts.write_text("prompts: {spur: [a thorn]}\n")
+    assert len(study.read_plan(write(models=models, overrides={"dsmoe_prompts": str(prompts)})).cells()) == 4
 
 
 def test_no_plan(study: ModuleType, tmp_path: Path) -> None:
