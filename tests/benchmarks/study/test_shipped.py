@@ -34,7 +34,7 @@ def plans(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return plans.Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"])
 
     monkeypatch.setattr(plans, "_data", packaged)
-    for name in ("yolov8n", "yolo11n", "yolo26n", "tmodel-n"):
+    for name in ("yolov8n", "yolo11n", "yolo26n", "yolov8s", "yolo11s", "yolo26s", "tmodel-n"):
         (tmp_path / f"{name}.pt").write_text(name)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
     return plans
@@ -148,22 +148,24 @@ def test_experts(plans: ModuleType, tmp_path: Path) -> None:
 def test_text_controls(plans: ModuleType) -> None:
     """Every control gives the classes other vectors than the descriptions do; the seed moves those left to chance."""
     plan = plans.read_plan(FOLDER / "text-controls.yaml")
-    content = load("neu-det")
-    banks: dict[tuple[str, int], Any] = {}
+    described = {data.name: load(data.name) for data in plan.data}
+    banks: dict[tuple[str, str, int], Any] = {}
     for cell in plan.cells():
-        words, files = plan.arguments(cell), plan.files(cell)
+        words, files, content = plan.arguments(cell), plan.files(cell), described[cell.data.name]
         assert set(files) == ({"prompts.yaml"} if cell.model.name in ("names", "shuffled") else set())
-        prompts = {**content["prompts"], **yaml.safe_load(files.get("prompts.yaml", "{}"))}
+        given = yaml.safe_load(files.get("prompts.yaml", "{}"))
+        if cell.model.name == "shuffled":
+            assert sorted(map(str, given.values())) == sorted(map(str, content["prompts"].values()))
+            assert all(given[name] != texts for name, texts in content["prompts"].items())
         control = words["dsmoe_text"] if cell.model.name in ("random", "zero") else "hash"
-        banks[cell.model.name, cell.seed] = encode_bank(content["names"], prompts, control)
-    assert banks["names", 0].prompts[3] == ("pitted surface",)
-    assert banks["shuffled", 0].prompts[0][0].startswith("a photo of a crazing defect: dark narrow streaks")
-    for seed in plan.seeds:
-        mixed = plan.files(next(c for c in plan.cells() if (c.model.name, c.seed) == ("shuffled", seed)))
-        given = yaml.safe_load(mixed["prompts.yaml"])
-        assert sorted(map(str, given.values())) == sorted(map(str, content["prompts"].values()))
-        assert all(given[name] != texts for name, texts in content["prompts"].items())
+        bank = encode_bank(content["names"], {**content["prompts"], **given}, control)
+        banks[cell.data.name, cell.model.name, cell.seed] = bank
+    assert banks["neu-det", "names", 0].prompts[3] == ("pitted surface",)
+    start = "a photo of a crazing defect: dark narrow streaks"
+    assert banks["neu-det", "shuffled", 0].prompts[0][0].startswith(start)
     # Fixed controls have one bank over all seeds, the others one per seed.
-    different = {name: len({b.key for (n, _), b in banks.items() if n == name}) for name, _ in banks}
-    assert different == {"real": 1, "names": 1, "shuffled": 3, "random": 3, "zero": 1}
+    for data in described:
+        keys = {name: {b.key for (d, n, _), b in banks.items() if (d, n) == (data, name)} for _, name, _ in banks}
+        different = {name: len(found) for name, found in keys.items()}
+        assert different == {"real": 1, "names": 1, "shuffled": 3, "random": 3, "zero": 1}
     assert plan.settings(plan.cells()[1])["prompts_hash"] != plan.settings(plan.cells()[2])["prompts_hash"]
