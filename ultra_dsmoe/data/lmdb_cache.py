@@ -4,8 +4,14 @@ Source: [DSMoE] Sec. 4, which keeps letterboxed images in LMDB. Deviation: witho
 have them: augmentation works on bare images, and adding bars costs nothing.
 
 An image is stored under the hash of its file's bytes, so a wrong one cannot be found. An index remembers each file's
-size and time, which spares reading it again. Pictures are written in transactions of a few: what a killed writer had
-committed is whole and is used. LMDB lets one process write and any number read.
+size and times, which spares reading it again: where they differ, the bytes are hashed and compared. The time of the
+last change of state is among them, since the one of the last writing can be set back. Pictures are written in
+transactions of a few: what a killed writer had committed is whole and is used. LMDB lets one process write and any
+number read.
+
+What is stale: a cache of another format, size or number of channels is refused, since its images would mix with
+others; a picture that has changed is cached anew with a warning, under its new hash, so that nobody can get the old one
+for it. A record whose checksum does not fit is not used: the host reads that picture from its file, with a warning.
 """
 
 from __future__ import annotations
@@ -14,7 +20,9 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -26,10 +34,14 @@ import numpy as np
 from ultra_dsmoe.errors import ConfigError, DataError
 
 NAME = "lmdb"
-FORMAT = b"1"
+FORMAT = 2
 MAP_BYTES = 1 << 40  # of address space, not of disk: alike in all processes, since LMDB refuses a map that has grown
 READERS = 1024  # processes that read at once
 COMMIT = 64  # images per transaction: a killed writer loses no more
+CHECKSUM_BYTES = 8  # of which 4 are used: images begin at a multiple of eight bytes, where NumPy adds words fastest
+WORD_BYTES = 8
+COLUMNS = 509  # a prime, so that pages of 4096 bytes that have changed places change the sums of columns
+MB = 10**6
 _readers: dict[str, Any] = {}  # open environments by path; LMDB allows a process one each
 
 
@@ -42,7 +54,8 @@ def use_lmdb(dataset: Any, hyp: Any) -> None:
 
     Raises:
         ConfigError: If the package lmdb is not installed, or on Windows.
-        DataError: If the file cannot be read or written, or a picture has more than 8 bits.
+        DataError: If the file cannot be read or written or is of other settings, the disk is full, or a picture has
+            more than 8 bits or changes while it is read.
     """
     library = load_library()
     # The host's word for "images come from `ims`": its buffer of recent images stays out of play.
@@ -76,9 +89,40 @@ def load_library() -> Any:
 
 def cache_path(dataset: Any) -> Path:
     """Return the folder of a data set's cache: beside that of its images, one per size."""
-    size = "x".join(str(n) for n in np.atleast_1d(dataset.imgsz))
     folder = Path(dataset.im_files[0]).parent
-    return folder.with_name(f"{folder.name}-{size}-{dataset.channels}.lmdb")
+    return folder.with_name(f"{folder.name}-{_size(dataset)}-{dataset.channels}.lmdb")
+
+
+def _size(dataset: Any) -> str:
+    return "x".join(str(n) for n in np.atleast_1d(dataset.imgsz))
+
+
+def _settings(dataset: Any) -> str:
+    """Return what all images of a cache share, in words."""
+    return f"format {FORMAT}, imgsz {_size(dataset)}, {dataset.channels} channels"
+
+
+def _checksum(data: Any) -> bytes:
+    """Return the CRC of the sums of columns of the data laid out as words in rows; of few bytes, that of the bytes.
+
+    A flipped bit always changes it. The CRC of all bytes would take ten times as long, a twelfth of what loading takes.
+    """
+    summed = len(data) // (WORD_BYTES * COLUMNS) * COLUMNS
+    sums = np.frombuffer(data, np.uint64, summed).reshape(-1, COLUMNS).sum(axis=0) if summed else b""
+    return zlib.crc32(memoryview(data)[summed * WORD_BYTES :], zlib.crc32(sums)).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def _sealed(data: bytes) -> bytes:
+    """Return a record: its checksum, then the data."""
+    return _checksum(data) + data
+
+
+def _unsealed(record: Any) -> memoryview | None:
+    """Return the data of a record; None where there is no record or its checksum does not fit."""
+    if record is None:
+        return None
+    data = memoryview(record)[CHECKSUM_BYTES:]
+    return data if record[:CHECKSUM_BYTES] == _checksum(data) else None
 
 
 class CachedImages:
@@ -93,22 +137,40 @@ class CachedImages:
             shapes: Of the images, (H, W, C).
         """
         self.path, self.keys, self.shapes = path, keys, shapes
+        self._checked: int | None = None
+        self._has_warned = False
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.keys)
 
-    def __getitem__(self, i: int) -> np.ndarray:
-        """Return an image (H, W, C), uint8, BGR.
+    def __getitem__(self, i: int) -> np.ndarray | None:
+        """Return an image (H, W, C), uint8, BGR; None, from which the host reads the file, where it is damaged."""
+        library = load_library()
+        try:
+            with _reader(self.path).begin(buffers=True) as transaction:
+                record = transaction.get(self.keys[i])
+                # The host asks twice for an image, whose checksum is computed once.
+                data = record[CHECKSUM_BYTES:] if record is not None and i == self._checked else _unsealed(record)
+                if data is not None:
+                    self._checked = i
+                    return np.frombuffer(data, np.uint8).reshape(self.shapes[i]).copy()
+                reason = f"image {i} is missing" if record is None else f"image {i} is not what was written"
+        except library.Error as e:
+            reason = str(e)
+        self._warn(reason)
+        return None
 
-        Raises:
-            DataError: If the cache was deleted or damaged after it was filled.
-        """
-        with _blamed(load_library(), self.path), _reader(self.path).begin(buffers=True) as transaction:
-            data = transaction.get(self.keys[i])
-            if data is None:
-                raise DataError(str(self.path), "all images of the set (delete it to begin anew)", f"no image {i}")
-            return np.frombuffer(data, np.uint8).reshape(self.shapes[i]).copy()
+    def __setitem__(self, i: int, image: Any) -> None:
+        """Drop an image that the host had to read from its file and, in some versions, would keep."""
+
+    def _warn(self, reason: str) -> None:
+        """Say once per process that the cache is damaged."""
+        from ultralytics.utils import LOGGER
+
+        if not self._has_warned:
+            LOGGER.warning(f"{self.path}: damaged, {reason}; read from the file instead (delete it to begin anew)")
+        self._has_warned = True
 
 
 def _reader(path: Path) -> Any:
@@ -136,10 +198,14 @@ def _filled(library: Any, path: Path, dataset: Any) -> list[dict[str, Any]]:
     from ultralytics.utils import LOGGER, TQDM
 
     close_readers()
-    rows, changed, added = [], 0, 0
-    with _blamed(library, path), library.open(str(path), map_size=MAP_BYTES, max_readers=READERS) as environment:
+    rows: list[dict[str, Any]] = []
+    changed, added = 0, 0
+    with (
+        _blamed(library, path, dataset, rows),
+        library.open(str(path), map_size=MAP_BYTES, max_readers=READERS) as environment,
+    ):
         environment.reader_check()  # frees the slots of killed readers
-        _check_format(environment, path)
+        _check_settings(environment, path, dataset)
         files = dataset.im_files
         bar = TQDM(range(0, len(files), COMMIT), desc=f"{dataset.prefix}Caching images in {path.name}")
         for start in bar:
@@ -154,42 +220,62 @@ def _filled(library: Any, path: Path, dataset: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_format(environment: Any, path: Path) -> None:
+def _check_settings(environment: Any, path: Path, dataset: Any) -> None:
+    wanted = _settings(dataset)
     with environment.begin(write=True) as transaction:
         if transaction.stat()["entries"] == 0:
-            transaction.put(b"format", FORMAT)
-        found = transaction.get(b"format")
-    if found != FORMAT:
-        raise DataError(str(path), f"a cache of format {FORMAT.decode()} (delete it to begin anew)", found)
+            transaction.put(b"format", wanted.encode())
+        found = (transaction.get(b"format") or b"no format").decode(errors="replace")
+    if found != wanted:
+        raise DataError(str(path), f"a cache of {wanted} (delete it to begin anew)", found)
 
 
 def _entered(transaction: Any, dataset: Any, i: int) -> tuple[dict[str, Any], bool, bool]:
     """Return the index row of an image, whether its file has changed since it was cached, and whether it is new."""
     file = Path(dataset.im_files[i])
     name = b"file " + hashlib.blake2b(str(file.resolve()).encode(), digest_size=32).digest()
-    state = file.stat()
-    known = json.loads(transaction.get(name) or b"{}")
-    if known.get("state") == [state.st_size, state.st_mtime_ns]:
+    state = _state(file)
+    known = json.loads(bytes(_unsealed(transaction.get(name)) or b"{}"))
+    if known.get("state") == state:
         return known, False, False
     key = hashlib.blake2b(file.read_bytes(), digest_size=32).digest()
     image, original, _ = dataset.load_image(i)
+    dataset.ims[i] = None  # some versions of the host keep it
     if image.dtype != np.uint8:
         raise DataError(str(file), "a picture of 8 bits for cache=lmdb", image.dtype)
-    row = {
-        "state": [state.st_size, state.st_mtime_ns],
-        "key": key.hex(),
-        "original": list(original),
-        "shape": list(image.shape),
-    }
-    is_new = transaction.put(key, image.tobytes(), overwrite=False)
-    transaction.put(name, json.dumps(row).encode())
+    if _state(file) != state:
+        raise DataError(str(file), "a picture that stays as it is while it is cached", "another size or time")
+    row = {"state": state, "key": key.hex(), "original": list(original), "shape": list(image.shape)}
+    is_new = _unsealed(transaction.get(key)) is None
+    if is_new:
+        transaction.put(key, _sealed(image.tobytes()))
+    transaction.put(name, _sealed(json.dumps(row).encode()))
     return row, bool(known) and known["key"] != row["key"], is_new
 
 
+def _state(file: Path) -> list[int]:
+    """Return by what a changed file is known without reading it: bytes, times of writing and of any change, in ns."""
+    found = file.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
 @contextmanager
-def _blamed(library: Any, path: Path) -> Iterator[None]:
-    """Name the cache in errors of LMDB: a full or read-only disk, a damaged file."""
+def _blamed(library: Any, path: Path, dataset: Any, rows: list[dict[str, Any]]) -> Iterator[None]:
+    """Name the cache in errors of LMDB, which says of a full disk no more than of a broken or a read-only one."""
     try:
         yield
     except library.Error as e:
+        needed, free = _bytes_needed(dataset, rows), shutil.disk_usage(path.parent).free
+        if free < needed:
+            wanted = f"{needed / MB:.1f} MB free on its disk for the rest (what is cached stays)"
+            raise DataError(str(path), wanted, f"{free / MB:.1f} MB ({e})") from e
         raise DataError(str(path), "a cache that can be read and written (delete it to begin anew)", str(e)) from e
+
+
+def _bytes_needed(dataset: Any, rows: list[dict[str, Any]]) -> int:
+    """Return about how many bytes the images not yet committed take, given the rows of those seen."""
+    count = len(dataset.im_files)
+    if not rows:
+        return count * int(np.prod(np.broadcast_to(dataset.imgsz, 2))) * dataset.channels
+    uncommitted = count - (len(rows) - 1) // COMMIT * COMMIT
+    return uncommitted * sum(int(np.prod(row["shape"])) for row in rows) // len(rows)
