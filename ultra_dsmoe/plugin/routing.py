@@ -6,10 +6,12 @@ import functools
 import sys
 from collections.abc import Iterator
 from inspect import isgenerator
+from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import distilling, exporting, host, keys
+from ultra_dsmoe.plugin.data_yaml import require_classes
 from ultra_dsmoe.plugin.rows import is_ours
 from ultra_dsmoe.plugin.settings import Kept, align, in_force
 from ultra_dsmoe.plugin.static_mode import KeptExperts
@@ -69,6 +71,8 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         given = keys.take(kwargs)
         keys.suit(verb, given)
         net = required_net(self, given)
+        if net is not None:
+            require_classes(kwargs.get("data"))
         if verb == "export" and net is not None:
             distilling.adopt_student(self)
             return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
@@ -106,6 +110,8 @@ def wrap_train(stock: Any) -> Any:
         ours = our_net(self) is not None
         if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:
             raise ConfigError("cache", "ram or disk for a stock model (lmdb is for DS-MoE models)", "lmdb")
+        if ours:
+            _check_files(self, {**file, **kwargs}, kwargs, own_trainer=not (args or kwargs.get("trainer")))
         if "dsmoe_prompts" in given:
             keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
         if trainer := distilling.trainer_for(self, ours, all_given, {**file, **kwargs}):
@@ -115,6 +121,24 @@ def wrap_train(stock: Any) -> Any:
         return stock(self, *args, **kwargs, **given)
 
     return host.mark(train)
+
+
+def _check_files(model: Any, arguments: dict[str, Any], kwargs: dict[str, Any], own_trainer: bool) -> None:
+    """Check the files that a training of ours names, before a run folder exists.
+
+    Weights of an encoder go on in a form that hosts leave alone and our own trainer understands.
+
+    Raises:
+        DSMoEError: If data YAML or weights cannot be used.
+    """
+    if arguments.get("resume"):
+        return
+    require_classes(arguments.get("data"))
+    given = arguments.get("pretrained")
+    if isinstance(given, (str, Path)) and own_trainer:
+        from ultra_dsmoe.train import pretrained
+
+        kwargs["pretrained"] = pretrained.check(our_net(model), given)
 
 
 def _read_cfg(cfg: Any) -> dict[str, Any]:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 
 from ultra_dsmoe.data import lmdb_cache
-from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
+from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
-from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint, load_mobile_sam
+from ultra_dsmoe.nn.backbone.mobile_sam_keys import load_mobile_sam
 from ultra_dsmoe.text import Taxonomy, encode_bank
 from ultra_dsmoe.text.prompts import read_prompts
 from ultra_dsmoe.train.criterion import extra_names
 from ultra_dsmoe.train.distilling import Distilling
 from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.train.pretrained import EncoderFile, encoders, find_encoder
 from ultra_dsmoe.train.router import RouterMonitor
+from ultra_dsmoe.train.run_folder import RunFolder
 
 FAST_LR = 10.0  # of temperatures, radii and other scalars: at the common pace they hardly move (our choice)
 
 
-class DSMoETrainer(Distilling, DetectionTrainer):
+class DSMoETrainer(RunFolder, Distilling, DetectionTrainer):
     """The host's detection trainer for `DSMoEModel`."""
 
     default_kd = "attention"
+
+    def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: Any = None) -> None:
+        """Settle arguments, run folder and data as the host does; arguments are the host's."""
+        if isinstance(given := (overrides or {}).get("pretrained"), EncoderFile):
+            overrides = {**(overrides or {}), "pretrained": str(given)}  # from here on as text, so that it can be saved
+        super().__init__(cfg, overrides, _callbacks)
 
     def get_model(
         self, cfg: str | dict | None = None, weights: nn.Module | None = None, verbose: bool = True
@@ -95,23 +102,31 @@ class DSMoETrainer(Distilling, DetectionTrainer):
         return model
 
     def setup_model(self) -> Any:
-        """Build or load the net as the host does; ``pretrained=mobile_sam.pt`` goes to the MobileSAM encoder."""
+        """Build or load the net as the host does; ``pretrained=mobile_sam.pt`` goes to the MobileSAM encoder.
+
+        Raises:
+            DSMoEError: If weights are missing or do not suit the net; no run folder remains.
+        """
+        try:
+            return self._set_up()
+        except DSMoEError:
+            self.discard_run()
+            raise
+
+    def _set_up(self) -> Any:
         given = self.args.pretrained
-        sam = isinstance(given, (str, Path)) and is_mobile_sam_checkpoint(given)
-        if sam:
+        file = None if self.resume else find_encoder(given)  # a resumed run has trained its encoder further
+        if file:
             self.args.pretrained = False  # the host would look for a whole detector in the file
         try:
             ckpt = super().setup_model()
         finally:
             self.args.pretrained = given
-        encoders = [m for m in self._net().modules() if isinstance(m, MobileSAM)] if RANK in {-1, 0} or sam else []
-        if sam and not encoders:
-            raise WeightsError("pretrained", "a model with a MobileSAM row for these weights", f"{given}")
-        for encoder in encoders:
-            if sam:
-                LOGGER.info(f"MobileSAM encoder: {load_mobile_sam(encoder, given)}")
-            elif not given or given is True:
-                LOGGER.info("MobileSAM encoder: from scratch (pretrained=mobile_sam.pt loads its weights)")
+        if file:
+            for encoder in encoders(self._net(), given):
+                load_mobile_sam(encoder, file)
+        elif (not given or given is True) and RANK in {-1, 0} and self._net().blocks(MobileSAM):
+            LOGGER.info("MobileSAM encoder: from scratch (pretrained=mobile_sam.pt loads its weights)")
         return ckpt
 
     def _same_text(self, model: DSMoEModel, weights: DSMoEModel) -> bool:

@@ -1,0 +1,102 @@
+"""What ``pretrained=`` names: where the file lies and whether it can be loaded, said before a run folder exists."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils import SETTINGS, checks
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+from ultra_dsmoe.errors import DSMoEError, WeightsError
+from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
+from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint
+
+FETCHED = "yolo"  # how the host's own weights begin that a net of ours can take over
+# What the host raises for a file that is missing, damaged, foreign, or cannot be downloaded.
+_UNREADABLE = (
+    OSError, EOFError, RuntimeError, LookupError, AssertionError, AttributeError, ImportError, TypeError, ValueError,
+    pickle.UnpicklingError, zipfile.BadZipFile,
+)  # fmt: skip
+
+
+class EncoderFile(os.PathLike):
+    """A MobileSAM checkpoint on its way to our trainer.
+
+    Hosts load whatever is text or a `Path` as a whole detector, some of them before there is a trainer.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Remember the path."""
+        self.path = path
+
+    def __fspath__(self) -> str:
+        """Return the path."""
+        return self.path
+
+    __str__ = __fspath__
+
+
+def find(given: str | Path) -> str:
+    """Return the file that ``pretrained`` names, looked for as the host does: here, then in its folder of weights.
+
+    Returns:
+        Its path; the bare name of YOLO weights that are not on this disk, which the host fetches.
+
+    Raises:
+        WeightsError: If it is neither.
+    """
+    name = str(given).strip()
+    if "://" in name:
+        return str(checks.check_file(name, download_dir=SETTINGS["weights_dir"]))
+    folder = str(SETTINGS["weights_dir"])
+    if found := next(filter(os.path.isfile, (name, os.path.join(folder, name))), None):
+        return found
+    asset = Path(name).name
+    if asset in GITHUB_ASSETS_NAMES and asset.startswith(FETCHED):
+        return name
+    raise WeightsError("pretrained", f"an existing checkpoint, here or in {folder}", f"{name}, which is not a file")
+
+
+def find_encoder(given: Any) -> str | None:
+    """Return the path of the MobileSAM checkpoint that ``pretrained`` names, None where it names none.
+
+    Raises:
+        WeightsError: If it names a file that does not exist.
+    """
+    file = find(given) if isinstance(given, (str, Path)) else None
+    return file if file is not None and is_mobile_sam_checkpoint(file) else None
+
+
+def encoders(net: Any, given: Any) -> list[MobileSAM]:
+    """Return the MobileSAM rows of a net.
+
+    Raises:
+        WeightsError: If it has none; ``given`` says what they were wanted for.
+    """
+    if found := net.blocks(MobileSAM):
+        return found
+    raise WeightsError("pretrained", "a model with a MobileSAM row for these weights", f"{given}")
+
+
+def check(net: Any, given: str | Path) -> str | Path | EncoderFile:
+    """Check what ``pretrained`` names and return it in the form in which it reaches our trainer.
+
+    Raises:
+        WeightsError: If it does not exist, cannot be loaded, or holds an encoder that the net does not have.
+    """
+    if file := find_encoder(given):
+        encoders(net, given)
+        return EncoderFile(file)
+    try:
+        load_checkpoint(find(given))
+    except DSMoEError:
+        raise
+    except _UNREADABLE as e:
+        reason = str(e).split("\n", 1)[0]
+        raise WeightsError("pretrained", "a readable checkpoint", f"{given} ({type(e).__name__}: {reason})") from e
+    return given

@@ -1,0 +1,54 @@
+"""The folder of a training that never began: taken away again, so that an error leaves nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ultralytics.cfg import get_save_dir
+from ultralytics.utils import LOCAL_RANK, RANK
+
+if TYPE_CHECKING:
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    Base = DetectionTrainer
+else:
+    Base = object
+
+
+class RunFolder(Base):
+    """Mixin before `DetectionTrainer` that knows which folders the host makes for this very run.
+
+    The host makes the run's folder, with its arguments and a place for weights, before it looks at data and weights.
+    """
+
+    _absent: tuple[Path, ...] = ()  # the run's folder and those above it that did not exist before, innermost first
+
+    def check_resume(self, overrides: Any) -> None:
+        """Settle the arguments as the host does; the folder that they lead to is not made yet."""
+        super().check_resume(overrides)
+        folder = Path(get_save_dir(self.args))
+        self._absent = tuple(f for f in (folder, *folder.parents) if not f.exists())
+
+    def get_dataset(self) -> Any:
+        """Read the data set; no run folder remains where the host cannot."""
+        try:
+            return super().get_dataset()
+        except Exception:  # whatever its reason, it goes on as it came
+            self.discard_run()
+            raise
+
+    def discard_run(self) -> None:
+        """Remove what the host has just made for this run, unless something else is in it.
+
+        A folder that existed before stays. That of a distributed run was made by the process that started this one.
+        """
+        if RANK not in {-1, 0} or self.resume or not (self.save_dir in self._absent or LOCAL_RANK != -1):
+            return
+        left = {path.name for path in self.save_dir.glob("*")}
+        if left <= {"args.yaml", "weights"} and not any(self.wdir.glob("*")):
+            (self.save_dir / "args.yaml").unlink(missing_ok=True)
+            for folder in (self.wdir, self.save_dir, *self._absent):
+                with contextlib.suppress(OSError):  # gone already, or in use by another run
+                    folder.rmdir()
