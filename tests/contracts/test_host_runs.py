@@ -169,6 +169,19 @@ def test_restricted_loading(trained: Path, tiny_boards: Path, run_module: Run, f
     assert "all" in done.stdout + done.stderr
 
 
+def test_damaged_text_vectors_are_refused_on_loading(trained: Path, run_module: Run, tmp_path: Path) -> None:
+    ckpt = torch.load(trained, weights_only=False)
+    row = next(m for m in ckpt["model"].model if type(m).__name__ == "TextSemantics")
+    row.bank[0, 0] = torch.nan
+    torch.save(ckpt, tmp_path / "damaged.pt")
+    done = run_module("val", f"model={tmp_path / 'damaged.pt'}", f"project={tmp_path / 'runs'}", check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"error: text vectors of {tmp_path / 'damaged.pt'}: expected finite numbers, got NaN or infinity"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_loading_without_the_hook(trained: Path) -> None:
     """Unpickling imports the package, which puts itself into the host."""
     code = (

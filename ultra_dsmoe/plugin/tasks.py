@@ -7,6 +7,7 @@ imports the host does.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 from ultra_dsmoe.plugin import host, lookup
@@ -20,21 +21,39 @@ def patch_tasks(tasks: Any) -> None:
 
 
 def patch_loading(tasks: Any) -> None:
-    """Let the host's restricted loading know our classes first; hosts before 8.4.70 have none."""
+    """Let the host's restricted loading know our classes first, and look at what was loaded of ours."""
     stock = tasks.torch_safe_load
-    if host.is_marked(stock) or not hasattr(tasks, "_SafeLoad"):
+    if host.is_marked(stock):
         return
+    restricts = hasattr(tasks, "_SafeLoad")  # hosts before 8.4.70 do not
 
     @functools.wraps(stock)
     def torch_safe_load(weight: Any, safe_only: bool | None = None) -> Any:
         restricted = getattr(tasks, "SAFE_LOAD", False) if safe_only is None else safe_only
-        if restricted:
+        if restricts and restricted:
             from ultra_dsmoe.plugin import safeload
 
             safeload.permit(weight)
-        return stock(weight, safe_only)
+        ckpt, file = stock(weight, safe_only)
+        check_text(ckpt, file)
+        return ckpt, file
 
     host.replace(tasks, "torch_safe_load", host.mark(torch_safe_load), everywhere=True)
+
+
+def check_text(ckpt: dict[str, Any], file: Any) -> None:
+    """Refuse a checkpoint of ours whose text vectors are damaged: it would go on and find nothing.
+
+    Raises:
+        TextError: If one is not finite.
+    """
+    module = sys.modules.get("ultra_dsmoe.train.model")  # a network of ours exists only where this was imported
+    if module is None:
+        return
+    for net in (ckpt.get("ema"), ckpt.get("model")):
+        net = getattr(net, "student_model", net)
+        if isinstance(net, module.DSMoEModel):
+            net.require_finite_text(str(file))
 
 
 def patch_parsing(tasks: Any) -> None:

@@ -102,6 +102,18 @@ class DSMoEModel(DetectionModel):
         """Return the blocks that hold text vectors."""
         return [row for row in self.blocks(TextSemantics) if row.text]
 
+    def require_finite_text(self, source: str) -> None:
+        """Refuse text vectors that no encoder gives.
+
+        Args:
+            source: Where they come from, for the error.
+
+        Raises:
+            TextError: If one is not finite.
+        """
+        if not all(torch.isfinite(row.bank).all() for row in self.text_rows()):
+            raise TextError(f"text vectors of {source}", "finite numbers", "NaN or infinity")
+
     def copy_text(self, source: DSMoEModel) -> None:
         """Take over the text vectors of another net with the same number of classes and of `text_rows`."""
         for row, other in zip(self.text_rows(), source.text_rows(), strict=True):
