@@ -19,11 +19,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
 
 from interleaved import positive
 from study_cell import KNOCKOUTS, MATCHES, RESULT
+from study_memory import Memory, memory_for
 from study_plan import FILES, Cell, Plan, digest, read_plan
 from study_report import write_report
 from study_table import append_row, read_rows, room
@@ -106,7 +108,8 @@ class Study:
         self.folder, self.table = runs.resolve() / plan.name, out / f"{plan.name}.csv"
         self._children: set[subprocess.Popen] = set()
         self._locks: tuple[int, ...] = ()
-        self._stopped = False
+        self._stopped = threading.Event()
+        self._memory: Memory | None = None  # of cells side by side
         self.rows: dict[str, dict[str, Any]] = {}
         cells = {c.name: c for c in plan.cells()}
         for cell in cells.values():  # before the rows, since these files know what has changed
@@ -166,13 +169,15 @@ class Study:
         return None
 
     def run(self, jobs: int) -> list[str]:
-        """Run what is left and return a line per cell that failed."""
+        """Run what is left, up to ``jobs`` cells side by side, and return a line per cell that failed."""
         cells = self.plan.cells()
         left = [c for c in cells if self.stage(c) != "finished"]
         if len(left) < len(cells):
             print(f"{len(cells) - len(left)} of {len(cells)} cells are finished already", flush=True)
         number, failed, begun = {c.name: i for i, c in enumerate(cells, 1)}, [], time.monotonic()
-        with self._locked(), ThreadPoolExecutor(jobs) as pool:
+        self._memory = memory_for(self.plan.overrides.get("device")) if jobs > 1 and len(left) > 1 else None
+        watching = self._memory.watching() if self._memory else nullcontext()
+        with self._locked(), watching, ThreadPoolExecutor(jobs) as pool:
             work = {pool.submit(self._run_cell, c, f"cell {number[c.name]} of {len(cells)}: {c.name}"): c for c in left}
             try:
                 for done, future in enumerate(as_completed(work), 1):
@@ -202,7 +207,16 @@ class Study:
             write_files(folder, {name: (twin / name).read_bytes() for name in ("cell.json", *self._made())})
             return self._row(cell)
         if stage != "validated":
-            print(f"{title} ({STARTS[stage]})", flush=True)
+            with self._memory.place(folder, title, self._stopped) if self._memory else nullcontext():
+                self._work(cell, stage, title)
+        return self._row(cell)
+
+    def _work(self, cell: Cell, stage: str, title: str) -> None:
+        """Train, unless that is done, and validate."""
+        if self._stopped.is_set():  # while it waited for memory
+            raise CellError("stopped")
+        print(f"{title} ({STARTS[stage]})", flush=True)
+        folder = self.folder / cell.name
         if stage == "new":
             shutil.rmtree(folder / "train", ignore_errors=True)  # the host would add to its results.csv
             content = {"settings": self.plan.settings(cell), "commit": commit()}
@@ -210,10 +224,8 @@ class Study:
             write_files(folder, {**own, "cell.json": json.dumps(content, indent=2).encode()})
         if stage in ("new", "begun"):
             self._process(self._train_command(cell, resume=stage == "begun"), folder)
-        if stage != "validated":
-            more = ["--knockouts"] if self.plan.knockouts else []
-            self._process([sys.executable, str(Path(__file__).with_name("study_cell.py")), *more, str(folder)], folder)
-        return self._row(cell)
+        more = ["--knockouts"] if self.plan.knockouts else []
+        self._process([sys.executable, str(Path(__file__).with_name("study_cell.py")), *more, str(folder)], folder)
 
     def _train_command(self, cell: Cell, resume: bool) -> list[str]:
         """Return the words of a training."""
@@ -234,7 +246,7 @@ class Study:
         Raises:
             CellError: If it fails, or the study was stopped.
         """
-        if self._stopped:
+        if self._stopped.is_set():
             raise CellError("stopped")
         file = folder / "log.txt"
         with file.open("ab") as log:
@@ -243,7 +255,9 @@ class Study:
             # The lock goes along: a training that outlives a killed study keeps a second study away.
             child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, pass_fds=self._locks)
         self._children.add(child)
-        if self._stopped:  # in the meantime
+        if self._memory:
+            self._memory.began(folder, child.pid)
+        if self._stopped.is_set():  # in the meantime
             child.terminate()
         code = child.wait()
         self._children.discard(child)
@@ -289,7 +303,7 @@ class Study:
             os.close(handle)
 
     def _stop(self) -> None:
-        self._stopped = True
+        self._stopped.set()
         for child in list(self._children):
             with suppress(OSError):
                 child.terminate()
@@ -316,7 +330,8 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", default=results(), metavar="FOLDER", help="table, page, picture (%(default)s)")
     parser.add_argument("--runs", default=RUNS, type=Path, metavar="FOLDER", help="trainings (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what is left, run nothing")
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="cells side by side (%(default)s)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N",
+                        help="cells side by side, as many of them as memory allows (%(default)s)")  # fmt: skip
     return parser.parse_args(argv)
 
 

@@ -71,14 +71,15 @@ def test_cells_of_another_study(
 def test_side_by_side(
     study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Two trainings are under way at once: each waits for the other to have begun."""
+    """Two trainings are under way at once: after an epoch, each waits for the other to have begun."""
     both = threading.Barrier(2, timeout=20)
 
     class Together(host_class):
         def __call__(self, command: list[str], **kwargs: Any) -> Any:
+            child = super().__call__(command, **kwargs)
             if command[1] == "train":
                 both.wait()
-            return super().__call__(command, **kwargs)
+            return child
 
     assert run(write(), Together(), "--jobs", "2")[0] == 0
     assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 4
@@ -136,7 +137,7 @@ def test_full_disk(
             if "model=dsmoe-n.yaml" in command:
                 self.commands.append(command)
                 begun.set()
-                ended = {"wait": lambda self, timeout=None: -15 if stopped.wait(20) else 0}
+                ended = {"wait": lambda self: -15 if stopped.wait(20) else 0}
                 return type("Process", (), {**ended, "terminate": lambda self: stopped.set(), "pid": 0})()
             if command[1] != "train":
                 assert begun.wait(20)
