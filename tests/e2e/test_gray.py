@@ -108,25 +108,33 @@ def seeing(gray: Path, boards: list[Path], make_routed: Callable[..., Path]) -> 
     return make_routed(YOLO(gray).model, load_images(boards, SIZE), gray.with_name("seeing.pt"))
 
 
-def test_exported_files_have_it_whoever_runs_them(seeing: Path, boards: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fmt", ["onnx", "torchscript", "openvino"])
+def test_exported_files_have_it_whoever_runs_them(fmt: str, seeing: Path, boards: list[Path], tmp_path: Path) -> None:
+    if fmt == "openvino":
+        pytest.importorskip("openvino")
     net, images = YOLO(seeing).model, load_images(boards, SIZE)
-    file = Path(YOLO(seeing).export(format="onnx", imgsz=SIZE, dsmoe_parity=False))
+    file = Path(YOLO(seeing).export(format=fmt, imgsz=SIZE, dsmoe_parity=False))
     report = compare(net, file, images)
     assert report.agrees(), str(report)
     assert report.experts_equal is True
-    assert not [f for f in lint(file) if f.is_fault]
+    net.set_gamma(1)
+    assert not compare(net, file, images).agrees(), "the transform does not show in these predictions"
+    runtime = None
+    if fmt == "onnx":
+        assert not [f for f in lint(file) if f.is_fault]
+        runtime = Runtime(file, threads=1)
     call = {"imgsz": SIZE, "rect": False, "verbose": False, "project": str(tmp_path), "device": "cpu", **ALL_BOXES}
-    runtime = Runtime(file, threads=1)
+    checkpoint, exported = YOLO(seeing), YOLO(file, task="detect")
     for board in boards[:4]:
         picture = cv2.imread(str(board))
-        expected = YOLO(seeing).predict(picture, **call)[0].boxes
-        stock = YOLO(file, task="detect").predict(picture, **call)[0].boxes
-        found = runtime.predict(picture, **ALL_BOXES)
-        assert len(expected) == len(found) > 0
-        for scores, boxes in (
-            (stock.conf, stock.xyxy),
-            ([d.score for d in found], [d.box_xyxy_px for d in found]),
-        ):
+        expected = checkpoint.predict(picture, **call)[0].boxes
+        stock = exported.predict(picture, **call)[0].boxes
+        found = [(stock.conf, stock.xyxy)]
+        if runtime is not None:
+            detections = runtime.predict(picture, **ALL_BOXES)
+            found.append(([d.score for d in detections], [d.box_xyxy_px for d in detections]))
+        for scores, boxes in found:
+            assert len(expected) == len(scores) > 0
             np.testing.assert_allclose(scores, expected.conf, atol=1e-4)
             np.testing.assert_allclose(boxes, expected.xyxy, atol=0.01)
 
