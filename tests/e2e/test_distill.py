@@ -294,6 +294,34 @@ def test_mimic_from_a_large_net_of_ours_by_file(
     assert (row["distill/w_mimic"], row["distill/w_box"]) == ("1", "1")
 
 
+# pairs of different widths --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["yolov8", "dsmoe-"])
+def test_a_wider_net_teaches_a_narrower_one(
+    family: str, tiny_boards: Path, save_net: Save, names: dict[int, str], tmp_path: Path
+) -> None:
+    ours = family == "dsmoe-"
+    net: Any = (DSMoEModel if ours else DetectionModel)(f"{family}s.yaml", nc=len(names), verbose=False)
+    wide = save_net(net, names, tmp_path / "wide.pt")
+    widths: list[tuple[int, int]] = []
+    yolo = YOLO(f"{family}n.yaml")
+    yolo.add_callback(
+        "on_train_start",
+        lambda t: widths.extend((f.conv.in_channels, f.conv.out_channels) for f in t.model.projector),
+    )
+    yolo.train(
+        data=tiny_boards, epochs=1, project=str(tmp_path), name="w", distill_model=str(wide), val=False,
+        dsmoe_kd={"method": "attention", "compare": False}, **({"dsmoe_text": "hash"} if ours else {}), **QUICK,
+    )  # fmt: skip
+    assert widths == [(64, 128), (128, 256), (256, 512)]
+    (row,) = rows(tmp_path / "w")
+    assert all(0 < float(row[f"train/{t}_loss"]) < 100 for t in ("fg", "att", "glob", "dis"))
+    best = torch.load(tmp_path / "w" / "weights" / "best.pt", weights_only=False)["model"]
+    assert type(best) is type(net)
+    assert sum(p.numel() for p in best.parameters()) < sum(p.numel() for p in net.parameters()) / 2
+
+
 # the host's own -------------------------------------------------------------------------------------------------------
 
 

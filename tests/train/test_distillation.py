@@ -128,6 +128,8 @@ def test_items_of_older_hosts_are_a_tensor() -> None:
     ("student", "teacher", "strides"),
     [
         ("yolov8n", "yolo11n", [8, 16, 32]),
+        ("yolov8n", "yolov8s", [8, 16, 32]),  # wider on all levels, as is the next
+        ("dsmoe-n", "dsmoe-s", [8, 16, 32]),
         ("yolo26n", "yolov8n", [8, 16, 32]),  # end-to-end
         ("dsmoe-n", "yolov8n", [8, 16, 32]),
         ("yolov8n", "dsmoe-n", [8, 16, 32]),  # its head reads text behind the maps
@@ -138,6 +140,8 @@ def test_items_of_older_hosts_are_a_tensor() -> None:
 def test_any_pair(student: str, teacher: str, strides: list[int], batch: Batch) -> None:
     wrapper = pair(student, teacher)
     assert [level.stride for level in wrapper.levels] == strides
+    if student[-1] != teacher[-1] == "s":
+        assert all(2 * f.conv.in_channels == f.conv.out_channels for f in wrapper.projector)
     loss, items = wrapper(batch(size=64))
     loss.sum().backward()
     assert all(torch.isfinite(items[k]) and items[k] > 0 for k in TERMS)
