@@ -325,19 +325,23 @@ def test_a_wider_net_teaches_a_narrower_one(
 # the host's own -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [{}, {"dsmoe_kd": "host"}])
-def test_the_hosts_distiller_stays_its_own(
-    key: dict[str, str], tiny_boards: Path, teacher: Path, tmp_path: Path
-) -> None:
-    yolo = YOLO("yolov8n-p2.yaml")
-    yolo.train(
-        data=tiny_boards, epochs=1, project=str(tmp_path), name="host", distill_model=str(teacher), val=False, **key,
-        **QUICK,
-    )  # fmt: skip
-    assert type(yolo.trainer) is DetectionTrainer
-    assert type(yolo.trainer.model) is DistillationModel
-    (row,) = rows(tmp_path / "host")
-    assert not row.keys() & (WEIGHTS | {"train/fg_loss"})
+def test_the_hosts_distiller_stays_its_own(tiny_boards: Path, teacher: Path, tmp_path: Path) -> None:
+    results: list[tuple[list[dict[str, str]], dict[str, Tensor]]] = []
+    for kind, key in ((DetectionTrainer, {}), (DistillTrainer, {"dsmoe_kd": "host"})):
+        yolo = YOLO("yolov8n-p2.yaml")
+        yolo.train(
+            data=tiny_boards, epochs=1, project=str(tmp_path), name=kind.__name__, distill_model=str(teacher),
+            val=False, nbs=4, **key, **QUICK,
+        )  # fmt: skip
+        assert type(yolo.trainer) is kind, "ours where there is a key, which has to be looked at"
+        assert type(yolo.trainer.model) is DistillationModel
+        table = rows(tmp_path / kind.__name__)
+        assert not table[0].keys() & (WEIGHTS | {"train/fg_loss"})
+        del table[0]["time"]
+        best = torch.load(tmp_path / kind.__name__ / "weights" / "best.pt", weights_only=False)["model"]
+        results.append((table, best.state_dict()))
+    assert results[0][0] == results[1][0]
+    assert same(results[0][1], results[1][1]), "asked for by name it trains as without"
 
 
 def test_the_hosts_distiller_cannot_read_text(tiny_boards: Path, teacher: Path, tmp_path: Path) -> None:

@@ -62,6 +62,43 @@ def test_teachers_that_do_not_suit(
     assert not list((tmp_path / "p").rglob("*")), "something was written"
 
 
+@pytest.mark.parametrize("student", ["yolov8n.yaml", "smodel-n.yaml"])
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("order", "classes are in the order of the data, class 0 'missing_hole', got .*class 0 'spurious_copper'"),
+        ("names", "classes are named as in the data, class 2 'open_circuit', got .*class 2 'hole'"),
+    ],
+)
+def test_the_hosts_distiller_asked_for_by_name_wants_the_datas_classes_too(
+    case: str, message: str, student: str, save_net: Callable[..., Path], names: dict[int, str], tiny_boards: Path,
+    quick: dict[str, Any], tmp_path: Path,
+) -> None:  # fmt: skip
+    net = DetectionModel("yolov8n.yaml", nc=6, verbose=False)
+    path = save_net(net, classes(case, names), tmp_path / "t.pt")
+    call: dict[str, Any] = {**quick, "data": tiny_boards, "epochs": 1, "project": str(tmp_path / "p")}
+    with pytest.raises(ConfigError, match=f"^distill_model: expected a teacher whose {message}") as e:
+        YOLO(student).train(distill_model=str(path), dsmoe_kd="host", **call)
+    assert "\n" not in str(e.value)
+    assert not list((tmp_path / "p").rglob("*")), "something was written"
+
+
+def test_a_stock_call_stays_the_hosts(
+    save_net: Callable[..., Path], names: dict[int, str], tiny_boards: Path, quick: dict[str, Any], tmp_path: Path
+) -> None:
+    """The host does not look at classes; without a key of ours neither do we."""
+    net = DetectionModel("yolov8n.yaml", nc=6, verbose=False)
+    path = save_net(net, classes("order", names), tmp_path / "t.pt")
+
+    def stop(_trainer: Any) -> None:
+        raise KeyboardInterrupt
+
+    yolo = YOLO("yolov8n.yaml")
+    yolo.add_callback("on_train_start", stop)
+    with pytest.raises(KeyboardInterrupt):
+        yolo.train(data=tiny_boards, epochs=1, project=str(tmp_path / "p"), distill_model=str(path), **quick)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -79,6 +116,7 @@ def test_teachers_that_do_not_suit(
             "distill_model: expected an existing checkpoint",
         ),
         ({"dsmoe_kd": "mimic", "distill_model": "T", "trainer": DetectionTrainer}, ConfigError, "without another"),
+        ({"dsmoe_kd": "host", "distill_model": "T", "trainer": DetectionTrainer}, ConfigError, "without another"),
     ],
 )
 def test_bad_calls(

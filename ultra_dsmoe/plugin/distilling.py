@@ -41,8 +41,8 @@ def trainer_for(model: Any, ours: bool, given: dict[str, Any], arguments: dict[s
         arguments: The host's.
 
     Returns:
-        A trainer class; None where the host's choice is right: for nets of ours, for the host's own distiller, and
-        where no ``dsmoe_kd`` is given.
+        A trainer class, which for ``dsmoe_kd=host`` only compares the classes; None where the host's choice is right:
+        for nets of ours, where no ``dsmoe_kd`` is given, and for its own distiller on other tasks than detection.
 
     Raises:
         ConfigError: If the host cannot distil, no teacher is given, or the model is no detector.
@@ -61,9 +61,11 @@ def trainer_for(model: Any, ours: bool, given: dict[str, Any], arguments: dict[s
 
     config = resolve(kd) if kd is not None else None
     check_file(weights)
-    if ours or config is None:
+    if ours:
         return None
     if not _is_stock_detector(model):
+        if config is None:
+            return None
         raise ConfigError("dsmoe_kd", "a YOLO detector as student", f"{getattr(model, 'model_name', model)}")
     from ultra_dsmoe.train.distilling import DistillTrainer
 

@@ -18,7 +18,7 @@ from ultralytics.utils.torch_utils import strip_optimizer
 from ultra_dsmoe.distill import KDConfig, match_levels, resolve
 from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.logs import at_level
-from ultra_dsmoe.train.teacher import check_teacher, load_teacher
+from ultra_dsmoe.train.teacher import check_classes, check_teacher, load_teacher
 
 if TYPE_CHECKING:
     from ultra_dsmoe.train.distillation import FeatureDistillation
@@ -44,9 +44,10 @@ class Distilling(Base):
     _starts_with_weights = False
 
     def check_pair(self, student: Any, weights: nn.Module | None) -> None:
-        """Load the teacher and refuse it where it does not suit data and student; nothing without our distiller.
+        """Load the teacher and refuse it where it does not suit data and student.
 
-        To be called by ``get_model``, before anything is trained.
+        To be called by ``get_model``, before anything is trained. The host's distiller, where asked for by name, takes
+        any levels and channels; classes are for it what they are for ours.
 
         Raises:
             DSMoEError: If settings, teacher, classes or levels do not suit each other.
@@ -54,9 +55,11 @@ class Distilling(Base):
         self._starts_with_weights = weights is not None
         config, head = self._kd_config(), student.model[-1]
         if config is None:
-            if getattr(self.args, "distill_model", None) and len(head.f) != head.nl:
+            if (given := getattr(self.args, "distill_model", None)) and len(head.f) != head.nl:
                 expected = "attention or mimic for detectors that read text beside the maps"
                 raise ConfigError("dsmoe_kd", expected, "host, which would take the text for a map")
+            if given and self.args.dsmoe_kd:
+                check_classes(load_teacher(given), self.data["names"], given)
             return
         self._teacher = load_teacher(self.args.distill_model)
         check_teacher(self._teacher, student, self.data["names"], self.args.distill_model)

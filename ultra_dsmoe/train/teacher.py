@@ -72,6 +72,18 @@ def check_teacher(teacher: Any, student: Any, names: dict[int, str], weights: An
     Raises:
         ConfigError: If they do not suit each other.
     """
+    check_classes(teacher, names, weights)
+    channels = [net.yaml.get("channels", 3) for net in (student, teacher)]
+    if channels[0] != channels[1]:
+        raise ConfigError("distill_model", f"a teacher of {channels[0]}-channel images", f"{weights} ({channels[1]})")
+
+
+def check_classes(teacher: Any, names: dict[int, str], weights: Any) -> None:
+    """Refuse a teacher of other classes or of another order of classes; arguments as of `check_teacher`.
+
+    Raises:
+        ConfigError: If its classes are not the data's.
+    """
     wanted, have = list(names.values()), _names(teacher)
     if len(wanted) != len(have):
         expected = f"a teacher of {len(wanted)} classes, as the data"
@@ -81,9 +93,6 @@ def check_teacher(teacher: Any, student: Any, names: dict[int, str], weights: An
         order = "in the order of the data" if sorted(wanted) == sorted(have) else "named as in the data"
         expected = f"a teacher whose classes are {order}, class {n} '{wanted[n]}'"
         raise ConfigError("distill_model", expected, f"{weights}, class {n} '{have[n]}'")
-    channels = [net.yaml.get("channels", 3) for net in (student, teacher)]
-    if channels[0] != channels[1]:
-        raise ConfigError("distill_model", f"a teacher of {channels[0]}-channel images", f"{weights} ({channels[1]})")
 
 
 def _names(net: Any) -> list[str]:
