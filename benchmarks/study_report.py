@@ -104,7 +104,7 @@ def markdown(
         lines += ["Change of mAP50, in points, when one thing of the trained nets is switched off: mean over trainings "
                   "(lowest to highest), and how many of them need it (a point or more, interval below zero):", "",
                   *_table(switched[0], switched[1:], left=2), ""]  # fmt: skip
-    lines += [f"- {note}" for note in [*notes, *_reading(plan, rows)]]
+    lines += [f"- {note}" for note in [*notes, *_unseen(comparisons), *_reading(plan, rows)]]
     return "\n".join(lines) + "\n"
 
 
@@ -115,6 +115,16 @@ def _mean_row(data: str, model: str, rows: Sequence[dict[str, Any]], means: Mean
     average = {k: sum(r[k] for r in mine) / len(mine) for k in ("precision", "recall", "seconds")}
     numbers = [f"{average['precision']:.3f}", f"{average['recall']:.3f}", str(len(mine))]
     return [data, model, *cells, *numbers, f"{average['seconds'] / 60:.1f}"]
+
+
+def _unseen(comparisons: Sequence[Comparison]) -> list[str]:
+    """Return what the study was too small to see: half the usual width of its intervals, by data set."""
+    reach: dict[str, list[float]] = {}
+    for c in comparisons:
+        if c.measure == MEASURES[0]:
+            reach.setdefault(c.data, []).append((c.high - c.low) / 2)
+    limits = ", ".join(f"about {np.median(half):.1f} points of {MEASURES[0]} on {data}" for data, half in reach.items())
+    return [f"Differences below {limits} would not have been seen (half the width of the intervals)."] if limits else []
 
 
 def _reading(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:

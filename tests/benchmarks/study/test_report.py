@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 from ultra_dsmoe.explain.evaluation import ImageStats
 
@@ -20,6 +24,24 @@ def test_nothing_learned(
     found.tp = [np.zeros_like(t) for t in found.tp]
     host = host_class(stats=lambda seed: found)
     assert "k2 on boards has learned next to nothing (mAP50 below 0.01)" in run(write(seeds=[0]), host)[1]
+
+
+def test_what_could_not_be_seen(
+    study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The page names half the width of its own intervals of mAP50, the middle one of several."""
+    run(write())
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    low, high = map(float, re.search(r"\| mAP50 \| [^|]*?([-+][\d.]+) to ([-+][\d.]+) points", page).groups())
+    named = re.search(r"\n- Differences below about ([\d.]+) points of mAP50 on boards would not have been seen", page)
+    assert float(named[1]) == pytest.approx((high - low) / 2, abs=0.11)  # each of the three is rounded
+    # Several models and two data sets; mAP50-95 has no part in it.
+    comparison, unseen = sys.modules["study_verdict"].Comparison, sys.modules["study_report"]._unseen
+    made = [("a", "mAP50", 1.0), ("a", "mAP50", 2.0), ("a", "mAP50", 9.0), ("b", "mAP50", 4.0), ("b", "mAP50-95", 30.0)]
+    line = unseen([comparison(d, "m", measure, 5.0, 5 - half, 5 + half, 1.0, 1.0, 3) for d, measure, half in made])
+    assert "below about 2.0 points of mAP50 on a, about 4.0 points of mAP50 on b would" in line[0]
+    # Nothing was compared: nothing to say.
+    assert unseen([]) == []
 
 
 def test_knockouts(host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
