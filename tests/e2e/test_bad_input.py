@@ -14,7 +14,7 @@ import yaml
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
-from ultra_dsmoe.errors import ConfigError, DSMoEError, ShapeError, TextError, WeightsError
+from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.nn import (
     DualAttentionDetect,
     ExpertGate,
@@ -29,6 +29,7 @@ from ultra_dsmoe.train.model import DSMoEModel
 NAMES = {0: "spur", 1: "short"}
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "epochs": 1, "verbose": False}
 Change = Callable[[dict[str, Any]], None]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def one_line(error: BaseException, *parts: str) -> None:
@@ -239,65 +240,167 @@ def test_keys_need_one_of_our_models(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+# data, text vectors, folders ------------------------------------------------------------------------------------------
+
+
+def data_yaml(path: Path, boards: Path, **changes: Any) -> str:
+    """Write the boards' data YAML with other sections."""
+    content = {**yaml.safe_load(boards.read_text()), "path": str(boards.parent), **changes}
+    (path / "data.yaml").write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    return str(path / "data.yaml")
+
+
+def save_checkpoint(path: Path, *, version: int = 1, text: float = 0.1) -> str:
+    """Write a checkpoint of two classes, of a format version, with one value of its text vectors."""
+    net = DSMoEModel("dsmoe-n.yaml", nc=2, verbose=False)
+    net.names, net.checkpoint_format = dict(NAMES), version
+    net.set_text(encode_bank(NAMES, encoder="hash"))
+    net.blocks(TextSemantics)[0].bank[1, 3] = text
+    torch.save({"model": net, "train_args": {"task": "detect", "imgsz": 64}}, path / "ours.pt")
+    return str(path / "ours.pt")
+
+
+@pytest.mark.parametrize("changes", [{"names": {}}, {"names": []}, {"names": None, "nc": 0}], ids=str)
+def test_a_data_yaml_without_classes(changes: dict[str, Any], tiny_boards: Path, trained: Path, tmp_path: Path) -> None:
+    data = data_yaml(tmp_path, tiny_boards, **changes)
+    for model, verb in (("dsmoe-n.yaml", "train"), (trained / "weights" / "best.pt", "val")):
+        with pytest.raises(DataError) as e:
+            getattr(YOLO(model), verb)(data=data, project=str(tmp_path / "runs"), **QUICK)
+        one_line(e.value, "names: expected at least one class in", "data.yaml")
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_damaged_text_vectors_are_seen_on_loading(value: float, tiny_boards: Path, tmp_path: Path) -> None:
+    file = save_checkpoint(tmp_path, text=value)
+    for load in (lambda: YOLO(file), lambda: YOLO("dsmoe-n.yaml").train(data=tiny_boards, pretrained=file, **QUICK)):
+        with pytest.raises(TextError) as e:
+            load()
+        one_line(e.value, f"text vectors of {file}: expected finite numbers, got NaN or infinity")
+    assert YOLO(save_checkpoint(tmp_path)).model.text_info["encoder"] == "hash"
+
+
+def test_missing_images_leave_no_folder(tiny_boards: Path, trained: Path, tmp_path: Path) -> None:
+    command = "from ultra_dsmoe.data import refuse_missing; refuse_missing('pcb', yaml)"
+    for download in (command, None):
+        data = data_yaml(tmp_path, tiny_boards, val="images/none", download=download)
+        reason = DataError if download else FileNotFoundError
+        with pytest.raises(RuntimeError, match="none") as e:
+            YOLO("dsmoe-n.yaml").train(data=data, project=str(tmp_path / "new" / "runs"), **QUICK)
+        assert isinstance(e.value.__cause__, reason)
+        with pytest.raises(reason, match="none"):
+            YOLO(trained / "weights" / "best.pt").val(data=data, project=str(tmp_path / "new" / "runs"), **QUICK)
+        assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("there", ["nothing", "an earlier run's arguments"])
+def test_folders_of_others_stay(there: str, tiny_boards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "run"
+    (run / "weights").mkdir(parents=True)
+    if there != "nothing":
+        (run / "args.yaml").write_text("mine: 1\n")
+    call = {**QUICK, "data": data_yaml(tmp_path, tiny_boards, val="images/none"), "project": str(run.parent)}
+    for exist_ok in (True, False):
+        with pytest.raises(RuntimeError):
+            YOLO("dsmoe-n.yaml").train(**call, name="run", exist_ok=exist_ok)
+        assert (run / "weights").is_dir()
+    assert [p.name for p in run.parent.iterdir()] == ["run"], "the second run's folder was left behind"
+
+
 # the command line -----------------------------------------------------------------------------------------------------
 
 
-def newer_checkpoint(path: Path) -> str:
-    net = DSMoEModel("dsmoe-n.yaml", nc=2, verbose=False)
-    net.checkpoint_format = 99
-    torch.save({"model": net, "train_args": {"task": "detect"}}, path / "new.pt")
-    return str(path / "new.pt")
+def own_rows(path: Path) -> str:
+    """Write a model YAML with a misspelt row."""
+    cfg = {k: v for k, v in yaml_model_load("dsmoe-n.yaml").items() if k not in {"scale", "yaml_file"}}
+    cfg["head"][2][2] = "CBAN"
+    (path / "mine.yaml").write_text(yaml.safe_dump(cfg))
+    return str(path / "mine.yaml")
 
 
-def cyclic_data(path: Path, boards: Path) -> str:
-    content = yaml.safe_load(boards.read_text())
-    content.update(path=str(boards.parent), taxonomy={"a": ["b"], "b": ["a"]})
-    (path / "cycle.yaml").write_text(yaml.safe_dump(content))
-    return str(path / "cycle.yaml")
+def foreign_weights(path: Path) -> str:
+    """Write a stock net's checkpoint."""
+    torch.save({"model": DetectionModel("yolo11n.yaml", verbose=False), "train_args": {}}, path / "other.pt")
+    return str(path / "other.pt")
 
 
-@pytest.mark.parametrize("case", ["unknown key", "key without value", "topk over N", "cycle", "newer", "misspelt row"])
-def test_the_command_line_says_one_line(
-    case: str, run_yolo: Callable[..., subprocess.CompletedProcess[str]], tiny_boards: Path, tmp_path: Path
-) -> None:
-    train = ["train", "model=dsmoe-n.yaml", f"data={tiny_boards}", f"project={tmp_path / 'runs'}", "dsmoe_text=hash"]
-    if case == "unknown key":
-        arguments, part = [*train, "dsmoe_topp=3"], "did you mean 'dsmoe_topk'"
-    elif case == "key without value":
-        arguments, part = [*train, "dsmoe_topk="], "dsmoe_topk: expected"
-    elif case == "topk over N":
-        arguments, part = [*train, "dsmoe_topk=99"], "1 to 32"
-    elif case == "cycle":
-        arguments, part = [*train, f"data={cyclic_data(tmp_path, tiny_boards)}"], "the cycle"
-    elif case == "newer":
-        arguments, part = ["predict", f"model={newer_checkpoint(tmp_path)}", f"project={tmp_path / 'runs'}"], "upgrade"
-    else:
-        cfg = {k: v for k, v in yaml_model_load("dsmoe-n.yaml").items() if k not in {"scale", "yaml_file"}}
-        cfg["head"][2][2] = "CBAN"
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(cfg))
-        arguments, part = [*train, f"model={tmp_path / 'mine.yaml'}"], "did you mean 'CBAM'"
-    done = run_yolo(*arguments, check=False)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 1
-    assert len(lines) == 1, done.stderr[-2000:]
-    assert part in lines[0]
-    assert "Traceback" not in done.stderr + done.stdout
-    assert not list((tmp_path / "runs").rglob("*.*")), "something was left behind"
-
-
-def test_an_unknown_host_is_left_alone(
-    run_yolo: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    """A host whose parser has other parameters: one warning, and our YAML is refused by the host itself."""
-    (tmp_path / "sitecustomize.py").write_text(
+def strange_host(path: Path) -> dict[str, str]:
+    """Return an environment in which the host's parser has other parameters than we know."""
+    line = (
         "import ultra_dsmoe.plugin.host as h\nh.FACTS['ultralytics.nn.tasks']['parse_model'] = ('config', 'channels')\n"
     )
-    done = run_yolo("train", "model=dsmoe-n.yaml", "epochs=1", env={"PYTHONPATH": str(tmp_path)}, check=False)
-    assert done.returncode != 0
-    warnings = [line for line in (done.stderr + done.stdout).splitlines() if "ultra_dsmoe is off" in line]
-    assert len(warnings) == 1
-    assert "parse_model" in warnings[0]
-    assert not list(tmp_path.rglob("*.pt"))
+    (path / "sitecustomize.py").write_text(line)
+    return {"PYTHONPATH": str(path)}
+
+
+Prepare = Callable[[Path, Path], list[str]]
+CYCLE = {"a": ["b"], "b": ["a"]}
+COMMANDS: list[tuple[str, Prepare, str]] = [
+    ("unknown key", lambda p, b: ["train", "dsmoe_topp=3"], "did you mean 'dsmoe_topk'"),
+    ("more experts than there are", lambda p, b: ["train", "dsmoe_topk=99"], "1 to 32"),
+    ("no names", lambda p, b: ["train", f"data={data_yaml(p, b, names={})}"], "names: expected at least one class"),
+    (
+        "prompts of no class",
+        lambda p, b: ["train", f"data={data_yaml(p, b, prompts={'sput': 'x'})}"],
+        "'sput' (did you mean 'spur'?)",
+    ),
+    ("cycle", lambda p, b: ["train", f"data={data_yaml(p, b, taxonomy=CYCLE)}"], "the cycle"),
+    (
+        "weights of another net",
+        lambda p, b: ["train", f"pretrained={foreign_weights(p)}"],
+        "pretrained weights: expected a checkpoint of dsmoe-n.yaml",
+    ),
+    (
+        "NaN in the text vectors",
+        lambda p, b: ["val", f"model={save_checkpoint(p, text=np.nan)}"],
+        "ours.pt: expected finite numbers, got NaN or infinity",
+    ),
+    ("newer checkpoint", lambda p, b: ["predict", f"model={save_checkpoint(p, version=99)}"], "upgrade ultra-dsmoe"),
+    ("unknown host", lambda p, b: ["train"], "ultralytics: expected a version that this ultra-dsmoe knows, got"),
+]
+MORE: list[tuple[str, Prepare, str]] = [
+    ("key without value", lambda p, b: ["train", "dsmoe_topk="], "dsmoe_topk: expected"),
+    ("misspelt row", lambda p, b: ["train", f"model={own_rows(p)}"], "did you mean 'CBAM'"),
+    ("NaN, predict", lambda p, b: ["predict", f"model={save_checkpoint(p, text=np.nan)}"], "finite numbers"),
+    ("NaN, export", lambda p, b: ["export", f"model={save_checkpoint(p, text=np.nan)}"], "finite numbers"),
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "prepare", "part"),
+    [pytest.param(*c, id=c[0]) for c in COMMANDS] + [pytest.param(*c, id=c[0], marks=pytest.mark.slow) for c in MORE],
+)
+def test_the_command_line_says_one_line(
+    case: str, prepare: Prepare, part: str, run_yolo: Run, tiny_boards: Path, tmp_path: Path
+) -> None:
+    """The error is the last line, the exit code is 1, and the folder that the command ran in is as it was."""
+    files, here = tmp_path / "files", tmp_path / "here"
+    files.mkdir()
+    here.mkdir()
+    verb, *given = prepare(files, tiny_boards)
+    common = ["model=dsmoe-n.yaml", f"data={tiny_boards}", "dsmoe_text=hash"] if verb == "train" else []
+    env = strange_host(files) if case == "unknown host" else {}
+    done = run_yolo(verb, *common, *given, f"project={here / 'runs'}", cwd=here, env=env, check=False)
+    assert done.returncode == 1, done.stderr[-2000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: "), done.stderr[-2000:]
+    assert ": expected " in last
+    assert ", got " in last
+    assert part in last
+    assert "Traceback" not in done.stderr + done.stdout
+    assert not list(here.iterdir()), "something was left behind"
+    if case == "unknown host":
+        warnings = [line for line in (done.stderr + done.stdout).splitlines() if "ultra_dsmoe is off" in line]
+        assert len(warnings) == 1
+        assert "parse_model" in warnings[0]
+
+
+def test_a_size_that_is_no_multiple_of_32_is_rounded_up(run_yolo: Run, tiny_boards: Path, tmp_path: Path) -> None:
+    """The host's own rule for all models: a warning, and it goes on."""
+    source = next((tiny_boards.parent / "images" / "val").iterdir())
+    done = run_yolo("predict", f"model={save_checkpoint(tmp_path)}", f"source={source}", "imgsz=65", "save=False")
+    warning = next(line for line in (done.stdout + done.stderr).splitlines() if "multiple of max stride 32" in line)
+    assert "updating to [96" in warning
 
 
 def test_there_are_at_least_forty_cases() -> None:

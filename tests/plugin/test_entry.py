@@ -13,6 +13,7 @@ import ultralytics.cfg
 
 from ultra_dsmoe import cli
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.plugin import host
 from ultra_dsmoe.plugin.entry import one_line_errors, user_error
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,6 +83,27 @@ def test_commands(command: str, message: str, capsys: pytest.CaptureFixture[str]
 def test_the_hosts_own_errors_stay(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SyntaxError, match="epochz"):
         ultralytics.cfg.entrypoint("yolo train epochz=3")
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        ("train model=dsmoes.yaml data=my.yaml", True),
+        ("train model=yolo11n.yaml data=some/pcb.yaml", True),
+        ("predict model=best.pt dsmoe_topk=3", True),
+        ("train model=yolo11n.yaml data=coco8.yaml epochs=3", False),
+    ],
+)
+def test_what_needs_us_on_an_unknown_host_ends_with_one_line(
+    words: str, ours: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(host, "_problem", "ultralytics.nn.tasks.parse_model is missing")
+    monkeypatch.setattr(sys, "argv", ["yolo", *words.split()])
+    with pytest.raises(SystemExit if ours else FileNotFoundError), one_line_errors():
+        raise FileNotFoundError("what the host says")
+    expected = "ultralytics: expected a version that this ultra-dsmoe knows, got "
+    found = f"{ultralytics.__version__}, ultralytics.nn.tasks.parse_model is missing"
+    assert capsys.readouterr().err == (f"error: {expected}{found}\n" if ours else "")
 
 
 @pytest.mark.parametrize("script", ["dsmoe-yolo", *(["yolo"] if torch.__version__ >= "2.5" else [])])

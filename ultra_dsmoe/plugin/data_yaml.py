@@ -1,7 +1,9 @@
-"""What is refused of a data YAML before the host makes a run folder for it."""
+"""What is refused of a data set before the host makes a folder for a run with it."""
 
 from __future__ import annotations
 
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import DataError
@@ -18,11 +20,33 @@ def require_classes(data: Any) -> None:
     """
     from ultralytics.utils import YAML, checks
 
-    for name in map(str, data if isinstance(data, (list, tuple)) else [data]):
-        if not name.endswith((".yaml", ".yml")) or "://" in name:
-            continue
+    for name in filter(_is_yaml, data if isinstance(data, (list, tuple)) else [data]):
         file = checks.check_file(name, hard=False)
         content = YAML.load(file) if file else {}
+        if not isinstance(content, dict):  # the host says so
+            continue
         names = content.get("names")
         if names in ({}, [], "") or (names is None and content.get("nc") == 0):
             raise DataError("names", f"at least one class in {name}", "nc: 0" if names is None else names)
+
+
+def require_images(data: Any, split: str | None) -> None:
+    """Have the host look for a data set's images, and get them where its YAML says how.
+
+    Args:
+        data: The host's ``data`` argument, as above.
+        split: The host's ``split`` argument; older hosts always look for the validation images.
+
+    Raises:
+        Exception: What the host or the YAML's ``download`` line says of images that are missing.
+    """
+    if _is_yaml(data):
+        from ultralytics.data.utils import check_det_dataset
+
+        takes_split = "split" in signature(check_det_dataset).parameters
+        check_det_dataset(str(data), **({"split": split} if split and takes_split else {}))
+
+
+def _is_yaml(data: Any) -> bool:
+    """Whether an argument names a YAML file that is not somewhere on the net."""
+    return isinstance(data, (str, Path)) and str(data).endswith((".yaml", ".yml")) and "://" not in str(data)

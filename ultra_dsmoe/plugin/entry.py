@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, DSMoEError
-from ultra_dsmoe.plugin import host
+from ultra_dsmoe.plugin import host, lookup
 
 BARE_KEY = r"'(?:\x1b\[\d+m)*(dsmoe_\w+)"  # how the host begins its page on a key without a value
 
@@ -24,6 +25,25 @@ def user_error(error: BaseException | None) -> DSMoEError | None:
     return None
 
 
+def host_error(words: list[str]) -> DSMoEError | None:
+    """Return the error of a command that names something of ours on a host that we do not know, else None.
+
+    Args:
+        words: The command's words.
+    """
+    problem = host.problem()
+    pairs = [word.partition("=") for word in words]
+    files = [os.path.basename(value) for _, _, value in pairs if value.endswith((".yaml", ".yml"))]
+    ours = any(key.startswith("dsmoe_") for key, _, _ in pairs)
+    if problem is None or not (
+        ours or any(lookup.packaged(other) for file in files for other in lookup.spellings(file))
+    ):
+        return None
+    from ultralytics import __version__
+
+    return ConfigError("ultralytics", "a version that this ultra-dsmoe knows", f"{__version__}, {problem}")
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn user errors into one line on stderr and exit code 1."""
@@ -33,6 +53,7 @@ def one_line_errors() -> Iterator[None]:
         error = user_error(e)
         if error is None and isinstance(e, SyntaxError) and (bare := re.match(BARE_KEY, str(e))):
             error = ConfigError(bare[1], "a value, as in 'key=value'", "none")
+        error = error or host_error(sys.argv[1:])
         if error is None:
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)

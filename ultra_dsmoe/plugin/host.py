@@ -66,6 +66,11 @@ def refused() -> bool:
     return _problem is not None
 
 
+def problem() -> str | None:
+    """Return the first symbol of the host that does not fit, None on a host that we know."""
+    return _problem
+
+
 def refuse(problem: str) -> None:
     """Take back every change and warn once, naming the first symbol that does not fit."""
     global _problem

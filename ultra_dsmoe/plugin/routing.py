@@ -11,7 +11,7 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import distilling, exporting, host, keys
-from ultra_dsmoe.plugin.data_yaml import require_classes
+from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.rows import is_ours
 from ultra_dsmoe.plugin.settings import Kept, align, in_force
 from ultra_dsmoe.plugin.static_mode import KeptExperts
@@ -73,6 +73,8 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         net = required_net(self, given)
         if net is not None:
             require_classes(kwargs.get("data"))
+            if verb == "val":
+                require_images(kwargs.get("data"), kwargs.get("split"))
         if verb == "export" and net is not None:
             distilling.adopt_student(self)
             return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
