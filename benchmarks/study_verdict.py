@@ -6,12 +6,18 @@ Interval: images (whole groups of them, where boards or tiles are known) are dra
 models and all seeds, and seeds are drawn with replacement. Few seeds drawn like that spread too little, by the
 factor (S - 1) / S in variance, so their part is stretched; and few values know their own spread badly, so the ends are
 taken from Student's t with the degrees of freedom of Welch and Satterthwaite instead of from percentiles. With one seed
-the interval is over images alone.
+the interval is over images alone. The luck of one training on one image counts in both parts. Where trainings are
+alike, that makes intervals too wide (98 to 99 % hold the truth); where they differ as real ones do, it makes up for the
+guessed degrees of freedom (93 to 95 % at three seeds), so it is left.
 
 p: under "it does not matter which of the two nets saw an image", swapping their matches of an image changes nothing.
 A group's images are swapped together, in all seeds alike. It is about these trained nets: the interval alone knows that
 another training would have given others. A difference is claimed where both say so: interval clear of zero, and p after
 Holm's correction over all comparisons of a study at most 0.05. Points are hundredths of mAP.
+
+Power: with three seeds, 360 images and equal trainings that lie up to 2.8 points of mAP50 apart, as on our data,
+simulated studies found a true difference of 2, 4 and 6 points in about 25, 50 and 80 of 100. Only more seeds help much:
+the intervals reach about 3.5 points to either side with three of them, 2.4 with five and 1.5 with ten.
 """
 
 from __future__ import annotations

@@ -23,11 +23,18 @@ def verdict(study: ModuleType) -> ModuleType:
 
 
 def made_up(
-    skills: dict[str, float], seeds: int = 3, images: int = 120, root: int = 0, sway: float = 0.0, classes: int = 2
+    skills: dict[str, float],
+    seeds: int = 3,
+    images: int = 120,
+    root: int = 0,
+    sway: float = 0.0,
+    classes: int = 2,
+    thresholds: np.ndarray = THRESHOLDS,
 ) -> dict[str, dict[int, ImageStats]]:
     """Return runs in which a label is found with a model's probability, half of the luck being the label's own.
 
-    ``sway`` is the spread of the skill between trainings.
+    A hundredth of skill is about a point of mAP50. ``sway`` is the spread of the skill between trainings; with a single
+    one of the ``thresholds`` of IoU, both measures are mAP50, which takes a tenth of the time.
     """
     rng = np.random.default_rng(root)
     labels = [rng.integers(0, classes, int(n)).astype(float) for n in rng.integers(1, 9, images)]
@@ -40,7 +47,7 @@ def made_up(
             found = target[np.where(rng.random(len(target)) < 0.5, luck, rng.random(len(target))) < skill]
             false = rng.integers(0, classes, int(rng.integers(0, 3))).astype(float)
             iou = np.concatenate([rng.uniform(0.5, 1, len(found)), np.zeros(len(false))])
-            run.tp.append(iou[:, None] >= THRESHOLDS)
+            run.tp.append(iou[:, None] >= thresholds)
             run.conf.append(np.clip(0.4 + 0.3 * iou + rng.normal(0, 0.1, len(iou)), 0.001, 0.999))
             run.pred_cls.append(np.concatenate([found, false]))
         runs.setdefault(model, {})[seed] = run
@@ -53,18 +60,49 @@ def compare(verdict: ModuleType, runs: dict[str, Any], groups: str | None = None
     return verdict.judge([data], "base", boot=boot)[1]
 
 
-def test_true_difference_is_found(verdict: ModuleType) -> None:
-    """Two points of mAP50 over five seeds and 400 images; as much the other way round."""
-    runs = made_up({"base": 0.780, "up": 0.800, "down": 0.760}, seeds=5, images=400)
-    truth = [100 * np.mean([mean_ap(runs[m][s]) - mean_ap(runs["base"][s]) for s in range(5)], 0)
+def test_true_difference_has_its_sign_and_size(verdict: ModuleType) -> None:
+    """The difference is that of the mAPs, up and down alike."""
+    runs = made_up({"base": 0.780, "up": 0.860, "down": 0.700}, seeds=3, images=200)
+    truth = [100 * np.mean([mean_ap(runs[m][s]) - mean_ap(runs["base"][s]) for s in range(3)], 0)
              for m in ("up", "down")]  # fmt: skip
-    up, _, down, _ = compare(verdict, runs, boot=150)
-    assert (up.measure, down.measure) == ("mAP50", "mAP50")
-    assert 1.2 < truth[0][0] < 2.8
-    assert up.difference == pytest.approx(truth[0][0])
-    assert up.low < truth[0][0] < up.high
-    assert up.verdict.startswith("better by ")
-    assert down.verdict.startswith("worse by ")
+    found = compare(verdict, runs)
+    assert [c.measure for c in found] == ["mAP50", "mAP50-95"] * 2
+    assert [c.difference for c in found] == pytest.approx(np.concatenate(truth))
+    assert all(c.low < c.difference < c.high for c in found)
+    assert found[0].verdict.startswith("better by ")
+    assert found[2].verdict.startswith("worse by ")
+
+
+def share_found(
+    verdict: ModuleType, skill: float, points: float, roots: int, seeds: int, images: int, sway: float
+) -> tuple[float, float]:
+    """Return the share of studies that find a true difference with its sign, and the mean difference in points."""
+    skills = {"base": skill, "other": skill + points / 100}
+    sentence = "better by " if points > 0 else "worse by "
+    found, total = 0, 0.0
+    for root in range(roots):
+        runs = made_up(skills, seeds, images, root, sway, thresholds=THRESHOLDS[:1])
+        first = compare(verdict, runs)[0]
+        found += first.verdict.startswith(sentence)
+        total += first.difference
+    return found / roots, total / roots
+
+
+@pytest.mark.parametrize("points", [2, -2])
+def test_true_difference_is_found(verdict: ModuleType, points: int) -> None:
+    """Two points of mAP50: with eight trainings that differ little, and good nets, all of five studies find them."""
+    share, mean = share_found(verdict, 0.9, points, roots=5, seeds=8, images=400, sway=0.003)
+    assert mean == pytest.approx(points, abs=0.4)
+    assert share == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("points", "share"), [(2, 0.25), (4, 0.55), (6, 0.8)])
+def test_power_of_small_studies(verdict: ModuleType, points: int, share: float) -> None:
+    """Three seeds and 360 images, trainings as far apart as real ones: what the module says of them."""
+    found, mean = share_found(verdict, 0.7, points, roots=100, seeds=3, images=360, sway=0.013)
+    assert mean == pytest.approx(points, abs=0.6)
+    assert found == pytest.approx(share, abs=0.12)  # two standard deviations of a hundred studies, and a little
 
 
 def test_nulls_give_few_false_verdicts(verdict: ModuleType) -> None:
