@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -297,6 +300,60 @@ def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
     assert "| hub-constant | " in (tmp_path / "out" / "tiny.md").read_text()
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.stdout.startswith("3 of 3 cells are finished already\n")
+
+
+def frozen_in_the_middle(study: ModuleType, process: psutil.Process, train: Path) -> list[psutil.Process]:
+    """Wait for a checkpoint of an unfinished training and return all processes of the study, stopped where they are.
+
+    Looks while they stand still: while it is written, the checkpoint is no start, or an epoch behind the table.
+    """
+    last, table = train / "weights" / "last.pt", train / "results.csv"
+    for _ in range(6000):
+        assert process.status() != psutil.STATUS_ZOMBIE, "the study ended before it could be killed"
+        if last.is_file():
+            everyone = [process, *process.children(recursive=True)]
+            for each in everyone:
+                each.suspend()
+            epoch = study.last_epoch(last)
+            if epoch not in (None, study.FINISHED) and len(table.read_text().splitlines()) == epoch + 2:
+                return everyone
+            for each in everyone:
+                each.resume()
+        time.sleep(0.1)
+    raise AssertionError(f"no checkpoint of an unfinished training in {last}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="has no SIGKILL")
+def test_killed_in_the_middle(study: ModuleType, write: Callable[..., Path], tmp_path: Path) -> None:
+    """Nobody can clean up after SIGKILL: finished cells stay, the begun one goes on, no epoch is trained twice."""
+    epochs, cells = 5, ["boards-yolov8n-0", "boards-k2-0"]
+    file = write(seeds=[0], epochs=epochs, overrides={"device": "cpu", "workers": 0})
+    places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, str(CHECKOUT / "benchmarks" / "study.py"), str(file), *places]
+    table, begun = tmp_path / "out" / "tiny.csv", tmp_path / "runs" / "tiny" / cells[1] / "train"
+    with (tmp_path / "log.txt").open("w") as log:
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    everyone = frozen_in_the_middle(study, psutil.Process(child.pid), begun)
+    assert len(everyone) >= 2
+    for each in everyone:
+        each.kill()
+    assert child.wait() == -signal.SIGKILL
+    psutil.wait_procs(everyone[1:], timeout=20)
+    first = table.read_text()
+    assert [r["cell"] for r in study.read_rows(table)] == cells[:1]
+    trained = (begun / "results.csv").read_text()
+    # The same command again.
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 0, second.stdout + second.stderr
+    starts = [line for line in second.stdout.splitlines() if line.startswith("cell ")]
+    assert second.stdout.startswith("1 of 2 cells are finished already\n")
+    assert starts == [f"cell 2 of 2: {cells[1]} (going on from its last checkpoint)"]
+    assert [r["cell"] for r in study.read_rows(table)] == cells
+    assert table.read_text().startswith(first)
+    now = (begun / "results.csv").read_text()
+    assert now.startswith(trained)
+    assert [int(line.split(",")[0]) for line in now.splitlines()[1:]] == list(range(1, epochs + 1))
 
 
 def test_two_at_once(write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
