@@ -73,14 +73,14 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         net = required_net(self, given)
         if net is not None:
             require_classes(kwargs.get("data"))
-            if verb == "val":
-                require_images(kwargs.get("data"), kwargs.get("split"))
         if verb == "export" and net is not None:
             distilling.adopt_student(self)
             return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
         kept = KeptExperts(self, net, given, kwargs).numbers
         with in_force(net, given, kept):
             align(predictor_net(self), net)
+            if verb == "val" and net is not None:
+                require_images(kwargs.get("data"), kwargs.get("split"))
             result = stock(self, *args, **kwargs)
         return _streamed(self, net, given, kept, result) if given and isgenerator(result) else result
 
