@@ -16,7 +16,7 @@ another training would have given others. A difference is claimed where both say
 Holm's correction over all comparisons of a study at most 0.05. Points are hundredths of mAP.
 
 Power: with three seeds, 360 images and equal trainings that lie up to 2.8 points of mAP50 apart, as on our data,
-simulated studies found a true difference of 2, 4 and 6 points in about 25, 50 and 80 of 100. Only more seeds help much:
+simulated studies found a true difference of 2, 4 and 6 points in about 15, 50 and 80 of 100. Only more seeds help much:
 the intervals reach about 3.5 points to either side with three of them, 2.4 with five and 1.5 with ten.
 """
 

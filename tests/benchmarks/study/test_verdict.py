@@ -97,12 +97,11 @@ def test_true_difference_is_found(verdict: ModuleType, points: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("points", "share"), [(2, 0.25), (4, 0.5), (6, 0.8)])
-def test_power_of_small_studies(verdict: ModuleType, points: int, share: float) -> None:
-    """Three seeds and 360 images, trainings as far apart as real ones: what the module says of them."""
-    found, mean = share_found(verdict, 0.7, points, roots=100, seeds=3, images=360, sway=0.013)
-    assert mean == pytest.approx(points, abs=0.6)
-    assert found == pytest.approx(share, abs=0.12)  # two standard deviations of a hundred studies, and a little
+def test_small_studies_miss_two_points(verdict: ModuleType) -> None:
+    """Three seeds, 360 images, trainings as far apart as real ones: few of a hundred studies find two points."""
+    share, mean = share_found(verdict, 0.7, 2, roots=100, seeds=3, images=360, sway=0.013)
+    assert mean == pytest.approx(2, abs=0.6)
+    assert 0.05 < share < 0.25
 
 
 def test_nulls_give_few_false_verdicts(verdict: ModuleType) -> None:
