@@ -43,8 +43,9 @@ def require_images(data: Any, split: str | None) -> None:
     if _is_yaml(data):
         from ultralytics.data.utils import check_det_dataset
 
-        takes_split = "split" in signature(check_det_dataset).parameters
-        check_det_dataset(str(data), **({"split": split} if split and takes_split else {}))
+        given: dict[str, Any] = {"split": split} if split else {}
+        taken = signature(check_det_dataset).parameters
+        check_det_dataset(str(data), **{k: v for k, v in given.items() if k in taken})
 
 
 def _is_yaml(data: Any) -> bool:
