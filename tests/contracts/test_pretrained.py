@@ -97,6 +97,37 @@ def test_the_encoders_weights_are_found(
     assert place.samefile(yaml.safe_load((here / "run" / "args.yaml").read_text())["pretrained"])
 
 
+def test_the_released_encoder_is_fetched_by_name(
+    here: Path, released: Path, tiny_boards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = []
+
+    def fetch(url: str, file: str | Path, **_kwargs: Any) -> None:
+        fetched.append(url.rsplit("/", 1)[1])
+        Path(file).write_bytes(released.read_bytes())
+
+    monkeypatch.setattr("ultralytics.utils.downloads.safe_download", fetch)
+    run = {**QUICK, **HASH, "data": tiny_boards, "project": str(here), "name": "run"}
+    (encoder,) = begin(YOLO("dsmoe.yaml"), pretrained="mobile_sam.pt", **run).blocks(MobileSAM)
+    assert torch.equal(encoder.state_dict()[STEM], torch.load(released, weights_only=True)[STEM_THERE])
+    assert fetched == ["mobile_sam.pt"]
+
+
+def test_a_fetch_that_fails_is_one_line(here: Path, tiny_boards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_args: Any, **_kwargs: Any) -> None:
+        raise ConnectionError("Environment is not online.\nTry again.")
+
+    monkeypatch.setattr("ultralytics.utils.downloads.safe_download", fetch)
+    with pytest.raises(
+        WeightsError, match=r"got mobile_sam.pt, which cannot be fetched \(Environment is not online"
+    ) as e:
+        YOLO("dsmoe.yaml").train(
+            pretrained="mobile_sam.pt", data=tiny_boards, project=str(here / "new"), **QUICK, **HASH
+        )
+    assert "\n" not in str(e.value)
+    assert not (here / "new").exists()
+
+
 def test_a_whole_training_from_the_encoders_weights(here: Path, released: Path, tiny_boards: Path) -> None:
     run = {**QUICK, **HASH, "data": tiny_boards, "project": str(here), "name": "run", "val": False}
     frozen = {"lr0": 0.0, "warmup_bias_lr": 0.0, "optimizer": "SGD"}
@@ -140,9 +171,11 @@ def unsuitable(case: str, released: Path, folder: Path) -> str:
     """Write a file that cannot be used and return its name."""
     path = folder / "bad.pt"
     if case == "missing":
-        return "mobile_sam.pt"
+        return "sam.pt"
     if case == "no row for it":
         return str(released)
+    if case == "no row, to be fetched":
+        return "mobile_sam.pt"
     if case == "half an encoder":
         state = torch.load(released, weights_only=True)
         torch.save({k: state[k] for k in list(state)[:50]}, path)
@@ -159,7 +192,8 @@ def unsuitable(case: str, released: Path, folder: Path) -> str:
     ("case", "model", "part"),
     [
         ("missing", "dsmoe.yaml", "pretrained: expected an existing checkpoint, here or in"),
-        ("missing", "dsmoe-n.yaml", "mobile_sam.pt, which is not a file"),
+        ("missing", "dsmoe-n.yaml", "sam.pt, which is not a file"),
+        ("no row, to be fetched", "dsmoe-n.yaml", "a model with a MobileSAM row for these weights"),
         ("no row for it", "dsmoe-n.yaml", "a model with a MobileSAM row for these weights"),
         ("half an encoder", "dsmoe.yaml", "at least 90% fit"),
         ("tensors of another net", "dsmoe-n.yaml", "pretrained: expected a readable checkpoint"),

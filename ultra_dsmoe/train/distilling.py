@@ -18,6 +18,7 @@ from ultralytics.utils.torch_utils import strip_optimizer
 from ultra_dsmoe.distill import KDConfig, match_levels, resolve
 from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.logs import at_level
+from ultra_dsmoe.train.run_folder import RunFolder
 from ultra_dsmoe.train.teacher import check_classes, check_teacher, load_teacher
 
 if TYPE_CHECKING:
@@ -139,14 +140,6 @@ class Distilling(Base):
                 strip_optimizer(self.last, str(best))
         return saved
 
-    def discard_run(self) -> None:
-        """Remove the run folder that the host has just made, unless something else is in it."""
-        left = {path.name for path in self.save_dir.glob("*")} if RANK in {-1, 0} else set()
-        if not self.resume and left <= {"args.yaml", "weights"} and not any(self.wdir.glob("*")):
-            (self.save_dir / "args.yaml").unlink(missing_ok=True)
-            for folder in filter(Path.is_dir, (self.wdir, self.save_dir)):
-                folder.rmdir()
-
     def _kd_config(self) -> KDConfig | None:
         """Return the settings of our distiller, None where there is no teacher or the host's distiller is wanted."""
         if not getattr(self.args, "distill_model", None):  # older hosts have no such argument
@@ -219,7 +212,7 @@ class Distilling(Base):
             return validator(model=deepcopy(net).eval())
 
 
-class DistillTrainer(Distilling, DetectionTrainer):
+class DistillTrainer(RunFolder, Distilling, DetectionTrainer):
     """The host's detection trainer with our distiller, for students of stock layers."""
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:

@@ -10,13 +10,14 @@ from typing import Any
 
 from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import SETTINGS, checks
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
 from ultra_dsmoe.errors import DSMoEError, WeightsError
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint
 
 FETCHED = "yolo"  # how the host's own weights begin that a net of ours can take over
+ENCODER = "mobile_sam.pt"  # an asset of the host's, too
 # What the host raises for a file that is missing, damaged, foreign, or cannot be downloaded.
 _UNREADABLE = (
     OSError, EOFError, RuntimeError, LookupError, AssertionError, AttributeError, ImportError, TypeError, ValueError,
@@ -44,6 +45,8 @@ class EncoderFile(os.PathLike):
 def find(given: str | Path) -> str:
     """Return the file that ``pretrained`` names, looked for as the host does: here, then in its folder of weights.
 
+    The released MobileSAM is fetched from the host's assets where it is in neither.
+
     Returns:
         Its path; the bare name of YOLO weights that are not on this disk, which the host fetches.
 
@@ -59,7 +62,13 @@ def find(given: str | Path) -> str:
     asset = Path(name).name
     if asset in GITHUB_ASSETS_NAMES and asset.startswith(FETCHED):
         return name
-    raise WeightsError("pretrained", f"an existing checkpoint, here or in {folder}", f"{name}, which is not a file")
+    reason = "which is not a file"
+    if asset == ENCODER:
+        try:
+            return attempt_download_asset(name)
+        except _UNREADABLE as e:
+            reason = f"which cannot be fetched ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
+    raise WeightsError("pretrained", f"an existing checkpoint, here or in {folder}", f"{name}, {reason}")
 
 
 def find_encoder(given: Any) -> str | None:
@@ -89,6 +98,8 @@ def check(net: Any, given: str | Path) -> str | Path | EncoderFile:
     Raises:
         WeightsError: If it does not exist, cannot be loaded, or holds an encoder that the net does not have.
     """
+    if Path(given).name == ENCODER:
+        encoders(net, given)  # before 40 MB are fetched
     if file := find_encoder(given):
         encoders(net, given)
         return EncoderFile(file)
