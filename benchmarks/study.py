@@ -148,7 +148,7 @@ class Study:
         folder = self.folder / cell.name
         if cell.name in self.rows:
             return "finished"
-        if all((folder / name).is_file() for name in self._made()):
+        if self._is_validated(folder):
             return "validated"
         epoch = last_epoch(folder / "train" / "weights" / "last.pt")
         return "new" if epoch is None else "trained" if epoch == FINISHED else "begun"
@@ -157,14 +157,15 @@ class Study:
         """Return the files that a validation leaves."""
         return [MATCHES, RESULT, *([KNOCKOUTS] if self.plan.knockouts else [])]
 
+    def _is_validated(self, folder: Path) -> bool:
+        return all((folder / name).is_file() for name in self._made())
+
     def _twin(self, cell: Cell) -> Path | None:
         """Return the folder of another study's cell that was run with the same settings, if any."""
         settings = json.loads(json.dumps(self.plan.settings(cell)))
         for file in sorted(self.folder.parent.glob("*/*/cell.json")):
             with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is that study's own trouble
-                if json.loads(file.read_text())["settings"] == settings and all(
-                    (file.parent / name).is_file() for name in self._made()
-                ):
+                if self._is_validated(file.parent) and json.loads(file.read_text())["settings"] == settings:
                     return file.parent
         return None
 
