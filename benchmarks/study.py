@@ -33,8 +33,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
 
 from interleaved import positive
 from study_cell import KNOCKOUTS, MATCHES, RESULT
+from study_checks import digest
 from study_memory import Memory, memory_for
-from study_plan import FILES, Cell, Plan, digest, read_plan
+from study_plan import FILES, Cell, Plan, read_plan
 from study_report import write_report
 from study_table import append_row, read_rows, room
 
@@ -276,7 +277,7 @@ class Study:
             raise CellError(f"{folder}: its files are damaged ({e}); delete the folder to run it again") from e
         result["per_class_AP"] = ";".join(f"{name}={ap:.4f}" for name, ap in result["per_class_AP"].items())
         identity = {"study": self.plan.name, "cell": cell.name, "model": cell.model.name, "data": cell.data.name,
-                    "seed": cell.seed, "epochs": self.plan.epochs, "imgsz": self.plan.imgsz}  # fmt: skip
+                    "seed": cell.seed, **{k: self.plan.arguments(cell)[k] for k in ("epochs", "imgsz")}}  # fmt: skip
         return {**identity, **result, "settings_hash": self._hash(cell), "data_hash": cell.data.digest, "commit": made}
 
     @contextmanager

@@ -88,8 +88,8 @@ def markdown(
     """Return the page: what was run, the means, the verdicts, how to read them."""
     lines = [f"# Study {plan.name}", ""]
     given = ", ".join(f"{k}={v}" for k, v in plan.overrides.items())
-    lines += [f"{plan.epochs} epochs, {plan.imgsz} px, batch {plan.batch}, seeds {', '.join(map(str, plan.seeds))}"
-              f"{f'; {given}' if given else ''}.", "", f"![means with intervals]({plan.name}.png)", ""]  # fmt: skip
+    trained = f"{_sizes(plan)}; seeds {', '.join(map(str, plan.seeds))}{f'; {given}' if given else ''}."
+    lines += [trained, "", f"![means with intervals]({plan.name}.png)", ""]
     head = ["data", "model", *MEASURES, "precision", "recall", "seeds", "minutes"]
     table = [_mean_row(d.name, m.name, rows, means) for d in plan.data for m in plan.models
              if (d.name, m.name) in means]  # fmt: skip
@@ -106,6 +106,17 @@ def markdown(
                   *_table(switched[0], switched[1:], left=2), ""]  # fmt: skip
     lines += [f"- {note}" for note in [*notes, *_unseen(comparisons), *_reading(plan, rows)]]
     return "\n".join(lines) + "\n"
+
+
+def _sizes(plan: Plan) -> str:
+    """Return how long, at which size and in which batches the data sets are trained on."""
+    by_sizes: dict[str, list[str]] = {}
+    for data in plan.data:
+        text = "{epochs} epochs, {imgsz} px, batch {batch}".format(**{**plan.sizes, **data.sizes})
+        by_sizes.setdefault(text, []).append(data.name)
+    if len(by_sizes) == 1:
+        return next(iter(by_sizes))
+    return "; ".join(f"{', '.join(names)}: {text}" for text, names in by_sizes.items())
 
 
 def _mean_row(data: str, model: str, rows: Sequence[dict[str, Any]], means: Means) -> list[str]:
@@ -159,7 +170,7 @@ def draw(plan: Plan, rows: Sequence[dict[str, Any]], means: Means) -> bytes:
         _panel(axes, plan, data, rows, means)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    figure.suptitle(f"{plan.name}: {plan.epochs} epochs, {plan.imgsz} px; bars are 95 % intervals", fontsize=10)
+    figure.suptitle(f"{plan.name}; bars are 95 % intervals", fontsize=10)
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()

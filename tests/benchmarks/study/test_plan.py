@@ -40,6 +40,9 @@ def test_plan(plan: Any, study: ModuleType) -> None:
         ({"models": [{"model": "yolov8n", "name": "a/b"}]}, "models: name: expected a name of letters"),
         ({"baseline": "yolov8s"}, r"baseline: expected one of yolov8n, k2 \(did you mean 'yolov8n'\?\)"),
         ({"data": ["neu-dett"]}, r"data: expected a data YAML whose images are there \(did you mean 'neu-det'\?\)"),
+        ({"data": [3]}, "data: expected names of data YAMLs, or mappings with the key 'data', got 3"),
+        ({"data": [{"data": "neu-det", "epoch": 3}]}, r"data: neu-det: epoch: expected one of .*did you mean 'epochs'"),
+        ({"data": [{"data": "neu-det", "imgsz": 16}]}, "data: neu-det: imgsz: expected whole numbers of at least 32,"),
         ({"overrides": {"lr00": 1}}, r"overrides: lr00: expected .*did you mean 'lr0'"),
         ({"overrides": {"lr0": "fast"}}, "overrides: expected values that the host accepts"),
         ({"overrides": {"seed": 1}}, "overrides: seed: expected arguments that the study does not give itself"),
@@ -107,6 +110,24 @@ def test_prompts_of_another_data_set(study: ModuleType, write: Callable[..., Pat
         study.read_plan(write(models=models, overrides={"dsmoe_prompts": str(prompts)}))
     prompts.write_text("prompts: {spur: [a thorn]}\n")
     assert len(study.read_plan(write(models=models, overrides={"dsmoe_prompts": str(prompts)})).cells()) == 4
+
+
+def test_sizes_of_a_data_set(
+    study: ModuleType, write: Callable[..., Path], boards: Path, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What a data set says for itself is what its trainings, its rows and the page's head line have."""
+    shutil.copytree(boards.parent, copy := tmp_path / "more")
+    content = {**yaml.safe_load(boards.read_text()), "path": str(copy)}
+    (copy / "data.yaml").write_text(yaml.safe_dump(content))
+    other = {"data": str(copy / "data.yaml"), "epochs": 5, "batch": 1}
+    file = write(data=[str(boards), other], models=["yolov8n"], seeds=[0])
+    plan = study.read_plan(file)
+    sizes = [{k: plan.settings(c)[k] for k in ("epochs", "imgsz", "batch")} for c in plan.cells()]
+    assert sizes == [{"epochs": 3, "imgsz": 64, "batch": 2}, {"epochs": 5, "imgsz": 64, "batch": 1}]
+    assert run(file)[0] == 0
+    assert [r["epochs"] for r in study.read_rows(tmp_path / "out" / "tiny.csv")] == [3, 5]
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    assert "\nboards: 3 epochs, 64 px, batch 2; more: 5 epochs, 64 px, batch 1; seeds 0; classes=" in page
 
 
 def test_no_plan(study: ModuleType, tmp_path: Path) -> None:

@@ -29,11 +29,12 @@ def plans(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Return `study_plan`, to which the packaged data sets are known without their images, and weights are there."""
     plans = sys.modules["study_plan"]
 
-    def packaged(name: str) -> Any:
-        content = load(name)
-        return plans.Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"])
+    def packaged(entry: Any) -> Any:
+        sizes = dict(entry) if isinstance(entry, dict) else {"data": entry}
+        content = load(name := sizes.pop("data"))
+        return plans.Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"], sizes)
 
-    monkeypatch.setattr(plans, "_data", packaged)
+    monkeypatch.setattr(plans, "read_data", packaged)
     for name in ("yolov8n", "yolo11n", "yolo26n", "yolov8s", "yolo11s", "yolo26s", "tmodel-n"):
         (tmp_path / f"{name}.pt").write_text(name)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
