@@ -2,10 +2,10 @@
 
 Every cell (model x data x seed) is trained by ``yolo train`` and validated in processes of its own, so that one that
 crashes takes nothing with it. A study that was stopped is started by the same command: finished cells are not run
-again, a begun one goes on from its last checkpoint. A cell that another study below the same folder of trainings has
-run with the same settings is taken from there. One row per finished run goes to ``OUT/NAME.csv``; means, verdicts
-against the baseline and a picture to ``OUT/NAME.md`` and ``OUT/NAME.png``. What a study file holds: `study_plan`; how
-models are compared: `study_verdict`.
+again, a begun one goes on from its last checkpoint. One row per finished run goes to ``OUT/NAME.csv``, what was seen
+per image to ``OUT/cells``: a cell that another study has run with the same settings is taken from there. Means,
+verdicts against the baseline and a picture go to ``OUT/NAME.md`` and ``OUT/NAME.png``. What a study file holds:
+`study_plan`; how models are compared: `study_verdict`; what is kept of a cell: `study_store`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
 
 from interleaved import positive
-from study_cell import KNOCKOUTS, MATCHES, RESULT
 from study_checks import digest
 from study_memory import Memory, memory_for
 from study_plan import FILES, Cell, Plan, read_plan
 from study_report import write_report
+from study_store import KEPT, KNOCKOUTS, MATCHES, RESULT, gather, read_kept
 from study_table import append_row, read_rows, room
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
@@ -45,7 +45,7 @@ from ultra_dsmoe.explain.evaluation import output_folder, write_files
 STARTS_PLUGINS = (2, 5)  # the first torch that loads what is registered with it
 RUNS = "runs/studies"
 FINISHED = -1  # what the host writes as epoch of a checkpoint whose training is over
-STAGES = ("new", "begun", "trained", "validated", "finished")
+STAGES = ("new", "begun", "trained", "validated", "kept", "finished")
 
 
 class CellError(RuntimeError):
@@ -149,6 +149,8 @@ class Study:
         folder = self.folder / cell.name
         if cell.name in self.rows:
             return "finished"
+        if self._is_kept(cell):
+            return "kept"
         if self._is_validated(folder):
             return "validated"
         epoch = last_epoch(folder / "train" / "weights" / "last.pt")
@@ -161,14 +163,15 @@ class Study:
     def _is_validated(self, folder: Path) -> bool:
         return all((folder / name).is_file() for name in self._made())
 
-    def _twin(self, cell: Cell) -> Path | None:
-        """Return the folder of another study's cell that was run with the same settings, if any."""
-        settings = json.loads(json.dumps(self.plan.settings(cell)))
-        for file in sorted(self.folder.parent.glob("*/*/cell.json")):
-            with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one is that study's own trouble
-                if self._is_validated(file.parent) and json.loads(file.read_text())["settings"] == settings:
-                    return file.parent
-        return None
+    def _kept(self, cell: Cell) -> Path:
+        return self.out / KEPT / f"{self._hash(cell)}.npz"
+
+    def _is_kept(self, cell: Cell) -> bool:
+        """Whether a cell of these settings was finished, here or in another study, with all that is wanted of it."""
+        try:
+            return read_kept(self._kept(cell)).knockouts is not None or not self.plan.knockouts
+        except DataError:
+            return False
 
     def run(self, jobs: int) -> list[str]:
         """Run what is left, up to ``jobs`` cells side by side, and return a line per cell that failed."""
@@ -204,13 +207,18 @@ class Study:
     def _run_cell(self, cell: Cell, title: str) -> dict[str, Any]:
         """Bring one cell to its end and return its row."""
         folder, stage = self.folder / cell.name, self.stage(cell)
-        if stage == "new" and (twin := self._twin(cell)):
-            print(f"{title} (as {twin.parent.name}/{twin.name})", flush=True)
-            write_files(folder, {name: (twin / name).read_bytes() for name in ("cell.json", *self._made())})
+        if stage == "kept":
+            print(f"{title} (kept: equal settings were run before)", flush=True)
             return self._row(cell)
         if stage != "validated":
             with self._memory.place(folder, title, self._stopped) if self._memory else nullcontext():
                 self._work(cell, stage, title)
+        try:
+            content = gather(folder)
+        except DataError as e:
+            raise CellError(str(e)) from e
+        with room(self._kept(cell), f"the matches of {cell.name}"):
+            write_files(self._kept(cell).parent, {self._kept(cell).name: content})
         return self._row(cell)
 
     def _work(self, cell: Cell, stage: str, title: str) -> None:
@@ -268,17 +276,12 @@ class Study:
             raise CellError(f"{lines[-1][-200:]} (exit {code}, all of it in {file})")
 
     def _row(self, cell: Cell) -> dict[str, Any]:
-        """Return the row of a validated cell."""
-        folder = self.folder / cell.name
-        try:
-            result = json.loads((folder / RESULT).read_text())
-            made = json.loads((folder / "cell.json").read_text())["commit"]
-        except (OSError, ValueError, KeyError) as e:
-            raise CellError(f"{folder}: its files are damaged ({e}); delete the folder to run it again") from e
+        """Return the row of a cell that was kept."""
+        result = read_kept(self._kept(cell)).result
         result["per_class_AP"] = ";".join(f"{name}={ap:.4f}" for name, ap in result["per_class_AP"].items())
         identity = {"study": self.plan.name, "cell": cell.name, "model": cell.model.name, "data": cell.data.name,
                     "seed": cell.seed, **{k: self.plan.arguments(cell)[k] for k in ("epochs", "imgsz")}}  # fmt: skip
-        return {**identity, **result, "settings_hash": self._hash(cell), "data_hash": cell.data.digest, "commit": made}
+        return {**identity, **result, "settings_hash": self._hash(cell), "data_hash": cell.data.digest}
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -357,7 +360,7 @@ def main() -> int:
         rows = [study.rows[c.name] for c in plan.cells() if c.name in study.rows]
         if rows:
             with room(study.out, "page and picture"):
-                print("\n".join(write_report(plan, rows, study.folder, study.out)))
+                print("\n".join(write_report(plan, rows, study.out)))
     except DSMoEError as e:
         print(f"study: {e}", file=sys.stderr)
         return 1

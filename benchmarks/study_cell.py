@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
+from study_store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
 
 from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import CONTROL, applicable
@@ -37,7 +37,6 @@ ALSO_VALIDATION = (
     "agnostic_nms",
 )
 FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device")
-MATCHES, RESULT, KNOCKOUTS = "matches.npz", "result.json", "knockout.csv"
 PACKAGES = {"ultralytics": "ultralytics", "torch": "torch", "ultra_dsmoe": "ultra-dsmoe"}
 
 
@@ -66,27 +65,6 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     scores = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "precision": float(box.mp),
               "recall": float(box.mr)}  # fmt: skip
     return collector.images, {**scores, "per_class_AP": ap, "prompt_hash": info.get("key", "")}
-
-
-def pack(stats: ImageStats) -> dict[str, np.ndarray]:
-    """Return matches as flat arrays; how many belong to each image is in ``detections`` and ``labels``."""
-    return {
-        "files": np.array([Path(f).name for f in stats.files]),
-        "detections": np.array([len(c) for c in stats.conf]),
-        "labels": np.array([len(c) for c in stats.target_cls]),
-        "tp": np.concatenate([np.asarray(t, bool).reshape(-1, 10) for t in stats.tp]),
-        "conf": np.concatenate(stats.conf).astype(np.float32),
-        "pred_cls": np.concatenate(stats.pred_cls).astype(np.int16),
-        "target_cls": np.concatenate(stats.target_cls).astype(np.int16),
-    }
-
-
-def unpack(file: Path) -> ImageStats:
-    """Return the matches of ``matches.npz``."""
-    with np.load(file) as arrays:
-        cuts = {"tp": "detections", "conf": "detections", "pred_cls": "detections", "target_cls": "labels"}
-        parts = {k: np.split(arrays[k], arrays[n].cumsum()[:-1]) for k, n in cuts.items()}
-        return ImageStats([str(f) for f in arrays["files"]], **parts)
 
 
 def training_seconds(file: Path) -> float:
@@ -119,13 +97,9 @@ def knockouts(best: Path, settings: dict[str, Any]) -> str:
 
 def keep(folder: Path, stats: ImageStats, result: dict[str, Any]) -> None:
     """Write what a validation gave."""
-    import io
-
     result["seconds"] = training_seconds(folder / "train" / "results.csv")
     result |= {key: importlib.metadata.version(name) for key, name in PACKAGES.items()}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **pack(stats))
-    write_files(folder, {MATCHES: buffer.getvalue()})
+    write_files(folder, {MATCHES: compressed(pack(stats))})
     write_files(folder, {RESULT: json.dumps(result, indent=2).encode()})
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study_cell import KNOCKOUTS
 from study_plan import Plan
+from study_store import Kept
 
 from ultra_dsmoe.explain.catalogue import CONTROL
 from ultra_dsmoe.explain.catalogue import KNOCKOUTS as CATALOGUE
@@ -18,29 +17,26 @@ EARNS = "earns its place"  # the verdict of `ultra_dsmoe.explain.knockout`
 Changes = dict[str, tuple[float, str]]
 
 
-def read_changes(file: Path) -> Changes:
-    """Return change of mAP50 in points and verdict per knock-out; none for a stock net, or without the file."""
-    if not file.is_file():
-        return {}
-    with file.open(newline="", encoding="utf-8") as f:
-        rows = [r for r in csv.DictReader(f) if r["map50_change"]]
+def read_changes(table: str) -> Changes:
+    """Return change of mAP50 in points and verdict per knock-out; none for a stock net."""
+    rows = [r for r in csv.DictReader(table.splitlines()) if r["map50_change"]]
     return {r["knockout"]: (float(r["map50_change"]), r["verdict"]) for r in rows}
 
 
-def knockout_table(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path) -> list[list[str]] | None:
+def knockout_table(plan: Plan, rows: Sequence[dict[str, Any]], kept: Mapping[str, Kept]) -> list[list[str]] | None:
     """Return the table, headings first: a line per data set and knock-out, a column per model that has any.
 
     Args:
         plan: The study.
         rows: Its finished runs.
-        folder: Where the cells are.
+        kept: What was kept of them, by cell.
 
     Returns:
         None where no net has anything to switch off.
     """
     found: dict[tuple[str, str], list[Changes]] = {}
     for row in rows:
-        if changes := read_changes(folder / row["cell"] / KNOCKOUTS):
+        if changes := read_changes(kept[row["cell"]].knockouts or ""):
             found.setdefault((row["data"], row["model"]), []).append(changes)
     models = [m.name for m in plan.models if any(m.name == model for _, model in found)]
     table = [["data", "knock-out", *models]]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from study_cell import KNOCKOUTS, MATCHES, unpack
 from study_knockouts import knockout_table
 from study_plan import Plan
+from study_store import KEPT, Kept, read_kept
 from study_verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, group_numbers, judge
 
+from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.explain.evaluation import write_files
 
 DPI = 150
@@ -28,14 +29,13 @@ UNLEARNED = 0.01  # mAP50 below which a model has learned nothing that could be 
 Means = dict[tuple[str, str], Estimate]
 
 
-def write_report(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path, out: Path) -> list[str]:
+def write_report(plan: Plan, rows: Sequence[dict[str, Any]], out: Path) -> list[str]:
     """Judge what is finished and write ``NAME.md`` and ``NAME.png``.
 
     Args:
         plan: The study.
         rows: Its finished runs.
-        folder: Where the cells are.
-        out: Where the files go.
+        out: Where the files go, and what was kept of the runs is.
 
     Returns:
         Lines to print: the verdicts, and what is missing.
@@ -43,38 +43,45 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path, out: 
     Raises:
         DataError: If two runs of a data set did not see the same images.
     """
-    sets, missing = _collect(plan, rows, folder)
+    kept = _read(rows, out)
+    seen = [r for r in rows if r["cell"] in kept]
+    sets = _collect(plan, seen, kept)
     means, comparisons = judge(sets, plan.baseline)
-    seen = [r for r in rows if r["cell"] not in missing]
-    notes = [f"left out: {name}, whose matches.npz is gone or damaged" for name in missing]
+    notes = [f"left out: {r['cell']}, since {KEPT}/{r['settings_hash']}.npz is gone or damaged" for r in rows
+             if r["cell"] not in kept]  # fmt: skip
     undone = len(plan.cells()) - len(rows)
     notes += [f"unfinished: {undone} of {len(plan.cells())} runs are missing"] if undone else []
     if plan.knockouts:
         notes += [f"without knock-outs: {r['cell']} (to have them, delete its row)" for r in seen
-                  if not (folder / r["cell"] / KNOCKOUTS).is_file()]  # fmt: skip
+                  if kept[r["cell"]].knockouts is None]  # fmt: skip
     notes += [f"{m} on {d} has learned next to nothing (mAP50 below {UNLEARNED:g}): verdicts on it say little"
               for (d, m), e in means.items() if e.mean[0] < UNLEARNED]  # fmt: skip
-    switched = knockout_table(plan, seen, folder) if plan.knockouts else None
+    switched = knockout_table(plan, seen, kept) if plan.knockouts else None
     text = markdown(plan, seen, means, comparisons, notes, switched)
     write_files(out, {f"{plan.name}.md": text.encode(), f"{plan.name}.png": draw(plan, seen, means)})
     return [f"{c.data}, {c.model} against {plan.baseline}, {c.measure}: {c.verdict}" for c in comparisons] + notes
 
 
-def _collect(plan: Plan, rows: Sequence[dict[str, Any]], folder: Path) -> tuple[list[DataSet], list[str]]:
-    """Return the data sets with the matches that are there, and the cells whose matches are not."""
-    sets, missing = [], []
+def _read(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, Kept]:
+    """Return what was kept, by cell, of the runs where it is there and whole."""
+    kept = {}
+    for row in rows:
+        with suppress(DataError):
+            kept[row["cell"]] = read_kept(out / KEPT / f"{row['settings_hash']}.npz")
+    return kept
+
+
+def _collect(plan: Plan, rows: Sequence[dict[str, Any]], kept: Mapping[str, Kept]) -> list[DataSet]:
+    """Return the data sets that were trained on, each with its runs' matches."""
+    sets = []
     for data in plan.data:
         runs: dict[str, dict[int, Any]] = {}
         for row in (r for r in rows if r["data"] == data.name):
-            file = folder / row["cell"] / MATCHES
-            try:
-                runs.setdefault(row["model"], {})[row["seed"]] = unpack(file)
-            except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
-                missing.append(row["cell"])
+            runs.setdefault(row["model"], {})[row["seed"]] = kept[row["cell"]].stats
         if runs:
             files = next(iter(next(iter(runs.values())).values())).files
             sets.append(DataSet(data.name, runs, group_numbers(files, data.groups)))
-    return sets, missing
+    return sets
 
 
 def markdown(

@@ -60,7 +60,9 @@ def int8_cpu() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def study() -> ModuleType:
-    return load("study")  # and with it `study_plan`, `study_cell`, `study_table`, `study_verdict`, `study_report`
+    module = load("study")  # and with it `study_plan`, `study_store`, `study_table`, `study_verdict`, `study_report`
+    load("study_cell")  # which it starts as a script
+    return module
 
 
 @pytest.fixture

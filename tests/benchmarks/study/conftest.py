@@ -116,7 +116,7 @@ class Host:
 
     def validate(self, folder: Path) -> None:
         stats = self.stats(len(folder.name))
-        np.savez(folder / "matches.npz", **sys.modules["study_cell"].pack(stats))
+        np.savez(folder / "matches.npz", **sys.modules["study_store"].pack(stats))
         scores = dict(zip(("mAP50", "mAP50-95"), map(float, mean_ap(stats)), strict=True))
         rest = {"precision": 0.5, "recall": 0.25, "seconds": 90.0, "prompt_hash": "abc", "per_class_AP": {"a": 0.5},
                 "ultralytics": "8", "torch": "2", "ultra_dsmoe": "0"}  # fmt: skip
@@ -125,7 +125,7 @@ class Host:
 
 @pytest.fixture
 def host_class(study: ModuleType) -> type[Host]:
-    """Return the stand-in for `subprocess.Popen`; with `study` comes the `study_cell` that it writes matches with."""
+    """Return the stand-in for `subprocess.Popen`; with `study` comes the `study_store` that it writes matches with."""
     return Host
 
 

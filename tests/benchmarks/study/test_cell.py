@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,12 +12,16 @@ import pytest
 import torch
 
 from ultra_dsmoe.explain.bootstrap import mean_ap
-from ultra_dsmoe.explain.evaluation import ImageStats
 
 
 @pytest.fixture
 def cell(study: ModuleType) -> ModuleType:
     return sys.modules["study_cell"]
+
+
+@pytest.fixture
+def store(study: ModuleType) -> ModuleType:
+    return sys.modules["study_store"]
 
 
 def test_training_seconds(cell: ModuleType, tmp_path: Path) -> None:
@@ -28,18 +31,8 @@ def test_training_seconds(cell: ModuleType, tmp_path: Path) -> None:
     assert cell.training_seconds(file) == pytest.approx(29.5)
 
 
-def test_matches_survive_the_file(cell: ModuleType, fake_stats: Callable[[int], ImageStats], tmp_path: Path) -> None:
-    stats = fake_stats(0)
-    stats.tp[2], stats.conf[2], stats.pred_cls[2] = np.zeros((0, 10), bool), np.zeros(0), np.zeros(0)
-    np.savez(tmp_path / "m.npz", **cell.pack(stats))
-    back = cell.unpack(tmp_path / "m.npz")
-    np.testing.assert_allclose(mean_ap(back), mean_ap(stats), rtol=1e-6)
-    assert [len(c) for c in back.conf] == [4, 4, 0, 4, 4, 4]
-    assert back.files == stats.files
-
-
 def test_kept_matches_give_the_hosts_map(
-    cell: ModuleType, boards: Path, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cell: ModuleType, store: ModuleType, boards: Path, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host's validator on a net that half knows the labels: mAP from the kept matches is the host's to 1e-3."""
     from ultralytics import YOLO
@@ -72,8 +65,8 @@ def test_kept_matches_give_the_hosts_map(
     model.save(tmp_path / "best.pt")
     stats, result = cell.validate(tmp_path / "best.pt", {"data": str(boards), "imgsz": 96, "batch": 4, "workers": 0,
                                                          "device": "cpu"})  # fmt: skip
-    np.savez(tmp_path / "m.npz", **cell.pack(stats))
-    own = mean_ap(cell.unpack(tmp_path / "m.npz"))
+    np.savez(tmp_path / "m.npz", **store.pack(stats))
+    own = mean_ap(store.unpack(tmp_path / "m.npz"))
     assert own == pytest.approx([result["mAP50"], result["mAP50-95"]], abs=1e-3)
     assert 0.1 < result["mAP50-95"] < result["mAP50"] < 0.9
     assert len(stats.files) == images

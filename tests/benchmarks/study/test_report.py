@@ -63,7 +63,9 @@ def test_knockouts(host_class: type[Any], write: Callable[..., Path], run: Calla
     assert "\n| boards | hub-constant | -1.8 (-3.0 to -0.5), 1 of 2 |\n\n" in page
     # A cell whose knock-outs were cut off is looked at again, not trained again.
     (tmp_path / "runs" / "tiny" / "boards-k2-1" / "knockout.csv").unlink()
-    table = tmp_path / "out" / "tiny.csv"
+    table, store = tmp_path / "out" / "tiny.csv", sys.modules["study_store"]
+    (without,) = [r for r in sys.modules["study_table"].read_rows(table) if r["cell"] == "boards-k2-1"]
+    (kept := tmp_path / "out" / "cells" / f"{without['settings_hash']}.npz").unlink()
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
     host = Switching()
     assert run(file, host)[0] == 0
@@ -71,20 +73,23 @@ def test_knockouts(host_class: type[Any], write: Callable[..., Path], run: Calla
     assert (tmp_path / "out" / "tiny.md").read_text() == page
     # What is finished without them stays so, and is named.
     (tmp_path / "runs" / "tiny" / "boards-k2-1" / "knockout.csv").unlink()
+    kept.write_bytes(store.gather(tmp_path / "runs" / "tiny" / "boards-k2-1"))
     assert "without knock-outs: boards-k2-1 (to have them, delete its row)\n" in run(file)[1]
     assert "| -0.5 (-0.5 to -0.5), 0 of 1 |" in (tmp_path / "out" / "tiny.md").read_text()
 
 
-def test_gone_matches(write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
-    """A finished cell whose matches were deleted is left out of the page and named."""
+def test_gone_matches(write: Callable[..., Path], run: Callable[..., Any], study: ModuleType, tmp_path: Path) -> None:
+    """A finished cell whose file was deleted or damaged is left out of the page and named."""
     run(write())
-    (tmp_path / "runs" / "tiny" / "boards-k2-1" / "matches.npz").unlink()
+    files = {r["cell"]: tmp_path / "out" / "cells" / f"{r['settings_hash']}.npz"
+             for r in study.read_rows(tmp_path / "out" / "tiny.csv")}  # fmt: skip
+    files["boards-k2-1"].unlink()
     code, out, _ = run(write())
     assert code == 0
-    assert out.endswith("left out: boards-k2-1, whose matches.npz is gone or damaged\n")
-    (tmp_path / "runs" / "tiny" / "boards-k2-0" / "matches.npz").write_bytes(b"PK no archive")
+    assert out.endswith(f"left out: boards-k2-1, since cells/{files['boards-k2-1'].name} is gone or damaged\n")
+    files["boards-k2-0"].write_bytes(b"PK no archive")
     code, out, _ = run(write())
     assert (code, out.count("left out"), "against" in out) == (0, 2, False)
-    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "out" / "cells")
     code, out, _ = run(write())
     assert (code, out.count("left out")) == (0, 4)
