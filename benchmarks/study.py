@@ -173,12 +173,19 @@ class Study:
         except DataError:
             return False
 
-    def run(self, jobs: int) -> list[str]:
-        """Run what is left, up to ``jobs`` cells side by side, and return a line per cell that failed."""
+    def run(self, jobs: int, train: bool = True) -> list[str]:
+        """Run what is left, or only take over what is kept; return a line per cell that failed.
+
+        Args:
+            jobs: Cells side by side, at most.
+            train: Whether to train and validate.
+        """
         cells = self.plan.cells()
-        left = [c for c in cells if self.stage(c) != "finished"]
-        if len(left) < len(cells):
-            print(f"{len(cells) - len(left)} of {len(cells)} cells are finished already", flush=True)
+        stages = {c.name: self.stage(c) for c in cells}
+        finished = sum(stage == "finished" for stage in stages.values())
+        left = [c for c in cells if stages[c.name] == "kept" or (train and stages[c.name] != "finished")]
+        if finished:
+            print(f"{finished} of {len(cells)} cells are finished already", flush=True)
         number, failed, begun = {c.name: i for i, c in enumerate(cells, 1)}, [], time.monotonic()
         self._memory = memory_for(self.plan.overrides.get("device")) if jobs > 1 and len(left) > 1 else None
         watching = self._memory.watching() if self._memory else nullcontext()
@@ -335,6 +342,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", default=results(), metavar="FOLDER", help="table, page, picture (%(default)s)")
     parser.add_argument("--runs", default=RUNS, type=Path, metavar="FOLDER", help="trainings (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what is left, run nothing")
+    parser.add_argument("--report", action="store_true", help="write the page of what is finished, train nothing")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N",
                         help="cells side by side, as many of them as memory allows (%(default)s)")  # fmt: skip
     return parser.parse_args(argv)
@@ -356,7 +364,7 @@ def main() -> int:
             return 0
         signal.signal(signal.SIGTERM, _interrupted)
         with room(study.folder, "the files of its cells"):
-            failed = study.run(args.jobs)
+            failed = study.run(args.jobs, train=not args.report)
         rows = [study.rows[c.name] for c in plan.cells() if c.name in study.rows]
         if rows:
             with room(study.out, "page and picture"):

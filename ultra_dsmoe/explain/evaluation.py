@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import time
 import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -23,6 +24,7 @@ from ultra_dsmoe.explain.arguments import Check, parse
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.train.model import DSMoEModel
 
+NMS_SECONDS, NMS_SECONDS_PER_IMAGE = 2.0, 0.05  # the host's limit, of a batch and of each image in it
 # What unpickling a damaged or foreign file raises.
 _UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, AttributeError, ImportError, TypeError, IndexError)
 
@@ -66,6 +68,20 @@ class Collector(DetectionValidator):
         """Prepare the host's metrics, then switch."""
         super().init_metrics(model)
         self.stack.enter_context(self.switch)
+
+    def postprocess(self, preds: Any) -> Any:
+        """Suppress overlapping boxes as the host does, which drops the rest of a batch where that takes too long.
+
+        Raises:
+            DSMoEError: If it took so long, as on a machine with too much to do: the numbers would be too low.
+        """
+        begun = time.monotonic()
+        found = super().postprocess(preds)
+        took, limit = time.monotonic() - begun, NMS_SECONDS + NMS_SECONDS_PER_IMAGE * len(found)
+        if took > limit:
+            expected = f"at most {limit:.1f} s for the boxes of a batch, since the host drops images after that"
+            raise DSMoEError("NMS", f"{expected} (try a quieter machine or a smaller batch)", f"{took:.1f} s")
+        return found
 
     def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
         """Match a batch as the host does and keep its file names."""

@@ -252,6 +252,21 @@ def test_dry_run(host_class: type[Any], write: Callable[..., Path], run: Callabl
     assert not (tmp_path / "runs").exists()
 
 
+def test_report_only(
+    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """What is kept gets its row and its place on the page; nothing is trained."""
+    run(write(seeds=[0]))
+    (tmp_path / "out" / "tiny.csv").unlink()
+    host = host_class()
+    code, out, _ = run(write(), host, "--report")
+    assert (code, host.commands) == (0, [])
+    assert [r["cell"] for r in study.read_rows(tmp_path / "out" / "tiny.csv")] == ["boards-yolov8n-0", "boards-k2-0"]
+    assert "unfinished: 2 of 4 runs are missing" in out
+    assert "| boards | k2 | " in (tmp_path / "out" / "tiny.md").read_text()
+    assert run(write(), host, "--report")[1].startswith("2 of 4 cells are finished already\n")
+
+
 def test_changed_settings(
     host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
