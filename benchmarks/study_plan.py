@@ -21,7 +21,7 @@ knockouts: true # evaluate every trained net with one thing switched off at a ti
 
 Weights of the user's are named with a variable of the environment, ``pretrained: ${WEIGHTS}/yolov8n.pt``, so that one
 study file serves every machine; a cell is known by their content, not by where they lie. So are a teacher's
-(``distill_model``).
+(``distill_model``). A model with ``optional: true`` is left out where its weights are not there; the page names it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from ultra_dsmoe.text import make_encoder
 
 NEEDED = ("name", "models", "data", "epochs", "imgsz", "batch", "seeds")
 KEYS = (*NEEDED, "overrides", "baseline", "knockouts")
-MODEL_KEYS = ("name", "model", "overrides", "rows", "dsmoe", "text")
+MODEL_KEYS = ("name", "model", "overrides", "rows", "dsmoe", "text", "optional")
 # Arguments of the host that the study itself gives.
 OURS = ("task", "mode", "model", "data", "epochs", "imgsz", "batch", "seed", "project", "name", "save_dir", "exist_ok",
         "resume", "cfg", "val")  # fmt: skip
@@ -90,7 +90,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked study file; ``sizes`` holds what of `SIZES` its data sets do not say otherwise."""
+    """A checked study file.
+
+    ``sizes`` holds what of `SIZES` its data sets do not say otherwise; ``absent`` the models that are left out.
+    """
 
     name: str
     models: list[Model]
@@ -100,6 +103,7 @@ class Plan:
     overrides: dict[str, Any]
     baseline: str
     knockouts: bool = False
+    absent: tuple[str, ...] = ()
 
     def cells(self) -> list[Cell]:
         """Return all cells, seed by seed, so that a study that is cut off has compared everything a little."""
@@ -145,7 +149,11 @@ def read_plan(file: Path) -> Plan:
         if content.get(key) in (None, [], ""):
             raise ConfigError(f"{file}: {key}", "a value", "none" if content.get(key) is None else content[key])
     overrides = _overrides(content.get("overrides"), "overrides")
-    models = [_model(m) for m in entries(content["models"], "models")]
+    given = [m if isinstance(m, dict) else {"model": m} for m in entries(content["models"], "models")]
+    models = [_model(m) for m in given if not _is_absent(m)]
+    absent = tuple(str(m.get("name", m.get("model"))) for m in given if _is_absent(m))
+    if not models:
+        raise ConfigError(f"{file}: models", "weights of at least one optional model", f"none of {', '.join(absent)}")
     distinct([m.name for m in models], "models")
     seeds = [whole(s, "seeds", 0, MAX_SEED) for s in entries(content["seeds"], "seeds")]
     distinct(seeds, "seeds")
@@ -157,7 +165,7 @@ def read_plan(file: Path) -> Plan:
     sizes = {key: whole(content[key], key, least) for key, least in SIZES.items()}
     if not isinstance(knockouts := content.get("knockouts", False), bool):
         raise ConfigError("knockouts", "true or false", knockouts)
-    plan = Plan(plain(content["name"], "name"), models, data, sizes, seeds, overrides, str(baseline), knockouts)
+    plan = Plan(plain(content["name"], "name"), models, data, sizes, seeds, overrides, str(baseline), knockouts, absent)
     for cell in plan.cells():
         plan.files(cell)  # fails here where there is nothing to shuffle
     check_arguments(plan)
@@ -210,9 +218,17 @@ def _require_file(given: str, where: str) -> None:
         raise ConfigError(where, "an existing file, or the bare name of weights that the host can get", path)
 
 
-def _model(entry: Any) -> Model:
-    if not isinstance(entry, dict):
-        entry = {"model": entry}
+def _is_absent(entry: dict[str, Any]) -> bool:
+    """Whether a model is optional and a file of weights that it names is not there; an unset variable is a mistake."""
+    optional, overrides = entry.get("optional", False), entry.get("overrides")
+    if not isinstance(optional, bool):
+        raise ConfigError("models: optional", "true or false", optional)
+    files = [overrides[k] for k in WEIGHTS if isinstance(overrides.get(k), str)] if isinstance(overrides, dict) else []
+    paths = [os.path.expandvars(file) for file in files]
+    return optional and any("$" not in path and "/" in path and not Path(path).is_file() for path in paths)
+
+
+def _model(entry: dict[str, Any]) -> Model:
     known(entry, MODEL_KEYS, "models")
     if not isinstance(entry.get("model"), str):
         raise ConfigError("models", "a name such as yolov8n, or a mapping with the key 'model'", entry)

@@ -49,6 +49,7 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], out: Path) -> list[
     means, comparisons = judge(sets, plan.baseline)
     notes = [f"left out: {r['cell']}, since {KEPT}/{r['settings_hash']}.npz is gone or damaged" for r in rows
              if r["cell"] not in kept]  # fmt: skip
+    notes += [f"not in the study: {', '.join(plan.absent)}, whose weights are not there"] if plan.absent else []
     undone = len(plan.cells()) - len(rows)
     notes += [f"unfinished: {undone} of {len(plan.cells())} runs are missing"] if undone else []
     if plan.knockouts:

@@ -48,6 +48,7 @@ def test_plan(plan: Any, study: ModuleType) -> None:
         ({"overrides": {"seed": 1}}, "overrides: seed: expected arguments that the study does not give itself"),
         ({"overrides": {"dsmoe_topk": 0}}, "dsmoe_topk: expected an integer"),
         ({"overrides": {"distill_model": "gone/t.pt"}}, "overrides: distill_model: expected an existing file"),
+        ({"models": [{"model": "yolov8n", "optional": "yes"}]}, "models: optional: expected true or false, got yes"),
         ({"knockouts": "hub"}, "knockouts: expected true or false, got hub"),
     ],
 )  # fmt: skip
@@ -110,6 +111,27 @@ def test_prompts_of_another_data_set(study: ModuleType, write: Callable[..., Pat
         study.read_plan(write(models=models, overrides={"dsmoe_prompts": str(prompts)}))
     prompts.write_text("prompts: {spur: [a thorn]}\n")
     assert len(study.read_plan(write(models=models, overrides={"dsmoe_prompts": str(prompts)})).cells()) == 4
+
+
+def test_optional_models(
+    study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Left out and named where the weights are not there; a variable that is not set stays a mistake."""
+    weights = {"model": "yolo11n", "optional": True, "overrides": {"pretrained": "${MINE}/yolo11n.pt"}}
+    file = write(models=["yolov8n", weights], seeds=[0])
+    monkeypatch.delenv("MINE", raising=False)
+    with pytest.raises(ConfigError, match="expected the environment variable MINE to be set"):
+        study.read_plan(file)
+    monkeypatch.setenv("MINE", str(tmp_path))
+    plan = study.read_plan(file)
+    assert ([m.name for m in plan.models], plan.absent) == (["yolov8n"], ("yolo11n",))
+    assert "not in the study: yolo11n, whose weights are not there\n" in run(file)[1]
+    with pytest.raises(ConfigError, match=r"models: expected weights of at least one optional .*, got none of yolo11n"):
+        study.read_plan(write(models=[weights]))
+    with pytest.raises(ConfigError, match="pretrained: expected an existing file"):
+        study.read_plan(write(models=["yolov8n", {**weights, "optional": False}]))
+    (tmp_path / "yolo11n.pt").touch()
+    assert [m.name for m in study.read_plan(file).models] == ["yolov8n", "yolo11n"]
 
 
 def test_sizes_of_a_data_set(
