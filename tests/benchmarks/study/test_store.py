@@ -55,6 +55,8 @@ def test_small_files_give_the_same_map(store: ModuleType, folder: Path) -> None:
     assert mean_ap(stats)[0] > 0.05
     np.testing.assert_allclose(mean_ap(kept), mean_ap(stats), atol=1e-3)
     assert min(c.min() for c in kept.conf) >= 0.99 * store.LEAST
+    assert {len(c) for c in kept.conf} <= set(range(store.MOST + 1))
+    assert all(np.all(np.diff(c) <= 0) for c in kept.conf)  # in the order that they had
     assert (folder / "kept.npz").stat().st_size < (folder / "matches.npz").stat().st_size / 2
 
 
