@@ -341,6 +341,8 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument("--out", default=results(), metavar="FOLDER", help="table, page, picture (%(default)s)")
     parser.add_argument("--runs", default=RUNS, type=Path, metavar="FOLDER", help="trainings (%(default)s)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="changes",
+                        help="in place of what the file says: --set name=peers-640 imgsz=640 device=0")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what is left, run nothing")
     parser.add_argument("--report", action="store_true", help="write the page of what is finished, train nothing")
     parser.add_argument("--jobs", type=positive, default=1, metavar="N",
@@ -356,7 +358,7 @@ def main() -> int:
     """Run a study; 1 where something was wrong or a cell failed."""
     args = parsed()
     try:
-        plan = read_plan(args.study)
+        plan = read_plan(args.study, args.changes)
         study = Study(plan, args.runs, output_folder(Path("study.pt"), args.out, ""))
         yolo_command()
         if args.dry_run:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,15 +136,20 @@ class Plan:
         return files
 
 
-def read_plan(file: Path) -> Plan:
+def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     """Read and check a study file.
+
+    Args:
+        file: The study file.
+        changes: ``KEY=VALUE`` in place of what it says, VALUE as in YAML: a key of the file but for ``models``, or an
+            argument of ``yolo train`` for all. Sizes then hold for all its data sets.
 
     Raises:
         ConfigError: If it is missing or no YAML, lacks a key or has an unknown one, or names an unknown model.
         DataError: If a data set is unknown or its images are not there.
         TextError: If a file of prompts is not of a data set's classes.
     """
-    content = _read(file)
+    content = _changed(_read(file), changes)
     known(content, KEYS, str(file))
     for key in NEEDED:
         if content.get(key) in (None, [], ""):
@@ -179,6 +185,26 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError("study", "a readable YAML file", f"{file} ({' '.join(str(e).split())})") from e
     if not isinstance(content, dict):
         raise ConfigError("study", f"a mapping with the keys {', '.join(KEYS)}", f"{file}")
+    return content
+
+
+def _changed(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Return what a study file says with some of it changed."""
+    for change in changes:
+        key, sign, value = change.partition("=")
+        try:
+            given = yaml.safe_load(value)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"--set {key}", "a value as in YAML", value) from e
+        if not sign or key in ("models", "overrides"):
+            raise ConfigError("--set", "KEY=VALUE, of a key such as epochs or an argument of `yolo train`", change)
+        if key not in KEYS:
+            content = {**content, "overrides": {**(content.get("overrides") or {}), key: given}}
+            continue
+        content = {**content, key: given}
+        if key in SIZES and isinstance(content.get("data"), list):
+            content["data"] = [{k: v for k, v in d.items() if k != key} if isinstance(d, dict) else d
+                               for d in content["data"]]  # fmt: skip
     return content
 
 

@@ -113,6 +113,31 @@ def test_prompts_of_another_data_set(study: ModuleType, write: Callable[..., Pat
     assert len(study.read_plan(write(models=models, overrides={"dsmoe_prompts": str(prompts)})).cells()) == 4
 
 
+def test_changes_of_the_command_line(study: ModuleType, write: Callable[..., Path], boards: Path) -> None:
+    """They hold for every data set, and another name keeps the results apart."""
+    file = write(data=[{"data": str(boards), "imgsz": 96, "epochs": 7}])
+    plan = study.read_plan(file, ["name=large", "imgsz=128", "seeds=[5]", "workers=2", "lr0=0.1", "classes=null"])
+    (settings,) = {str({k: plan.settings(c)[k] for k in ("imgsz", "epochs", "seed", "workers", "lr0", "classes")})
+                   for c in plan.cells()}  # fmt: skip
+    assert settings == str({"imgsz": 128, "epochs": 7, "seed": 5, "workers": 2, "lr0": 0.1, "classes": None})
+    assert plan.name == "large"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("epochs", "--set: expected KEY=VALUE, of a key .*, got epochs"),
+        ("models=[yolov8n]", "--set: expected KEY=VALUE"),
+        ("seeds=[", r"--set seeds: expected a value as in YAML, got \["),
+        ("epochs=many", "epochs: expected whole numbers of at least 1, got many"),
+        ("lr00=1", r"overrides: lr00: expected .*did you mean 'lr0'"),
+    ],
+)
+def test_bad_changes(study: ModuleType, write: Callable[..., Path], change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study.read_plan(write(), [change])
+
+
 def test_optional_models(
     study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
