@@ -24,7 +24,7 @@ LEAST, MOST = 0.005, 100  # least confidence that is kept, and detections of an 
 IOUS = 10  # thresholds of the host
 MATCHES, RESULT, KNOCKOUTS = "matches.npz", "result.json", "knockout.csv"  # of a cell's own folder
 PARTS = ("tp", "conf", "pred_cls", "target_cls")
-UNREADABLE = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
+UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 class Kept(NamedTuple):

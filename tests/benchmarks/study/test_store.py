@@ -71,6 +71,15 @@ def test_kept(store: ModuleType, folder: Path, fake_stats: Callable[[int], Image
     np.testing.assert_allclose(mean_ap(kept.stats), mean_ap(fake_stats(0)), atol=1e-3)
 
 
+def test_matches_of_another_form(store: ModuleType, folder: Path) -> None:
+    """As an earlier version of this file wrote them."""
+    with np.load(folder / "matches.npz") as file:
+        arrays = {**file, "tp": np.unpackbits(file["tp"], axis=1, count=10).astype(bool)}
+    np.savez(folder / "matches.npz", **arrays)
+    with pytest.raises(DataError, match=r"expected a cell's files; delete the folder to run it .*, got damaged ones"):
+        store.gather(folder)
+
+
 @pytest.mark.parametrize("name", ["matches.npz", "result.json", "cell.json"])
 def test_damaged_folder(store: ModuleType, folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
