@@ -185,7 +185,7 @@ class Study:
         finished = sum(stage == "finished" for stage in stages.values())
         left = [c for c in cells if stages[c.name] == "kept" or (train and stages[c.name] != "finished")]
         if finished:
-            print(f"{finished} of {len(cells)} cells are finished already", flush=True)
+            say(f"{finished} of {len(cells)} cells are finished already")
         number, failed, begun = {c.name: i for i, c in enumerate(cells, 1)}, [], time.monotonic()
         self._memory = memory_for(self.plan.overrides.get("device")) if jobs > 1 and len(left) > 1 else None
         watching = self._memory.watching() if self._memory else nullcontext()
@@ -198,13 +198,13 @@ class Study:
                         row = future.result()
                     except CellError as e:
                         failed.append(f"{cell.name} failed: {e}")
-                        print(failed[-1], flush=True)
+                        say(failed[-1])
                         continue
                     append_row(self.table, row)
                     self.rows[cell.name] = row
                     rest = (time.monotonic() - begun) / done * (len(left) - done)
-                    print(f"{cell.name}: mAP50 {row['mAP50']:.3f}, mAP50-95 {row['mAP50-95']:.3f}; {done} of "
-                          f"{len(left)} done, about {duration(rest)} left", flush=True)  # fmt: skip
+                    say(f"{cell.name}: mAP50 {row['mAP50']:.3f}, mAP50-95 {row['mAP50-95']:.3f}; {done} of "
+                          f"{len(left)} done, about {duration(rest)} left")  # fmt: skip
             except BaseException:
                 self._stop()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -215,7 +215,7 @@ class Study:
         """Bring one cell to its end and return its row."""
         folder, stage = self.folder / cell.name, self.stage(cell)
         if stage == "kept":
-            print(f"{title} (kept: equal settings were run before)", flush=True)
+            say(f"{title} (kept: equal settings were run before)")
             return self._row(cell)
         if stage != "validated":
             with self._memory.place(folder, title, self._stopped) if self._memory else nullcontext():
@@ -232,7 +232,7 @@ class Study:
         """Train, unless that is done, and validate."""
         if self._stopped.is_set():  # while it waited for memory
             raise CellError("stopped")
-        print(f"{title} ({STARTS[stage]})", flush=True)
+        say(f"{title} ({STARTS[stage]})")
         folder = self.folder / cell.name
         if stage == "new":
             shutil.rmtree(folder / "train", ignore_errors=True)  # the host would add to its results.csv
@@ -319,6 +319,12 @@ class Study:
         for child in list(self._children):
             with suppress(OSError):
                 child.terminate()
+
+
+def say(line: str) -> None:
+    """Print a line in one piece, whatever other threads print."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 STARTS = {"new": "from the start", "begun": "going on from its last checkpoint", "trained": "trained, to be validated"}

@@ -15,7 +15,7 @@ imgsz: 160
 batch: 16
 seeds: [0, 1, 2]
 overrides: {device: cpu} # arguments of `yolo train` for all
-baseline: yolov8n # what the others are compared with; the first model where it is not given
+baseline: yolov8n # what the others are compared with, or a list; `previous`: each with the one above it; else the first
 knockouts: true # evaluate every trained net with one thing switched off at a time, too; default false
 ```
 
@@ -45,6 +45,7 @@ from ultra_dsmoe.explain.evaluation import quiet
 from ultra_dsmoe.text import make_encoder
 
 NEEDED = ("name", "models", "data", "epochs", "imgsz", "batch", "seeds")
+PREVIOUS = "previous"  # as a baseline: of each model, the one above it
 KEYS = (*NEEDED, "overrides", "baseline", "knockouts")
 MODEL_KEYS = ("name", "model", "overrides", "rows", "dsmoe", "text", "optional")
 # Arguments of the host that the study itself gives.
@@ -102,13 +103,20 @@ class Plan:
     sizes: dict[str, int]
     seeds: list[int]
     overrides: dict[str, Any]
-    baseline: str
+    baselines: list[str]
     knockouts: bool = False
     absent: tuple[str, ...] = ()
 
     def cells(self) -> list[Cell]:
         """Return all cells, seed by seed, so that a study that is cut off has compared everything a little."""
         return [Cell(m, d, s) for s in self.seeds for d in self.data for m in self.models]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the models, each with the one that it is compared with, baseline by baseline."""
+        names = [m.name for m in self.models]
+        above = {PREVIOUS: list(zip(names[1:], names, strict=False))}
+        pairs = [pair for b in self.baselines for pair in above.get(b, [(name, b) for name in names if name != b])]
+        return list(dict.fromkeys(pairs))
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Return what a cell's result depends on: `arguments`, and the hashes of its data, net, prompts and weights."""
@@ -163,15 +171,17 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     distinct([m.name for m in models], "models")
     seeds = [whole(s, "seeds", 0, MAX_SEED) for s in entries(content["seeds"], "seeds")]
     distinct(seeds, "seeds")
-    baseline = content.get("baseline", models[0].name)
-    if baseline not in (names := [m.name for m in models]):
-        raise ConfigError("baseline", f"one of {', '.join(names)}{did_you_mean(str(baseline), names)}", baseline)
+    baseline = content.get("baseline") or models[0].name
+    baselines = [str(b) for b in (baseline if isinstance(baseline, list) else [baseline])]
+    distinct(baselines, "baseline")
+    if strange := [b for b in baselines if b not in (names := [*(m.name for m in models), PREVIOUS])]:
+        raise ConfigError("baseline", f"one of {', '.join(names)}{did_you_mean(strange[0], names)}", strange[0])
     data = [read_data(d) for d in entries(content["data"], "data")]
     distinct([d.name for d in data], "data")
     sizes = {key: whole(content[key], key, least) for key, least in SIZES.items()}
     if not isinstance(knockouts := content.get("knockouts", False), bool):
         raise ConfigError("knockouts", "true or false", knockouts)
-    plan = Plan(plain(content["name"], "name"), models, data, sizes, seeds, overrides, str(baseline), knockouts, absent)
+    plan = Plan(plain(content["name"], "name"), models, data, sizes, seeds, overrides, baselines, knockouts, absent)
     for cell in plan.cells():
         plan.files(cell)  # fails here where there is nothing to shuffle
     check_arguments(plan)

@@ -46,7 +46,7 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], out: Path) -> list[
     kept = _read(rows, out)
     seen = [r for r in rows if r["cell"] in kept]
     sets = _collect(plan, seen, kept)
-    means, comparisons = judge(sets, plan.baseline)
+    means, comparisons = judge(sets, plan.pairs())
     notes = [f"left out: {r['cell']}, since {KEPT}/{r['settings_hash']}.npz is gone or damaged" for r in rows
              if r["cell"] not in kept]  # fmt: skip
     notes += [f"not in the study: {', '.join(plan.absent)}, whose weights are not there"] if plan.absent else []
@@ -60,7 +60,7 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], out: Path) -> list[
     switched = knockout_table(plan, seen, kept) if plan.knockouts else None
     text = markdown(plan, seen, means, comparisons, notes, switched)
     write_files(out, {f"{plan.name}.md": text.encode(), f"{plan.name}.png": draw(plan, seen, means)})
-    return [f"{c.data}, {c.model} against {plan.baseline}, {c.measure}: {c.verdict}" for c in comparisons] + notes
+    return [f"{c.data}, {c.model} against {c.baseline}, {c.measure}: {c.verdict}" for c in comparisons] + notes
 
 
 def _read(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, Kept]:
@@ -103,11 +103,11 @@ def markdown(
              if (d.name, m.name) in means]  # fmt: skip
     lines += [*_table(head, table, left=2), ""]
     if comparisons:
-        lines += [f"Against {plan.baseline}, in points (hundredths of mAP):", ""]
-        head = ["data", "model", "measure", "verdict", "difference", "p", "p (Holm)", "seeds"]
-        table = [[c.data, c.model, c.measure, c.verdict, f"{c.difference:+.1f}", f"{c.p:.3f}", f"{c.p_holm:.3f}",
-                  str(c.seeds)] for c in comparisons]  # fmt: skip
-        lines += [*_table(head, table, left=4), ""]
+        lines += ["Differences, in points (hundredths of mAP):", ""]
+        head = ["data", "model", "against", "measure", "verdict", "difference", "p", "p (Holm)", "seeds"]
+        table = [[c.data, c.model, c.baseline, c.measure, c.verdict, f"{c.difference:+.1f}", f"{c.p:.3f}",
+                  f"{c.p_holm:.3f}", str(c.seeds)] for c in comparisons]  # fmt: skip
+        lines += [*_table(head, table, left=5), ""]
     if switched:
         lines += ["Change of mAP50, in points, when one thing of the trained nets is switched off: mean over trainings "
                   "(lowest to highest), and how many of them need it (a point or more, interval below zero):", "",

@@ -53,11 +53,12 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model beside the baseline on one data set in one measure.
+    """One model beside another one on one data set in one measure.
 
     Attributes:
         data: Data set.
         model: The model.
+        baseline: The other one.
         measure: One of `MEASURES`.
         difference: Model minus baseline, in points.
         low: Lower end of its 95 % interval.
@@ -69,6 +70,7 @@ class Comparison:
 
     data: str
     model: str
+    baseline: str
     measure: str
     difference: float
     low: float
@@ -184,44 +186,44 @@ class DataSet:
 
 
 def judge(
-    sets: Sequence[DataSet], baseline: str, boot: int = BOOT, seed: int = 0
+    sets: Sequence[DataSet], pairs: Sequence[tuple[str, str]], boot: int = BOOT, seed: int = 0
 ) -> tuple[dict[tuple[str, str], Estimate], list[Comparison]]:
     """Judge a study.
 
     Args:
         sets: Its data sets.
-        baseline: The model that the others are compared with, over the seeds that both have.
+        pairs: Models, each with the one that it is compared with, over the seeds that both have.
         boot: Resamples; swaps are as many, or more where there is much to correct for.
         seed: Of both.
 
     Returns:
-        mAP within [0, 1] by (data, model), and the comparisons: two per data set and model, mAP50 and mAP50-95.
+        mAP within [0, 1] by (data, model), and the comparisons: two per data set and pair, mAP50 and mAP50-95.
 
     Raises:
         DataError: If two runs did not see the same images.
     """
     means, found = {}, []
     # The smallest p of so many swaps must survive the correction, with room to spare.
-    swaps = max(boot, round(2 * len(MEASURES) * sum(len(data.runs) for data in sets) / LEVEL))
+    swaps = max(boot, round(2 * len(MEASURES) * len(sets) * len(pairs) / LEVEL))
     for data in sets:
         data.check()
         rng = np.random.default_rng(seed)
         counts, n = draw_images(data.groups, boot, rng), int(data.groups.max()) + 1
         points = {m: {s: mean_ap(r) for s, r in by.items()} for m, by in data.runs.items()}
         drawn = {m: {s: replicates(r, counts) for s, r in by.items()} for m, by in data.runs.items()}
-        for model, by_seed in data.runs.items():
+        for model in data.runs:
             each = np.stack(list(points[model].values()))
             means[data.name, model] = estimate(each, np.stack(list(drawn[model].values())), n, rng)
-            seeds = [s for s in by_seed if s in data.runs.get(baseline, {})]
-            if model == baseline or not seeds:
+        for model, other in pairs:
+            seeds = [s for s in data.runs.get(model, {}) if s in data.runs.get(other, {})]
+            if not seeds:
                 continue
-            change = np.stack([points[model][s] - points[baseline][s] for s in seeds])
-            spread = np.stack([drawn[model][s] - drawn[baseline][s] for s in seeds])
+            change = np.stack([points[model][s] - points[other][s] for s in seeds])
+            spread = np.stack([drawn[model][s] - drawn[other][s] for s in seeds])
             e = estimate(change, spread, n, rng)
-            pair = ([by_seed[s] for s in seeds], [data.runs[baseline][s] for s in seeds])
-            p = swap_p(*pair, data.groups, swaps, rng)
+            p = swap_p(*([data.runs[m][s] for s in seeds] for m in (model, other)), data.groups, swaps, rng)
             for i, measure in enumerate(MEASURES):
                 numbers = (100 * float(v[i]) for v in e)
-                found.append(Comparison(data.name, model, measure, *numbers, float(p[i]), 1.0, len(seeds)))
+                found.append(Comparison(data.name, model, other, measure, *numbers, float(p[i]), 1.0, len(seeds)))
     corrected = holm([c.p for c in found])
     return means, [Comparison(**{**c.__dict__, "p_holm": float(p)}) for c, p in zip(found, corrected, strict=True)]

@@ -20,7 +20,17 @@ def test_plan(plan: Any, study: ModuleType) -> None:
     assert names == ["boards-yolov8n-0", "boards-k2-0", "boards-yolov8n-1", "boards-k2-1"]
     settings = plan.settings(plan.cells()[1])
     assert (settings["model"], settings["dsmoe_topk"], settings["device"]) == ("dsmoe-n.yaml", 2, "cpu")
-    assert plan.baseline == "yolov8n"
+    assert plan.pairs() == [("k2", "yolov8n")]
+
+
+def test_baselines(study: ModuleType, write: Callable[..., Path]) -> None:
+    """Several of them, each pair once; `previous` is the model above."""
+    models = ["yolov8n", "yolo11n", "dsmoe-n"]
+    assert study.read_plan(write(models=models)).pairs() == [("yolo11n", "yolov8n"), ("dsmoe-n", "yolov8n")]
+    steps = [("yolo11n", "yolov8n"), ("dsmoe-n", "yolo11n")]
+    assert study.read_plan(write(models=models, baseline="previous")).pairs() == steps
+    both = study.read_plan(write(models=models, baseline=["previous", "yolov8n"])).pairs()
+    assert both == [*steps, ("dsmoe-n", "yolov8n")]
 
 
 @pytest.mark.parametrize(
@@ -38,7 +48,8 @@ def test_plan(plan: Any, study: ModuleType) -> None:
         ({"models": [{"name": "x"}]}, "models: expected a name such as yolov8n"),
         ({"models": ["yolov8n", "yolov8n"]}, "models: expected every entry once"),
         ({"models": [{"model": "yolov8n", "name": "a/b"}]}, "models: name: expected a name of letters"),
-        ({"baseline": "yolov8s"}, r"baseline: expected one of yolov8n, k2 \(did you mean 'yolov8n'\?\)"),
+        ({"baseline": "yolov8s"}, r"baseline: expected one of yolov8n, k2, previous \(did you mean 'yolov8n'\?\)"),
+        ({"baseline": ["k2", "k2"]}, "baseline: expected every entry once"),
         ({"data": ["neu-dett"]}, r"data: expected a data YAML whose images are there \(did you mean 'neu-det'\?\)"),
         ({"data": [3]}, "data: expected names of data YAMLs, or mappings with the key 'data', got 3"),
         ({"data": [{"data": "neu-det", "epoch": 3}]}, r"data: neu-det: epoch: expected one of .*did you mean 'epochs'"),

@@ -38,7 +38,7 @@ def test_what_could_not_be_seen(
     # Several models and two data sets; mAP50-95 has no part in it.
     comparison, unseen = sys.modules["study_verdict"].Comparison, sys.modules["study_report"]._unseen
     made = [("a", "mAP50", 1.0), ("a", "mAP50", 2.0), ("a", "mAP50", 9.0), ("b", "mAP50", 4.0), ("b", "mAP50-95", 30.0)]
-    line = unseen([comparison(d, "m", measure, 5.0, 5 - half, 5 + half, 1.0, 1.0, 3) for d, measure, half in made])
+    line = unseen([comparison(d, "m", "b", measure, 5.0, 5 - half, 5 + half, 1.0, 1.0, 3) for d, measure, half in made])
     assert "below about 2.0 points of mAP50 on a, about 4.0 points of mAP50 on b would" in line[0]
     # Nothing was compared: nothing to say.
     assert unseen([]) == []

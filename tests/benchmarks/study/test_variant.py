@@ -89,7 +89,7 @@ def test_shuffled(variant: ModuleType) -> None:
 def make_plan(plans: ModuleType, model: dict[str, Any], **changes: Any) -> Any:
     data = plans.Data("d", "d.yaml", "0", None, ["a", "b", "c"], {"a": ["1"], "b": ["2"], "c": ["3"]})
     sizes = {"epochs": 1, "imgsz": 64, "batch": 2}
-    given = {"sizes": sizes, "seeds": [0, 1], "overrides": {}, "baseline": "x", **changes}
+    given = {"sizes": sizes, "seeds": [0, 1], "overrides": {}, "baselines": ["x"], **changes}
     return plans.Plan("s", [plans._model({"name": "x", "model": "dsmoe-n", **model})], [data], **given)
 
 

@@ -57,7 +57,7 @@ def made_up(
 def compare(verdict: ModuleType, runs: dict[str, Any], groups: str | None = None, boot: int = 100) -> list[Any]:
     files = next(iter(runs["base"].values())).files
     data = verdict.DataSet("set", runs, verdict.group_numbers(files, groups))
-    return verdict.judge([data], "base", boot=boot)[1]
+    return verdict.judge([data], [(name, "base") for name in runs if name != "base"], boot=boot)[1]
 
 
 def test_true_difference_has_its_sign_and_size(verdict: ModuleType) -> None:
@@ -187,6 +187,19 @@ def test_holm(verdict: ModuleType) -> None:
     assert len(verdict.holm([])) == 0
 
 
+def test_steps(verdict: ModuleType) -> None:
+    """Three nets, each compared with the one before: the two differences add up to that of the ends."""
+    runs = made_up({"a": 0.5, "b": 0.6, "c": 0.7}, seeds=2, images=60)
+    data = verdict.DataSet("set", runs, verdict.group_numbers([str(i) for i in range(60)], None))
+    pairs = [("b", "a"), ("c", "b"), ("c", "a"), ("gone", "a")]
+    found = {
+        (c.model, c.baseline): c.difference for c in verdict.judge([data], pairs, boot=50)[1] if c.measure == "mAP50"
+    }
+    assert list(found) == pairs[:3]
+    assert found["c", "a"] == pytest.approx(found["b", "a"] + found["c", "b"])
+    assert found["c", "a"] > 5
+
+
 @pytest.mark.parametrize(
     ("low", "high", "p", "sentence"),
     [
@@ -197,7 +210,7 @@ def test_holm(verdict: ModuleType) -> None:
     ],
 )
 def test_sentences(verdict: ModuleType, low: float, high: float, p: float, sentence: str) -> None:
-    assert verdict.Comparison("d", "m", "mAP50", 0.0, low, high, p, p, 3).verdict == sentence
+    assert verdict.Comparison("d", "m", "base", "mAP50", 0.0, low, high, p, p, 3).verdict == sentence
 
 
 def test_other_images(verdict: ModuleType) -> None:
