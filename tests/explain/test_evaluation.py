@@ -27,9 +27,7 @@ def test_starved_machine(monkeypatch: pytest.MonkeyPatch, took: float, dropped: 
     if not dropped:
         assert collector.postprocess(list("abcd")) == list("abcd")
         return
-    with pytest.raises(
-        DSMoEError, match=r"^NMS: expected at most 2\.2 s for the .* smaller batch\), got 2\.3 s$"
-    ):
+    with pytest.raises(DSMoEError, match=r"^NMS: expected at most 2\.2 s for the .* smaller batch\), got 2\.3 s$"):
         collector.postprocess(list("abcd"))
 
 
