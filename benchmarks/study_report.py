@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -106,7 +107,7 @@ def markdown(
         lines += ["Differences, in points (hundredths of mAP):", ""]
         head = ["data", "model", "against", "measure", "verdict", "difference", "p", "p (Holm)", "seeds"]
         table = [[c.data, c.model, c.baseline, c.measure, c.verdict, f"{c.difference:+.1f}", f"{c.p:.3f}",
-                  f"{c.p_holm:.3f}", str(c.seeds)] for c in comparisons]  # fmt: skip
+                  f"{c.p_holm:.3f}" if c.seeds > 1 else "", str(c.seeds)] for c in comparisons]  # fmt: skip
         lines += [*_table(head, table, left=5), ""]
     if switched:
         lines += ["Change of mAP50, in points, when one thing of the trained nets is switched off: mean over trainings "
@@ -154,8 +155,11 @@ def _reading(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
     if grouped := [d.name for d in plan.data if d.groups]:
         lines.append(f"Images of one board or tile were drawn together on {', '.join(grouped)}.")
-    if len(plan.seeds) == 1:
-        lines.append("One seed: the intervals do not know how much another training would differ.")
+    counts = [Counter(r["model"] for r in rows if r["data"] == d.name).values() for d in plan.data]
+    if any(1 in c for c in counts):
+        lines.append("One seed: its intervals do not know how much another training would differ.")
+    if any(len(set(c)) > 1 for c in counts):
+        lines.append("Means over unequal numbers of seeds do not compare; differences are over seeds that both have.")
     made = {", ".join([f"ultralytics {r['ultralytics']}", f"torch {r['torch']}", f"commit {r['commit'] or 'unknown'}"])
             for r in rows}  # fmt: skip
     return [*lines, *(f"Made with {m}." for m in sorted(made))]

@@ -6,9 +6,10 @@ Interval: images (whole groups of them, where boards or tiles are known) are dra
 models and all seeds, and seeds are drawn with replacement. Few seeds drawn like that spread too little, by the
 factor (S - 1) / S in variance, so their part is stretched; and few values know their own spread badly, so the ends are
 taken from Student's t with the degrees of freedom of Welch and Satterthwaite instead of from percentiles. With one seed
-the interval is over images alone. The luck of one training on one image counts in both parts. Where trainings are
-alike, that makes intervals too wide (98 to 99 % hold the truth); where they differ as real ones do, it makes up for the
-guessed degrees of freedom (93 to 95 % at three seeds), so it is left.
+the interval is over images alone, and there is no verdict: equal trainings differ by more than such intervals say. The
+luck of one training on one image counts in both parts. Where trainings are alike, that makes intervals too wide (98 to
+99 % hold the truth); where they differ as real ones do, it makes up for the guessed degrees of freedom (93 to 95 % at
+three seeds), so it is left.
 
 p: under "it does not matter which of the two nets saw an image", swapping their matches of an image changes nothing.
 A group's images are swapped together, in all seeds alike. It is about these trained nets: the interval alone knows that
@@ -24,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """The sentence that the interval allows."""
+        if self.seeds < 2:  # the interval does not know how much another training would differ
+            return f"no verdict on one seed ({self.low:+.1f} to {self.high:+.1f} points over images)"
         if self.low <= 0 <= self.high:
             return f"no evidence of a difference ({self.low:+.1f} to {self.high:+.1f} points)"
         if self.p_holm > LEVEL:
@@ -225,5 +228,7 @@ def judge(
             for i, measure in enumerate(MEASURES):
                 numbers = (100 * float(v[i]) for v in e)
                 found.append(Comparison(data.name, model, other, measure, *numbers, float(p[i]), 1.0, len(seeds)))
-    corrected = holm([c.p for c in found])
-    return means, [Comparison(**{**c.__dict__, "p_holm": float(p)}) for c, p in zip(found, corrected, strict=True)]
+    judged = [i for i, c in enumerate(found) if c.seeds > 1]
+    for i, p in zip(judged, holm([found[i].p for i in judged]), strict=True):
+        found[i] = replace(found[i], p_holm=float(p))
+    return means, found

@@ -26,6 +26,21 @@ def test_nothing_learned(
     assert "k2 on boards has learned next to nothing (mAP50 below 0.01)" in run(write(seeds=[0]), host)[1]
 
 
+def test_unequal_seeds(
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A page with more seeds of one model than of another says that their means do not compare."""
+    assert run(write(), host_class(fail="boards-k2-1"))[0] == 1
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    assert "| boards | k2 | yolov8n | mAP50 | no verdict on one seed (" in page
+    assert "\n- Means over unequal numbers of seeds do not compare; " in page
+    assert "\n- One seed: its intervals do not know " in page
+    assert run(write())[0] == 0
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    assert "ne seed" not in page
+    assert "do not compare" not in page
+
+
 def test_what_could_not_be_seen(
     study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -174,7 +174,7 @@ def test_swaps_against_all_of_them(verdict: ModuleType) -> None:
 
 def test_correction_leaves_room(verdict: ModuleType) -> None:
     """Of ever so many comparisons, as few resamples as may be still allow a verdict on a great difference."""
-    runs = made_up({"base": 0.3} | {f"m{i}": 0.95 for i in range(8)}, seeds=1, images=20, classes=1)
+    runs = made_up({"base": 0.3} | {f"m{i}": 0.95 for i in range(8)}, seeds=3, images=20, classes=1)
     found = compare(verdict, runs, boot=20)
     assert len(found) == 16
     assert all(c.verdict.startswith("better by ") for c in found)
@@ -198,6 +198,18 @@ def test_steps(verdict: ModuleType) -> None:
     assert list(found) == pairs[:3]
     assert found["c", "a"] == pytest.approx(found["b", "a"] + found["c", "b"])
     assert found["c", "a"] > 5
+
+
+def test_no_verdict_on_one_seed(verdict: ModuleType) -> None:
+    """However great the difference; nor does it count among the comparisons that are corrected for."""
+    runs = made_up({"base": 0.3, "one": 0.95, "two": 0.95}, seeds=2, images=60)
+    del runs["one"][1]
+    one, _, two, _ = compare(verdict, runs)
+    assert (one.model, one.seeds, two.model, two.seeds) == ("one", 1, "two", 2)
+    assert one.low > 10
+    assert one.verdict.startswith("no verdict on one seed (+")
+    assert two.verdict.startswith("better by ")
+    assert two.p_holm <= 2 * two.p
 
 
 @pytest.mark.parametrize(
