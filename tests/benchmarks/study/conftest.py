@@ -55,6 +55,11 @@ def write(tmp_path: Path, content: dict[str, Any]) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def store(study: ModuleType) -> ModuleType:
+    return sys.modules["study_store"]
+
+
+@pytest.fixture
 def plan(study: ModuleType, write: Callable[..., Path]) -> Any:
     return study.read_plan(write())
 

@@ -19,11 +19,6 @@ def cell(study: ModuleType) -> ModuleType:
     return sys.modules["study_cell"]
 
 
-@pytest.fixture
-def store(study: ModuleType) -> ModuleType:
-    return sys.modules["study_store"]
-
-
 def test_training_seconds(cell: ModuleType, tmp_path: Path) -> None:
     """The host's clock starts anew when a training is resumed."""
     file = tmp_path / "results.csv"

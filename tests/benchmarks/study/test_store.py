@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +15,6 @@ import pytest
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.explain.bootstrap import mean_ap
 from ultra_dsmoe.explain.evaluation import ImageStats
-
-
-@pytest.fixture
-def store(study: ModuleType) -> ModuleType:
-    return sys.modules["study_store"]
 
 
 @pytest.fixture
