@@ -224,8 +224,9 @@ class Study:
             content = gather(folder)
         except DataError as e:
             raise CellError(str(e)) from e
-        with room(self._kept(cell), f"the matches of {cell.name}"):
-            write_files(self._kept(cell).parent, {self._kept(cell).name: content})
+        file = self._kept(cell)
+        with room(file, f"the matches of {cell.name}"):
+            write_files(file.parent, {file.name: content})
         return self._row(cell)
 
     def _work(self, cell: Cell, stage: str, title: str) -> None:
@@ -286,8 +287,9 @@ class Study:
         """Return the row of a cell that was kept."""
         result = read_kept(self._kept(cell)).result
         result["per_class_AP"] = ";".join(f"{name}={ap:.4f}" for name, ap in result["per_class_AP"].items())
+        sizes = self.plan.sizes_of(cell.data)
         identity = {"study": self.plan.name, "cell": cell.name, "model": cell.model.name, "data": cell.data.name,
-                    "seed": cell.seed, **{k: self.plan.arguments(cell)[k] for k in ("epochs", "imgsz")}}  # fmt: skip
+                    "seed": cell.seed, "epochs": sizes["epochs"], "imgsz": sizes["imgsz"]}  # fmt: skip
         return {**identity, **result, "settings_hash": self._hash(cell), "data_hash": cell.data.digest}
 
     @contextmanager

@@ -111,6 +111,10 @@ class Plan:
         """Return all cells, seed by seed, so that a study that is cut off has compared everything a little."""
         return [Cell(m, d, s) for s in self.seeds for d in self.data for m in self.models]
 
+    def sizes_of(self, data: Data) -> dict[str, int]:
+        """Return the `SIZES` of the trainings on a data set."""
+        return {**self.sizes, **data.sizes}
+
     def pairs(self) -> list[tuple[str, str]]:
         """Return the models, each with the one that it is compared with, baseline by baseline."""
         names = [m.name for m in self.models]
@@ -131,7 +135,7 @@ class Plan:
 
     def arguments(self, cell: Cell) -> dict[str, Any]:
         """Return the arguments of a cell's training."""
-        common = {"model": cell.model.source, "data": cell.data.source, **self.sizes, **cell.data.sizes}
+        common = {"model": cell.model.source, "data": cell.data.source, **self.sizes_of(cell.data)}
         text = text_arguments(cell.model.text, cell.seed)
         return {**common, "seed": cell.seed, **self.overrides, **cell.model.overrides, **text}
 
@@ -164,8 +168,9 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
             raise ConfigError(f"{file}: {key}", "a value", "none" if content.get(key) is None else content[key])
     overrides = _overrides(content.get("overrides"), "overrides")
     given = [m if isinstance(m, dict) else {"model": m} for m in entries(content["models"], "models")]
-    models = [_model(m) for m in given if not _is_absent(m)]
-    absent = tuple(str(m.get("name", m.get("model"))) for m in given if _is_absent(m))
+    missing = [m for m in given if _is_absent(m)]
+    models = [_model(m) for m in given if m not in missing]
+    absent = tuple(str(m.get("name", m.get("model"))) for m in missing)
     if not models:
         raise ConfigError(f"{file}: models", "weights of at least one optional model", f"none of {', '.join(absent)}")
     distinct([m.name for m in models], "models")
@@ -245,13 +250,18 @@ def _overrides(value: Any, where: str) -> dict[str, Any]:
 
 def _require_file(given: str, where: str) -> None:
     """Refuse a file that is not there and that the host cannot get, and variables that are not set."""
-    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
-
     path = os.path.expandvars(given)
     if unset := re.search(r"\$\{?(\w+)", path):
         raise ConfigError(where, f"the environment variable {unset[1]} to be set", given)
-    if not Path(path).is_file() and path not in GITHUB_ASSETS_NAMES:
+    if not _is_at_hand(path):
         raise ConfigError(where, "an existing file, or the bare name of weights that the host can get", path)
+
+
+def _is_at_hand(path: str) -> bool:
+    """Whether a file is there or the host can get it."""
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+    return Path(path).is_file() or path in GITHUB_ASSETS_NAMES
 
 
 def _is_absent(entry: dict[str, Any]) -> bool:
@@ -261,7 +271,7 @@ def _is_absent(entry: dict[str, Any]) -> bool:
         raise ConfigError("models: optional", "true or false", optional)
     files = [overrides[k] for k in WEIGHTS if isinstance(overrides.get(k), str)] if isinstance(overrides, dict) else []
     paths = [os.path.expandvars(file) for file in files]
-    return optional and any("$" not in path and "/" in path and not Path(path).is_file() for path in paths)
+    return optional and any("$" not in path and not _is_at_hand(path) for path in paths)
 
 
 def _model(entry: dict[str, Any]) -> Model:

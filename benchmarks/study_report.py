@@ -121,7 +121,7 @@ def _sizes(plan: Plan) -> str:
     """Return how long, at which size and in which batches the data sets are trained on."""
     by_sizes: dict[str, list[str]] = {}
     for data in plan.data:
-        text = "{epochs} epochs, {imgsz} px, batch {batch}".format(**{**plan.sizes, **data.sizes})
+        text = "{epochs} epochs, {imgsz} px, batch {batch}".format(**plan.sizes_of(data))
         by_sizes.setdefault(text, []).append(data.name)
     if len(by_sizes) == 1:
         return next(iter(by_sizes))
@@ -141,7 +141,7 @@ def _unseen(comparisons: Sequence[Comparison]) -> list[str]:
     """Return what the study was too small to see: half the usual width of its intervals, by data set."""
     reach: dict[str, list[float]] = {}
     for c in comparisons:
-        if c.measure == MEASURES[0]:
+        if c.measure == MEASURES[0] and c.seeds > 1:
             reach.setdefault(c.data, []).append((c.high - c.low) / 2)
     limits = ", ".join(f"about {np.median(half):.1f} points of {MEASURES[0]} on {data}" for data, half in reach.items())
     return [f"Differences below {limits} would not have been seen (half the width of the intervals)."] if limits else []

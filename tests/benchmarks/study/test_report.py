@@ -55,7 +55,8 @@ def test_what_could_not_be_seen(
     made = [("a", "mAP50", 1.0), ("a", "mAP50", 2.0), ("a", "mAP50", 9.0), ("b", "mAP50", 4.0), ("b", "mAP50-95", 30.0)]
     line = unseen([comparison(d, "m", "b", measure, 5.0, 5 - half, 5 + half, 1.0, 1.0, 3) for d, measure, half in made])
     assert "below about 2.0 points of mAP50 on a, about 4.0 points of mAP50 on b would" in line[0]
-    # Nothing was compared: nothing to say.
+    # One seed does not say what could have been seen; nor do no comparisons.
+    assert unseen([comparison("a", "m", "b", "mAP50", 5.0, 4.0, 6.0, 1.0, 1.0, 1)]) == []
     assert unseen([]) == []
 
 
