@@ -8,7 +8,7 @@ and layer, so that an edit never lands on another row than it was written for:
   model: dsmoe-n
   rows:
     38 DualAttentionDetect: [[31, 34, 37], 1, Detect, [nc]] # in place of row 38, which is a DualAttentionDetect now
-  dsmoe: {cls_loss: bce} # keys of the YAML's section of that name
+  dsmoe: {cls_loss: bce, qfl: null} # keys of the YAML's section of that name; null takes one out
 ```
 
 Rows that nothing is to take the place of become ``nn.Identity``, so that all numbers stay valid.
@@ -40,7 +40,7 @@ def edited(base: dict[str, Any], name: str, rows: Any, section: Any) -> dict[str
         base: The YAML as the host loads it.
         name: The model's name in the study, for messages.
         rows: ``"NUMBER LAYER"`` to the new row, or None.
-        section: Keys of the section, or None.
+        section: Keys of the section, those to be taken out with None, or None for the section as it is.
 
     Raises:
         ConfigError: If a row is not there, is another layer, or its replacement is no row; or the base has no section.
@@ -66,7 +66,7 @@ def edited(base: dict[str, Any], name: str, rows: Any, section: Any) -> dict[str
         if not isinstance(section, dict) or not isinstance(base.get("dsmoe"), dict):
             got = section if isinstance(base.get("dsmoe"), dict) else "a base without one"
             raise ConfigError(f"models: {name}: dsmoe", "keys for the dsmoe section that the base has", got)
-        content["dsmoe"] = {**base["dsmoe"], **section}
+        content["dsmoe"] = {k: v for k, v in {**base["dsmoe"], **section}.items() if v is not None}
     return content
 
 

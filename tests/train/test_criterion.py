@@ -70,6 +70,12 @@ def test_focusing_leaves_easy_negatives_alone(build: Build, batch: Batch) -> Non
     assert grads["qfl"][0][easy].abs().sum() < 0.8 * grads["bce"][0][easy].abs().sum()
 
 
+@pytest.mark.parametrize(("name", "alpha"), [("dsmoe-n", 0.25), ("dsmoe-p2", 0.25), ("yolov8n-dsmoe", 0.5)])
+def test_alpha_is_what_the_model_yaml_says(name: str, alpha: float, build: Build) -> None:
+    bce = build(name).init_criterion().inner.bce
+    assert (bce.alpha, bce.beta) == (alpha, 0.5)
+
+
 def test_end_to_end_heads_focus_in_both_branches(build: Build, batch: Batch) -> None:
     net, data = build("yolo26n-dsmoe"), batch()
     criterion, stock = net.init_criterion(), host_criterion(net)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ALPHA = 0.5  # balance of positives and negatives; 0.25, the value of the paper's baseline, learned slower here
+ALPHA = 0.5  # balance of positives and negatives; the dsmoe YAMLs have 0.25, which the paper's baseline has
 BETA = 0.5  # focusing exponent; at the paper's baseline's 1.5 boxes and classes were learned later (docs/dsmoe.md)
 _MAX_SCALE = 50.0  # positives that are all but learned need no more
 _ON_TARGET = 1e-4  # scores this near count as on target: below 1, beta gives |y - s|^beta no finite slope at zero

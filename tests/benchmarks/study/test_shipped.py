@@ -153,7 +153,8 @@ def test_text_controls(plans: ModuleType) -> None:
     banks: dict[tuple[str, str, int], Any] = {}
     for cell in plan.cells():
         words, files, content = plan.arguments(cell), plan.files(cell), described[cell.data.name]
-        assert set(files) == ({"prompts.yaml"} if cell.model.name in ("names", "shuffled") else set())
+        prompts = {"prompts.yaml"} if cell.model.name in ("names", "shuffled") else set()
+        assert set(files) == {"dsmoe-n.yaml", *prompts}
         given = yaml.safe_load(files.get("prompts.yaml", "{}"))
         if cell.model.name == "shuffled":
             assert sorted(map(str, given.values())) == sorted(map(str, content["prompts"].values()))

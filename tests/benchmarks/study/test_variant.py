@@ -44,6 +44,14 @@ def test_a_stock_net_can_be_a_base(plans: ModuleType) -> None:
     assert yaml.safe_load(model.content)["backbone"][9] == IDENTITY
 
 
+def test_null_takes_a_key_out_of_the_section(plans: ModuleType) -> None:
+    model = plans._model({"name": "x", "model": "dsmoe-n", "dsmoe": {"cls_loss": "bce", "qfl": None}})
+    assert "qfl" in yaml_model_load("dsmoe-n.yaml")["dsmoe"]
+    section = yaml.safe_load(model.content)["dsmoe"]
+    assert "qfl" not in section
+    assert section["cls_loss"] == "bce"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
