@@ -8,6 +8,7 @@ models: # a model YAML or checkpoint by name, or a mapping that gives it a name 
   - yolov8n
   - {name: dsmoe-k3, model: dsmoe-n, overrides: {dsmoe_topk: 3}} # arguments of its own
   - {name: no-cbam, model: dsmoe-n, rows: {14 CBAM: [-1, 1, nn.Identity, []]}} # other rows, see `study_variant`
+  - {name: mine, model: nets/dsmoe-n.yaml} # a file, looked for beside the study file first
   - {name: names-only, model: dsmoe-n, text: names} # or shuffled, random, zero: other texts, see `study_variant`
 data: [neu-det, {data: deeppcb, imgsz: 320, epochs: 12}] # a mapping where epochs, imgsz or batch differ
 epochs: 20
@@ -167,7 +168,7 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
         if content.get(key) in (None, [], ""):
             raise ConfigError(f"{file}: {key}", "a value", "none" if content.get(key) is None else content[key])
     overrides = _overrides(content.get("overrides"), "overrides")
-    given = [m if isinstance(m, dict) else {"model": m} for m in entries(content["models"], "models")]
+    given = [_beside(file, m if isinstance(m, dict) else {"model": m}) for m in entries(content["models"], "models")]
     missing = [m for m in given if _is_absent(m)]
     models = [_model(m) for m in given if m not in missing]
     absent = tuple(str(m.get("name", m.get("model"))) for m in missing)
@@ -191,6 +192,13 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
         plan.files(cell)  # fails here where there is nothing to shuffle
     check_arguments(plan)
     return plan
+
+
+def _beside(file: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's entry with a file that lies beside the study file by its path from here."""
+    source = entry.get("model")
+    beside = isinstance(source, str) and (file.parent / source).is_file()
+    return {**entry, "model": str(file.parent / source)} if beside else entry
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -287,12 +295,14 @@ def _model(entry: dict[str, Any]) -> Model:
     base, changes = _load_model(source), (entry.get("rows"), entry.get("dsmoe"))
     if text and base and all(row[2] != "TextSemantics" for row in [*base["backbone"], *base["head"]]):
         raise ConfigError(f"models: {name}: text", "a model with a TextSemantics row", source)
-    if changes == (None, None):
-        place = pinned(source)
-        return Model(name, place, overrides, digest(as_file(base)) if base else _checkpoint_digest(place), text=text)
     if base is None:
-        raise ConfigError(f"models: {name}: rows", "a model YAML as base", source)
+        if changes != (None, None):
+            raise ConfigError(f"models: {name}: rows", "a model YAML as base", source)
+        place = pinned(source)
+        return Model(name, place, overrides, _checkpoint_digest(place), text=text)
     content = as_file(edited(base, name, *changes))
+    if changes == (None, None) and not Path(source).is_file():  # the host finds it by its name
+        return Model(name, source, overrides, digest(content), text=text)
     check_net(name, source, content)
     return Model(name, Path(source).name, overrides, digest(content), content, text)
 

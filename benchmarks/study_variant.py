@@ -47,11 +47,11 @@ def edited(base: dict[str, Any], name: str, rows: Any, section: Any) -> dict[str
     """
     where, new = f"models: {name}: rows", [*base["backbone"], *base["head"]]
     if not isinstance(rows, (dict, type(None))):
-        raise ConfigError(where, "a mapping such as {38 DualAttentionDetect: [[31, 34, 37], 1, Detect, [nc]]}", rows)
+        raise ConfigError(where, "a mapping such as {14 CBAM: [-1, 1, nn.Identity, []]}", rows)
     for key, row in (rows or {}).items():
         match = ROW.fullmatch(str(key))
         if match is None:
-            raise ConfigError(where, "keys of number and layer, such as '38 DualAttentionDetect'", key)
+            raise ConfigError(where, "keys of number and layer, such as '14 CBAM'", key)
         i, layer = int(match[1]), match[2]
         if i >= len(new):
             raise ConfigError(f"{where}: {key}", f"a row from 0 to {len(new) - 1}", i)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from ultralytics import YOLO
+from ultralytics.nn.tasks import yaml_model_load
 
 from ultra_dsmoe.errors import ConfigError, DataError, TextError
 
@@ -107,6 +108,30 @@ def test_keys_of_a_checkpoint(study: ModuleType, write: Callable[..., Path], tmp
     assert study.read_plan(write(models=[ours], overrides={"dsmoe_topk": 2})).models[0].name == "my-dsmoe-n"
     with pytest.raises(ConfigError, match=r"dsmoe_topk: expected a DS-MoE model .*, got my-yolov8n, which is stock"):
         study.read_plan(write(models=[ours, stock], overrides={"dsmoe_topk": 2}))
+
+
+def test_a_file_beside_the_study(
+    study: ModuleType, write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A net by path is known by what it says, from wherever the study is called, and its name gives the scale."""
+    (tmp_path / "nets").mkdir()
+    named = study.read_plan(write(models=["dsmoe-n"])).models[0]
+    base = yaml_model_load("dsmoe-n.yaml")
+    (tmp_path / "nets" / "dsmoe-n.yaml").write_text(
+        yaml.safe_dump({k: v for k, v in base.items() if k not in ("scale", "yaml_file")}, sort_keys=False)
+    )
+    file = write(models=[{"name": "copy", "model": "nets/dsmoe-n.yaml"}, {"name": "k", "model": "nets/dsmoe-n.yaml",
+                         "dsmoe": {"topk": 3}}])  # fmt: skip
+    settings = {}
+    for folder in (tmp_path, tmp_path / "nets"):
+        monkeypatch.chdir(folder)
+        plan = study.read_plan(file.resolve())
+        settings[folder] = [plan.settings(c) for c in plan.cells()]
+    assert settings[tmp_path] == settings[tmp_path / "nets"]
+    copy, k = plan.models
+    assert (copy.source, copy.digest, k.source) == ("dsmoe-n.yaml", named.digest, "dsmoe-n.yaml")
+    assert plan.files(plan.cells()[0]) == {"dsmoe-n.yaml": copy.content}
+    assert yaml.safe_load(k.content)["dsmoe"]["topk"] == 3
 
 
 def test_prompts_of_another_data_set(study: ModuleType, write: Callable[..., Path], tmp_path: Path) -> None:

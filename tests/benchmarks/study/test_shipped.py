@@ -117,7 +117,7 @@ def layers(model: Any, folder: Path) -> list[str]:
 
 
 def test_ablation_is_cumulative(plans: ModuleType, tmp_path: Path) -> None:
-    """From A to F nothing is taken away again, and F is the shipped net."""
+    """From A to F nothing is taken away again, and F is the net with the hub as a level, as the other studies have it."""
     *steps, last = plans.read_plan(FOLDER / "ablation.yaml").models
     built = [set(layers(m, tmp_path)) for m in steps]
     stages = ["TextSemantics", "HyperbolicFusion", "DSA", "CBAM", "SpaceBroadcast", "SparseMoE", "ExpertEnsemble"]
@@ -126,7 +126,11 @@ def test_ablation_is_cumulative(plans: ModuleType, tmp_path: Path) -> None:
     options = [yaml.safe_load(m.content)["dsmoe"] for m in steps]
     assert [o.get("hyperbolic", True) for o in options] == [True, False, False, True, True]  # A has none to switch
     assert {o["cls_loss"] for o in options} == {"bce"}
-    assert (last.source, last.content, last.overrides) == ("dsmoe-n.yaml", "", {})
+    whole = yaml.safe_load((FOLDER / "nets" / "dsmoe-n.yaml").read_text(encoding="utf-8"))
+    assert (last.source, yaml.safe_load(last.content), last.overrides) == ("dsmoe-n.yaml", whole, {})
+    for study, model in (("peers", "hub-level"), ("class-loss", "alpha-0.25")):
+        (same,) = [m for m in plans.read_plan(FOLDER / f"{study}.yaml").models if m.name == model]
+        assert same.digest == last.digest
     assert "ResNetLayer" in built[1]
     assert "ResNetLayer" not in built[2]
 

@@ -57,7 +57,7 @@ def test_null_takes_a_key_out_of_the_section(plans: ModuleType) -> None:
     [
         ({"rows": [1]}, "models: x: rows: expected a mapping such as"),
         ({"rows": {14: IDENTITY}}, "models: x: rows: expected keys of number and layer, such as .*, got 14"),
-        ({"rows": {"99 CBAM": IDENTITY}}, "models: x: rows: 99 CBAM: expected a row from 0 to 38, got 99"),
+        ({"rows": {"99 CBAM": IDENTITY}}, "models: x: rows: 99 CBAM: expected a row from 0 to 37, got 99"),
         ({"rows": {"13 CBAM": IDENTITY}}, "rows: 13 CBAM: expected row 13 of this base to be a CBAM, got HubFusion"),
         ({"rows": {"14 CBAM": [-1, 1, "nn.Identity"]}}, r"rows: 14 CBAM: expected \[from, repeats, layer, \[arg"),
         ({"rows": {"14 CBAM": [-1, 0, "nn.Identity", []]}}, r"14 CBAM: expected \[from, repeats"),
