@@ -117,7 +117,7 @@ def layers(model: Any, folder: Path) -> list[str]:
 
 
 def test_ablation_is_cumulative(plans: ModuleType, tmp_path: Path) -> None:
-    """From A to F nothing is taken away again, and F is the net with the hub as a level, as the other studies have it."""
+    """From A to F nothing is taken away again, and F is the net whose hub is a level, the same in all studies."""
     *steps, last = plans.read_plan(FOLDER / "ablation.yaml").models
     built = [set(layers(m, tmp_path)) for m in steps]
     stages = ["TextSemantics", "HyperbolicFusion", "DSA", "CBAM", "SpaceBroadcast", "SparseMoE", "ExpertEnsemble"]
@@ -128,7 +128,7 @@ def test_ablation_is_cumulative(plans: ModuleType, tmp_path: Path) -> None:
     assert {o["cls_loss"] for o in options} == {"bce"}
     whole = yaml.safe_load((FOLDER / "nets" / "dsmoe-n.yaml").read_text(encoding="utf-8"))
     assert (last.source, yaml.safe_load(last.content), last.overrides) == ("dsmoe-n.yaml", whole, {})
-    for study, model in (("peers", "hub-level"), ("class-loss", "alpha-0.25")):
+    for study, model in (("hub", "hub-level"), ("class-loss", "alpha-0.25")):
         (same,) = [m for m in plans.read_plan(FOLDER / f"{study}.yaml").models if m.name == model]
         assert same.digest == last.digest
     assert "ResNetLayer" in built[1]

@@ -14,9 +14,10 @@ class HubInject(nn.Module):
     """Add the resized, projected hub output to a pyramid level: ``X_l' = X_l + BN(Conv1x1(Resize(Y)))``.
 
     Source: [DSMoE] Eq. 28, 29 (28, the projection of O, is the YAML's Conv row before this one). Adding to the inputs
-    of an ordinary PAN neck and the batch normalisation are our choice. A projection without it that starts at zero is
-    never taken up when training from scratch: after ten epochs the hub could be replaced by a constant at no cost
-    (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the net begins as the YOLO they come from.
+    of an ordinary PAN neck, the batch normalisation and its gain are our choice. From scratch a share of 0.2 is right:
+    as large as the level (1), the untrained hub hides it and boxes are learned later; a projection without normalisation
+    that starts at zero is not taken up (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the net begins as
+    the YOLO they come from.
     """
 
     def __init__(self, c_level: int, c_hub: int, scale: float, gain: float = 1.0) -> None:
