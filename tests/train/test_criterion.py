@@ -56,18 +56,17 @@ def test_class_loss_of_a_fresh_net_is_near_the_hosts(name: str, build: Build, ba
 
 
 def test_focusing_leaves_easy_negatives_alone(build: Build, batch: Batch) -> None:
+    """On scores as of a net that knows something: a fresh one's positives set the scale by chance."""
     net, data = build(), batch()
     net.train()
-    scores = net(data["img"])["scores"].detach()
+    scores = torch.empty_like(net(data["img"])["scores"]).uniform_(-8, 1)
     grads = {}
     for loss in ("qfl", "bce"):
         net.options["cls_loss"] = loss
         preds = {**net(data["img"]), "scores": scores.clone().requires_grad_()}
-        total, items = net.init_criterion()(preds, data)
-        grads[loss] = torch.autograd.grad(total.sum(), preds["scores"])[0], items["cls_loss"]
-    assert grads["qfl"][1] < grads["bce"][1]
+        grads[loss] = torch.autograd.grad(net.init_criterion()(preds, data)[0].sum(), preds["scores"])[0]
     easy = scores.sigmoid() < 0.01
-    assert grads["qfl"][0][easy].abs().sum() < 0.8 * grads["bce"][0][easy].abs().sum()
+    assert grads["qfl"][easy].abs().sum() < 0.3 * grads["bce"][easy].abs().sum()
 
 
 @pytest.mark.parametrize(("name", "alpha"), [("dsmoe-n", 0.25), ("dsmoe-p2", 0.25), ("yolov8n-dsmoe", 0.5)])
