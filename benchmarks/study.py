@@ -349,7 +349,7 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("study", type=Path, metavar="STUDY.yaml")
     parser.add_argument("--out", default=results(), metavar="FOLDER", help="table, page, picture (%(default)s)")
     parser.add_argument("--runs", default=RUNS, type=Path, metavar="FOLDER", help="trainings (%(default)s)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", dest="changes",
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes",
                         help="in place of what the file says: --set name=peers-640 imgsz=640 device=0")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what is left, run nothing")
     parser.add_argument("--report", action="store_true", help="write the page of what is finished, train nothing")

@@ -157,6 +157,8 @@ def test_changes_of_the_command_line(study: ModuleType, write: Callable[..., Pat
                    for c in plan.cells()}  # fmt: skip
     assert settings == str({"imgsz": 128, "epochs": 7, "seed": 5, "workers": 2, "lr0": 0.1, "classes": None})
     assert plan.name == "large"
+    words = ["s.yaml", "--set", "name=large", "imgsz=128", "--jobs", "2", "--set", "seeds=[5]"]
+    assert study.parsed(words).changes == ["name=large", "imgsz=128", "seeds=[5]"]
 
 
 @pytest.mark.parametrize(
