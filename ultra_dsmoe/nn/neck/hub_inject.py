@@ -15,9 +15,9 @@ class HubInject(nn.Module):
 
     Source: [DSMoE] Eq. 28, 29 (28, the projection of O, is the YAML's Conv row before this one). Adding to the inputs
     of an ordinary PAN neck, the batch normalisation and its gain are our choice. From scratch a share of 0.2 is right:
-    as large as the level (1), the untrained hub hides it and boxes are learned later; a projection without normalisation
-    that starts at zero is not taken up (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the net begins as
-    the YOLO they come from.
+    as large as the level (1), the untrained hub hides it and boxes are learned later; a projection without
+    normalisation that starts at zero is not taken up (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the
+    net begins as the YOLO they come from.
     """
 
     def __init__(self, c_level: int, c_hub: int, scale: float, gain: float = 1.0) -> None:
