@@ -14,6 +14,7 @@ from torch import nn
 from ultralytics import YOLO
 
 from ultra_dsmoe.nn.base import AuxLossMixin
+from ultra_dsmoe.nn.head.text_logits import TextLogits
 
 sys.path.insert(0, str(Path(__file__).parent))  # whichever import mode pytest uses
 
@@ -52,12 +53,18 @@ def fire(net: Any) -> None:
 
 
 def spread_out(net: nn.Module, images: torch.Tensor, conv: Any, mean: float, spread: float) -> None:
-    """Scale an output convolution so that each of its channels has this mean and spread over the images."""
+    """Scale an output convolution so that its channels have this mean and spread over the images.
+
+    Where text speaks in it, all of them are scaled alike, text included: its rows and its gain count for every class.
+    """
     seen: list[torch.Tensor] = []
     handle = conv.register_forward_hook(lambda _m, _x, y: seen.append(y))
     net(images)
     handle.remove()
     gain = spread / seen[0].std((0, 2, 3))
+    if isinstance(conv, TextLogits):
+        gain = (spread / seen[0].std()).expand_as(gain)
+        conv.gain.mul_(gain[0])
     conv.weight.mul_(gain[:, None, None, None])
     conv.bias.copy_(mean - gain * (seen[0].mean((0, 2, 3)) - conv.bias))
 
