@@ -138,6 +138,8 @@ def test_full_disk(
         def __call__(self, command: list[str], **kwargs: Any) -> Any:
             if "model=dsmoe-n.yaml" in command:
                 self.commands.append(command)
+                (train := Path(next(w for w in command if w.startswith("project="))[8:]) / "train").mkdir()
+                (train / "results.csv").write_text("epoch,time\n1,1\n")  # else the other waits, should this be first
                 begun.set()
                 ended = {"wait": lambda self: -15 if stopped.wait(PATIENCE) else 0}
                 return type("Process", (), {**ended, "terminate": lambda self: stopped.set(), "pid": 0})()
