@@ -62,10 +62,10 @@ class Model:
 
     Attributes:
         name: Its name there.
-        source: What the host is asked for; the base of a net with other rows, which has a file of that name per cell.
+        source: What the host is asked for; for a net with content of its own the name of its file in each cell.
         overrides: Its own arguments of the training.
         digest: Hash of what its YAML says or of its checkpoint; empty for one that the host has yet to get.
-        content: The YAML of a net with other rows, else empty.
+        content: The YAML of a net with other rows or keys, or by path; else empty.
         text: Control text in place of the data set's, one of `TEXTS`, or empty.
     """
 

@@ -56,15 +56,19 @@ def test_class_loss_of_a_fresh_net_is_near_the_hosts(name: str, build: Build, ba
 
 
 def test_focusing_leaves_easy_negatives_alone(build: Build, batch: Batch) -> None:
-    """On scores as of a net that knows something: a fresh one's positives set the scale by chance."""
+    """The gradient is of scores as of a net that knows something: a fresh one's positives set the scale by chance."""
     net, data = build(), batch()
     net.train()
-    scores = torch.empty_like(net(data["img"])["scores"]).uniform_(-8, 1)
-    grads = {}
+    fresh = net(data["img"])["scores"].detach()
+    scores = torch.empty_like(fresh).uniform_(-8, 1)
+    grads, losses = {}, {}
     for loss in ("qfl", "bce"):
         net.options["cls_loss"] = loss
-        preds = {**net(data["img"]), "scores": scores.clone().requires_grad_()}
-        grads[loss] = torch.autograd.grad(net.init_criterion()(preds, data)[0].sum(), preds["scores"])[0]
+        criterion, others = net.init_criterion(), net(data["img"])
+        losses[loss] = criterion({**others, "scores": fresh}, data)[1]["cls_loss"]
+        preds = {**others, "scores": scores.clone().requires_grad_()}
+        grads[loss] = torch.autograd.grad(criterion(preds, data)[0].sum(), preds["scores"])[0]
+    assert losses["qfl"] < losses["bce"]
     easy = scores.sigmoid() < 0.01
     assert grads["qfl"][easy].abs().sum() < 0.3 * grads["bce"][easy].abs().sum()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -116,10 +117,8 @@ def test_a_file_beside_the_study(
     """A net by path is known by what it says, from wherever the study is called, and its name gives the scale."""
     (tmp_path / "nets").mkdir()
     named = study.read_plan(write(models=["dsmoe-n"])).models[0]
-    base = yaml_model_load("dsmoe-n.yaml")
-    (tmp_path / "nets" / "dsmoe-n.yaml").write_text(
-        yaml.safe_dump({k: v for k, v in base.items() if k not in ("scale", "yaml_file")}, sort_keys=False)
-    )
+    content = sys.modules["study_variant"].as_file(yaml_model_load("dsmoe-n.yaml"))
+    (tmp_path / "nets" / "dsmoe-n.yaml").write_text(content)
     file = write(models=[{"name": "copy", "model": "nets/dsmoe-n.yaml"}, {"name": "k", "model": "nets/dsmoe-n.yaml",
                          "dsmoe": {"topk": 3}}])  # fmt: skip
     settings = {}
