@@ -58,13 +58,6 @@ def int8_cpu() -> ModuleType:
     return load("int8_cpu")
 
 
-@pytest.fixture(scope="session")
-def study() -> ModuleType:
-    module = load("study")  # and with it `study_plan`, `study_store`, `study_table`, `study_verdict`, `study_report`
-    load("study_cell")  # which it starts as a script
-    return module
-
-
 @pytest.fixture
 def usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Return a function that runs a benchmark with arguments that it must refuse, and gives its last line."""

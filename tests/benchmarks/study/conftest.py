@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,10 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.study import __main__ as command
+from benchmarks.study import runner
+from benchmarks.study.reader import read_plan
+from benchmarks.study.store import pack
 from ultra_dsmoe.data import pcb_demo
 from ultra_dsmoe.explain.bootstrap import mean_ap
 from ultra_dsmoe.explain.evaluation import ImageStats
@@ -55,13 +58,8 @@ def write(tmp_path: Path, content: dict[str, Any]) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def store(study: ModuleType) -> ModuleType:
-    return sys.modules["study_store"]
-
-
-@pytest.fixture
-def plan(study: ModuleType, write: Callable[..., Path]) -> Any:
-    return study.read_plan(write())
+def plan(write: Callable[..., Path]) -> Any:
+    return read_plan(write())
 
 
 def image_stats(seed: int) -> ImageStats:
@@ -121,7 +119,7 @@ class Host:
 
     def validate(self, folder: Path) -> None:
         stats = self.stats(len(folder.name))
-        np.savez(folder / "matches.npz", **sys.modules["study_store"].pack(stats))
+        np.savez(folder / "matches.npz", **pack(stats))
         scores = dict(zip(("mAP50", "mAP50-95"), map(float, mean_ap(stats)), strict=True))
         rest = {"precision": 0.5, "recall": 0.25, "seconds": 90.0, "prompt_hash": "abc", "per_class_AP": {"a": 0.5},
                 "ultralytics": "8", "torch": "2", "ultra_dsmoe": "0"}  # fmt: skip
@@ -129,26 +127,26 @@ class Host:
 
 
 @pytest.fixture
-def host_class(study: ModuleType) -> type[Host]:
-    """Return the stand-in for `subprocess.Popen`; with `study` comes the `study_store` that it writes matches with."""
+def host_class() -> type[Host]:
+    """Return the stand-in for `subprocess.Popen`; it writes matches as `store` does."""
     return Host
 
 
 @pytest.fixture
 def run(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Callable[..., tuple[int, str, str]]:
     """Return a function that runs the command with a stand-in for processes and gives its code, output, errors."""
 
     def run(file: Path, host: Host | None = None, *more: str) -> tuple[int, str, str]:
         # Only this module's: git is asked through `subprocess.run`, which needs the real one.
-        monkeypatch.setattr(study, "commit", lambda: "c0ffee")
-        monkeypatch.setattr(study, "memory_for", lambda device: study.Memory(endless, 0.01))
+        monkeypatch.setattr(runner, "commit", lambda: "c0ffee")
+        monkeypatch.setattr(runner, "memory_for", lambda device: runner.Memory(endless, 0.01))
         monkeypatch.setattr(subprocess, "Popen", host or Host())
         places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-        monkeypatch.setattr(sys, "argv", ["study.py", str(file), *places, *more])
-        monkeypatch.setattr(study.signal, "signal", lambda *_: None)
-        code = int(study.main())
+        monkeypatch.setattr(sys, "argv", ["study", str(file), *places, *more])
+        monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+        code = int(command.main())
         out, err = capsys.readouterr()
         return code, out, err
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.study import cell, store
 from ultra_dsmoe.explain.bootstrap import mean_ap
 
 
-@pytest.fixture
-def cell(study: ModuleType) -> ModuleType:
-    return sys.modules["study_cell"]
-
-
-def test_training_seconds(cell: ModuleType, tmp_path: Path) -> None:
+def test_training_seconds(tmp_path: Path) -> None:
     """The host's clock starts anew when a training is resumed."""
     file = tmp_path / "results.csv"
     file.write_text("epoch, time\n1, 10\n2, 20\n3, 4\n4, 9.5\n")
@@ -27,7 +21,7 @@ def test_training_seconds(cell: ModuleType, tmp_path: Path) -> None:
 
 
 def test_kept_matches_give_the_hosts_map(
-    cell: ModuleType, store: ModuleType, boards: Path, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    boards: Path, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host's validator on a net that half knows the labels: mAP from the kept matches is the host's to 1e-3."""
     from ultralytics import YOLO

@@ -14,11 +14,9 @@ Read in the host's way, COCO's precisions give the host's mAP to rounding.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +24,7 @@ import pytest
 import torch
 from ultralytics.models.yolo.detect import DetectionValidator
 
+from benchmarks.study import cell
 from ultra_dsmoe.data import pcb_demo
 from ultra_dsmoe.explain.bootstrap import LEVELS, host_ramps, mean_ap
 from ultra_dsmoe.explain.evaluation import ImageStats
@@ -63,14 +62,14 @@ def by_confidence() -> bool:
     return bool(validator.match_predictions(torch.zeros(2), one, torch.tensor([[0.6, 0.9]]))[0, 0])
 
 
-def validate(study_cell: ModuleType, folder: Path, seed: int) -> Seen:
+def validate(folder: Path, seed: int) -> Seen:
     """Run the host's validator on a net that half knows the labels, and keep both sides."""
     from ultralytics import YOLO
 
     rng, kept = np.random.default_rng(seed), []
     times = TIMES if by_confidence() else [TIMES[0], 1 - TIMES[0], 0]
 
-    class Knowing(study_cell.Collector):
+    class Knowing(cell.Collector):
         """Replaces what the net finds by most labels, some twice, a little beside their places, some as another."""
 
         def preprocess(self, batch: Any) -> Any:
@@ -105,8 +104,8 @@ def validate(study_cell: ModuleType, folder: Path, seed: int) -> Seen:
 
 
 @pytest.fixture(scope="module")
-def seen(study: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    return validate(sys.modules["study_cell"], tmp_path_factory.mktemp("coco"), seed=0)
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    return validate(tmp_path_factory.mktemp("coco"), seed=0)
 
 
 def evaluate(images: Sequence[Boxes], levels: np.ndarray) -> Any:

@@ -8,19 +8,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
 
+from benchmarks.study import memory as memories
+from benchmarks.study import runner
+
 GIB = 2**30
 UNKNOWN = "what a cell takes of memory shows after an epoch of the first"
-
-
-@pytest.fixture
-def memories(study: ModuleType) -> ModuleType:
-    return sys.modules["study_memory"]
 
 
 class Look:
@@ -38,7 +35,7 @@ def epoch(folder: Path) -> None:
     (folder / "train" / "results.csv").write_text("epoch,time\n1,1\n")
 
 
-def test_what_a_cell_waits_for(memories: ModuleType, tmp_path: Path) -> None:
+def test_what_a_cell_waits_for(tmp_path: Path) -> None:
     look, never = Look(free=100.0), threading.Event()
     memory = memories.Memory(look, 0.01)
     first, second = tmp_path / "a", tmp_path / "b"
@@ -67,7 +64,7 @@ def test_what_a_cell_waits_for(memories: ModuleType, tmp_path: Path) -> None:
         assert memory.lack() == "6.0 GiB of memory needed, 0.0 GiB free"
 
 
-def test_a_validation_alone_tells_nothing(memories: ModuleType, tmp_path: Path) -> None:
+def test_a_validation_alone_tells_nothing(tmp_path: Path) -> None:
     """It takes less than a training; the epochs are of an earlier start."""
     memory = memories.Memory(Look(free=100.0), 0.01)
     for name in ("a", "b"):
@@ -76,7 +73,7 @@ def test_a_validation_alone_tells_nothing(memories: ModuleType, tmp_path: Path) 
             assert memory.lack() == UNKNOWN
 
 
-def test_the_peak_is_seen_while_nobody_waits(memories: ModuleType, tmp_path: Path) -> None:
+def test_the_peak_is_seen_while_nobody_waits(tmp_path: Path) -> None:
     seen = threading.Event()
 
     def look(processes: Any) -> tuple[float, list[float]]:
@@ -93,7 +90,6 @@ def test_the_peak_is_seen_while_nobody_waits(memories: ModuleType, tmp_path: Pat
 
 
 def test_study_waits_and_says_so_once(
-    study: ModuleType,
     host_class: type[Any],
     write: Callable[..., Path],
     run: Callable[..., Any],
@@ -118,15 +114,15 @@ def test_study_waits_and_says_so_once(
             return child
 
     waited = threading.Event()
-    make = study.Memory
-    monkeypatch.setattr(study, "Memory", lambda look, seconds: make(lambda ids: (0.5, [1.0 for _ in ids]), seconds))
+    make = runner.Memory
+    monkeypatch.setattr(runner, "Memory", lambda look, seconds: make(lambda ids: (0.5, [1.0 for _ in ids]), seconds))
     code, out, err = run(write(), Counting(), "--jobs", "2")
     assert (code, err, max(most)) == (0, "", 1)
     assert out.count(" waits: ") <= 3
     assert " waits: " in out
 
 
-def test_stopped_while_it_waits(memories: ModuleType, tmp_path: Path) -> None:
+def test_stopped_while_it_waits(tmp_path: Path) -> None:
     memory, stopped = memories.Memory(Look(free=0.0), 20.0), threading.Event()
     begun: list[float] = []
 
@@ -142,7 +138,7 @@ def test_stopped_while_it_waits(memories: ModuleType, tmp_path: Path) -> None:
     assert begun == [1]
 
 
-def test_own_processes(memories: ModuleType) -> None:
+def test_own_processes() -> None:
     """A process counts with what it has started; one that has ended, or is yet to begin, has nothing."""
     code = "import sys; kept = bytearray(64 << 20); print(flush=True); sys.stdin.read()"
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -160,7 +156,7 @@ def test_own_processes(memories: ModuleType) -> None:
     assert memory._look([child.pid])[1] == [0.0]
 
 
-def test_gpu(memories: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What has gone since the start is shared out; where there is no GPU, the computer's memory counts."""
     answers, asked = [10.0, 4.0, 0.0], []
 
@@ -182,7 +178,7 @@ def test_gpu(memories: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == count
 
 
-def test_a_gpu_is_asked_by_another_process(memories: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_asked_by_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """The real question, to a computer whose GPUs are hidden: no answer, and no context here."""
     import torch
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.study import report, store, verdict
+from benchmarks.study.table import read_rows
 from ultra_dsmoe.explain.evaluation import ImageStats
 
 
@@ -41,9 +41,7 @@ def test_unequal_seeds(
     assert "do not compare" not in page
 
 
-def test_what_could_not_be_seen(
-    study: ModuleType, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_what_could_not_be_seen(write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
     """The page names half the width of its own intervals of mAP50, the middle one of several."""
     run(write())
     page = (tmp_path / "out" / "tiny.md").read_text()
@@ -51,7 +49,7 @@ def test_what_could_not_be_seen(
     named = re.search(r"\n- Differences below about ([\d.]+) points of mAP50 on boards would not have been seen", page)
     assert float(named[1]) == pytest.approx((high - low) / 2, abs=0.11)  # each of the three is rounded
     # Several models and two data sets; mAP50-95 has no part in it.
-    comparison, unseen = sys.modules["study_verdict"].Comparison, sys.modules["study_report"]._unseen
+    comparison, unseen = verdict.Comparison, report._unseen
     made = [("a", "mAP50", 1.0), ("a", "mAP50", 2.0), ("a", "mAP50", 9.0), ("b", "mAP50", 4.0), ("b", "mAP50-95", 30.0)]
     line = unseen([comparison(d, "m", "b", measure, 5.0, 5 - half, 5 + half, 1.0, 1.0, 3) for d, measure, half in made])
     assert "below about 2.0 points of mAP50 on a, about 4.0 points of mAP50 on b would" in line[0]
@@ -79,13 +77,13 @@ def test_knockouts(host_class: type[Any], write: Callable[..., Path], run: Calla
     assert "\n| boards | hub-constant | -1.8 (-3.0 to -0.5), 1 of 2 |\n\n" in page
     # A cell whose knock-outs were cut off is looked at again, not trained again.
     (tmp_path / "runs" / "tiny" / "boards-k2-1" / "knockout.csv").unlink()
-    table, store = tmp_path / "out" / "tiny.csv", sys.modules["study_store"]
-    (without,) = [r for r in sys.modules["study_table"].read_rows(table) if r["cell"] == "boards-k2-1"]
+    table = tmp_path / "out" / "tiny.csv"
+    (without,) = [r for r in read_rows(table) if r["cell"] == "boards-k2-1"]
     (kept := tmp_path / "out" / "cells" / f"{without['settings_hash']}.npz").unlink()
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
     host = Switching()
     assert run(file, host)[0] == 0
-    assert [Path(command[1]).name for command in host.commands] == ["study_cell.py"]
+    assert [Path(command[1]).name for command in host.commands] == ["cell.py"]
     assert (tmp_path / "out" / "tiny.md").read_text() == page
     # What is finished without them stays so, and is named.
     (tmp_path / "runs" / "tiny" / "boards-k2-1" / "knockout.csv").unlink()
@@ -94,11 +92,11 @@ def test_knockouts(host_class: type[Any], write: Callable[..., Path], run: Calla
     assert "| -0.5 (-0.5 to -0.5), 0 of 1 |" in (tmp_path / "out" / "tiny.md").read_text()
 
 
-def test_gone_matches(write: Callable[..., Path], run: Callable[..., Any], study: ModuleType, tmp_path: Path) -> None:
+def test_gone_matches(write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
     """A finished cell whose file was deleted or damaged is left out of the page and named."""
     run(write())
     files = {r["cell"]: tmp_path / "out" / "cells" / f"{r['settings_hash']}.npz"
-             for r in study.read_rows(tmp_path / "out" / "tiny.csv")}  # fmt: skip
+             for r in read_rows(tmp_path / "out" / "tiny.csv")}  # fmt: skip
     files["boards-k2-1"].unlink()
     code, out, _ = run(write())
     assert code == 0

@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import psutil
 import pytest
 import torch
 
+from benchmarks.study import runner
+from benchmarks.study.__main__ import parsed
+from benchmarks.study.table import read_rows
 from ultra_dsmoe.errors import ConfigError
 
 PATIENCE = 120  # seconds until a stand-in gives up, on a busy machine
@@ -26,7 +28,7 @@ CHECKOUT = Path(__file__).resolve().parents[3]
 
 
 def test_whole_study(
-    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     host = host_class()
     code, out, err = run(write(), host)
@@ -34,7 +36,7 @@ def test_whole_study(
     assert "cell 4 of 4: boards-k2-1 (from the start)" in out
     assert "4 of 4 done, about 0 min left" in out
     assert "boards, k2 against yolov8n, mAP50: no evidence of a difference (" in out
-    rows = study.read_rows(tmp_path / "out" / "tiny.csv")
+    rows = read_rows(tmp_path / "out" / "tiny.csv")
     assert [r["cell"] for r in rows] == ["boards-yolov8n-0", "boards-k2-0", "boards-yolov8n-1", "boards-k2-1"]
     assert {r["commit"] for r in rows} == {"c0ffee"}
     train = host.commands[2]
@@ -47,11 +49,11 @@ def test_whole_study(
     assert run(write(), host)[0] == 0
     assert host.commands == []
     assert (tmp_path / "out" / "tiny.md").read_text() == page
-    assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 4
+    assert len(read_rows(tmp_path / "out" / "tiny.csv")) == 4
 
 
 def test_cells_of_another_study(
-    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """What was run with equal settings is not run again; another setting is another run."""
     run(write())
@@ -61,7 +63,7 @@ def test_cells_of_another_study(
     assert code == 0
     assert "cell 2 of 3: boards-again-0 (kept: equal settings were run before)" in out
     assert [next(w for w in c if w.startswith("model=")) for c in host.commands[::2]] == ["model=yolo11n.yaml"]
-    first, second = (study.read_rows(tmp_path / "out" / f"{name}.csv")[1] for name in ("tiny", "other"))
+    first, second = (read_rows(tmp_path / "out" / f"{name}.csv")[1] for name in ("tiny", "other"))
     mine = {"study", "cell", "model"}
     assert {k: v for k, v in first.items() if k not in mine} == {k: v for k, v in second.items() if k not in mine}
     # Without the knock-outs that another study wants of it, a cell is of no use there.
@@ -71,7 +73,7 @@ def test_cells_of_another_study(
 
 
 def test_side_by_side(
-    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Two trainings are under way at once: after an epoch, each waits for the other to have begun."""
     both = threading.Barrier(2, timeout=PATIENCE)
@@ -84,11 +86,10 @@ def test_side_by_side(
             return child
 
     assert run(write(), Together(), "--jobs", "2")[0] == 0
-    assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 4
+    assert len(read_rows(tmp_path / "out" / "tiny.csv")) == 4
 
 
 def test_stopped(
-    study: ModuleType,
     host_class: type[Any],
     write: Callable[..., Path],
     run: Callable[..., Any],
@@ -96,7 +97,7 @@ def test_stopped(
     monkeypatch: Any,
 ) -> None:
     """Ctrl-C ends what is running, begins nothing else, and leaves the rows that are there."""
-    stopped, added = threading.Event(), study.append_row
+    stopped, added = threading.Event(), runner.append_row
 
     class Lasting(host_class):
         """Its second training lasts until it is ended."""
@@ -112,17 +113,16 @@ def test_stopped(
         added(file, row)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "append_row", add_and_stop)
+    monkeypatch.setattr(runner, "append_row", add_and_stop)
     host = Lasting()
     code, _, err = run(write(), host)
     assert (code, err) == (130, "study: stopped; the same command goes on from here\n")
-    assert len(study.read_rows(tmp_path / "out" / "tiny.csv")) == 1
+    assert len(read_rows(tmp_path / "out" / "tiny.csv")) == 1
     assert not any("seed=1" in command for command in host.commands[3:])
     assert stopped.is_set() or len(host.commands) == 2
 
 
 def test_full_disk(
-    study: ModuleType,
     host_class: type[Any],
     write: Callable[..., Path],
     run: Callable[..., Any],
@@ -166,11 +166,10 @@ def test_full_disk(
     assert (code, err) == (0, "")
     assert [c[1] for c in host.commands if "model=dsmoe-n.yaml" in c] == ["train"]
     assert len(host.commands) == 2  # training and validation of the one that was ended
-    assert [r["cell"] for r in study.read_rows(table)] == ["boards-yolov8n-0", "boards-k2-0"]
+    assert [r["cell"] for r in read_rows(table)] == ["boards-yolov8n-0", "boards-k2-0"]
 
 
 def test_full_disk_before_a_training(
-    study: ModuleType,
     host_class: type[Any],
     write: Callable[..., Path],
     run: Callable[..., Any],
@@ -182,7 +181,7 @@ def test_full_disk_before_a_training(
 
     host = host_class()
     with monkeypatch.context() as patched:
-        patched.setattr(study, "write_files", full)
+        patched.setattr(runner, "write_files", full)
         code, _, err = run(write(), host)
     folder = tmp_path / "runs" / "tiny"
     assert (code, host.commands) == (1, [])
@@ -206,12 +205,12 @@ def test_failed_cell_goes_on(
     last = tmp_path / "runs" / "tiny" / "boards-yolov8n-0" / "train" / "weights" / "last.pt"
     assert f"model={last}" in train
     assert "resume=True" in train
-    assert validate[1].endswith("study_cell.py")
+    assert Path(validate[1]).name == "cell.py"
 
 
-def test_stages(study: ModuleType, plan: Any, tmp_path: Path) -> None:
+def test_stages(plan: Any, tmp_path: Path) -> None:
     """A checkpoint that was cut off while it was written is no start; a finished one needs no training."""
-    made = study.Study(plan, tmp_path, tmp_path)
+    made = runner.Study(plan, tmp_path, tmp_path)
     cell = plan.cells()[0]
     last = tmp_path / "tiny" / cell.name / "train" / "weights" / "last.pt"
     assert made.stage(cell) == "new"
@@ -226,23 +225,21 @@ def test_stages(study: ModuleType, plan: Any, tmp_path: Path) -> None:
     assert made.stage(cell) == "trained"
     (tmp_path / "tiny" / cell.name / "matches.npz").touch()
     assert made.stage(cell) == "validated"
-    with pytest.raises(study.CellError, match="expected a cell's files; delete the folder to run it again, got dam"):
+    with pytest.raises(runner.CellError, match="expected a cell's files; delete the folder to run it again, got dam"):
         made._run_cell(cell, "")
 
 
 @pytest.mark.parametrize(("version", "name"), [("2.3.1+cu121", "dsmoe-yolo"), ("2.15.0", "yolo")])
-def test_yolo_of_this_environment(
-    study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, name: str
-) -> None:
-    monkeypatch.setattr(study.importlib.metadata, "version", lambda package: version)
-    monkeypatch.setattr(study.sys, "executable", str(tmp_path / "python"))
+def test_yolo_of_this_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, name: str) -> None:
+    monkeypatch.setattr(runner.importlib.metadata, "version", lambda package: version)
+    monkeypatch.setattr(runner.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", "")
-    study.yolo_command.cache_clear()
+    runner.yolo_command.cache_clear()
     with pytest.raises(ConfigError, match=rf"^{name}: expected the console script of that name, in {tmp_path} or on"):
-        study.yolo_command()
+        runner.yolo_command()
     (tmp_path / name).touch(mode=0o755)
-    assert study.yolo_command() == str(tmp_path / name)
-    study.yolo_command.cache_clear()
+    assert runner.yolo_command() == str(tmp_path / name)
+    runner.yolo_command.cache_clear()
 
 
 def test_dry_run(host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path) -> None:
@@ -255,7 +252,7 @@ def test_dry_run(host_class: type[Any], write: Callable[..., Path], run: Callabl
 
 
 def test_report_only(
-    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """What is kept gets its row and its place on the page; nothing is trained."""
     run(write(seeds=[0]))
@@ -263,7 +260,7 @@ def test_report_only(
     host = host_class()
     code, out, _ = run(write(), host, "--report")
     assert (code, host.commands) == (0, [])
-    assert [r["cell"] for r in study.read_rows(tmp_path / "out" / "tiny.csv")] == ["boards-yolov8n-0", "boards-k2-0"]
+    assert [r["cell"] for r in read_rows(tmp_path / "out" / "tiny.csv")] == ["boards-yolov8n-0", "boards-k2-0"]
     assert "unfinished: 2 of 4 runs are missing" in out
     assert "| boards | k2 | " in (tmp_path / "out" / "tiny.md").read_text()
     assert run(write(), host, "--report")[1].startswith("2 of 4 cells are finished already\n")
@@ -306,7 +303,7 @@ def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
     edit = {"name": "edit", "model": "dsmoe-n", "rows": {"14 CBAM": [-1, 1, "nn.Identity", []]}, "text": "shuffled"}
     models = ["yolov8n", {"name": "zero", "model": "dsmoe-n", "text": "zero"}, edit]
     file = write(seeds=[0], epochs=1, overrides={"device": "cpu", "workers": 0}, models=models, knockouts=True)
-    script = CHECKOUT / "benchmarks" / "study.py"
+    script = CHECKOUT / "benchmarks" / "study"
     places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
     command = [sys.executable, str(script), str(file), *places]
     first = subprocess.run(command, capture_output=True, text=True)
@@ -322,7 +319,7 @@ def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
     assert second.stdout.startswith("3 of 3 cells are finished already\n")
 
 
-def frozen_in_the_middle(study: ModuleType, process: psutil.Process, train: Path) -> list[psutil.Process]:
+def frozen_in_the_middle(process: psutil.Process, train: Path) -> list[psutil.Process]:
     """Wait for a checkpoint of an unfinished training and return all processes of the study, stopped where they are.
 
     Looks while they stand still: while it is written, the checkpoint is no start, or an epoch behind the table.
@@ -334,8 +331,8 @@ def frozen_in_the_middle(study: ModuleType, process: psutil.Process, train: Path
             everyone = [process, *process.children(recursive=True)]
             for each in everyone:
                 each.suspend()
-            epoch = study.last_epoch(last)
-            if epoch not in (None, study.FINISHED) and len(table.read_text().splitlines()) == epoch + 2:
+            epoch = runner.last_epoch(last)
+            if epoch not in (None, runner.FINISHED) and len(table.read_text().splitlines()) == epoch + 2:
                 return everyone
             for each in everyone:
                 each.resume()
@@ -345,23 +342,23 @@ def frozen_in_the_middle(study: ModuleType, process: psutil.Process, train: Path
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="has no SIGKILL")
-def test_killed_in_the_middle(study: ModuleType, write: Callable[..., Path], tmp_path: Path) -> None:
+def test_killed_in_the_middle(write: Callable[..., Path], tmp_path: Path) -> None:
     """Nobody can clean up after SIGKILL: finished cells stay, the begun one goes on, no epoch is trained twice."""
     epochs, cells = 5, ["boards-yolov8n-0", "boards-k2-0"]
     file = write(seeds=[0], epochs=epochs, overrides={"device": "cpu", "workers": 0})
     places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-    command = [sys.executable, str(CHECKOUT / "benchmarks" / "study.py"), str(file), *places]
+    command = [sys.executable, str(CHECKOUT / "benchmarks" / "study"), str(file), *places]
     table, begun = tmp_path / "out" / "tiny.csv", tmp_path / "runs" / "tiny" / cells[1] / "train"
     with (tmp_path / "log.txt").open("w") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    everyone = frozen_in_the_middle(study, psutil.Process(child.pid), begun)
+    everyone = frozen_in_the_middle(psutil.Process(child.pid), begun)
     assert len(everyone) >= 2
     for each in everyone:
         each.kill()
     assert child.wait() == -signal.SIGKILL
     psutil.wait_procs(everyone[1:], timeout=PATIENCE)
     first = table.read_text()
-    assert [r["cell"] for r in study.read_rows(table)] == cells[:1]
+    assert [r["cell"] for r in read_rows(table)] == cells[:1]
     trained = (begun / "results.csv").read_text()
     # The same command again.
     second = subprocess.run(command, capture_output=True, text=True)
@@ -369,7 +366,7 @@ def test_killed_in_the_middle(study: ModuleType, write: Callable[..., Path], tmp
     starts = [line for line in second.stdout.splitlines() if line.startswith("cell ")]
     assert second.stdout.startswith("1 of 2 cells are finished already\n")
     assert starts == [f"cell 2 of 2: {cells[1]} (going on from its last checkpoint)"]
-    assert [r["cell"] for r in study.read_rows(table)] == cells
+    assert [r["cell"] for r in read_rows(table)] == cells
     assert table.read_text().startswith(first)
     now = (begun / "results.csv").read_text()
     assert now.startswith(trained)
@@ -387,9 +384,9 @@ def test_two_at_once(write: Callable[..., Path], run: Callable[..., Any], tmp_pa
     assert err == f"study: {folder}: expected no other study at work there, got one, or a training that it left\n"
 
 
-def test_results_folder(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the checkout its docs; elsewhere beside the trainings, not a new ``docs`` in some folder of the user's."""
     monkeypatch.chdir(CHECKOUT)
-    assert study.parsed(["x.yaml"]).out == "docs/results"
+    assert parsed(["x.yaml"]).out == "docs/results"
     monkeypatch.chdir(tmp_path)
-    assert study.parsed(["x.yaml"]).out == "runs/studies"
+    assert parsed(["x.yaml"]).out == "runs/studies"

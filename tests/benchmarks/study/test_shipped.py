@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +12,8 @@ import yaml
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 
+from benchmarks.study import reader
+from benchmarks.study.data import Data
 from ultra_dsmoe.data.packaged import load
 from ultra_dsmoe.text import encode_bank
 from ultra_dsmoe.train.model import DSMoEModel
@@ -24,21 +24,19 @@ IMAGE = 64
 NC = 6  # classes of NEU-DET and DeepPCB
 
 
-@pytest.fixture
-def plans(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return `study_plan`, to which the packaged data sets are known without their images, and weights are there."""
-    plans = sys.modules["study_plan"]
+@pytest.fixture(autouse=True)
+def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the packaged data sets known without their images, and weights there."""
 
-    def packaged(entry: Any) -> Any:
+    def packaged(entry: Any) -> Data:
         sizes = dict(entry) if isinstance(entry, dict) else {"data": entry}
         content = load(name := sizes.pop("data"))
-        return plans.Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"], sizes)
+        return Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"], sizes)
 
-    monkeypatch.setattr(plans, "read_data", packaged)
+    monkeypatch.setattr(reader, "read_data", packaged)
     for name in ("yolov8n", "yolo11n", "yolo26n", "yolov8s", "yolo11s", "yolo26s", "tmodel-n"):
         (tmp_path / f"{name}.pt").write_text(name)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
-    return plans
 
 
 def nets(plan: Any, folder: Path) -> Iterator[tuple[str, Any]]:
@@ -53,8 +51,8 @@ def nets(plan: Any, folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
-def test_nets_run(plans: ModuleType, file: Path, tmp_path: Path) -> None:
-    plan = plans.read_plan(file)
+def test_nets_run(file: Path, tmp_path: Path) -> None:
+    plan = reader.read_plan(file)
     assert plan.name == file.stem
     assert len(plan.seeds) >= 3
     assert len(plan.models) >= 2
@@ -68,12 +66,12 @@ def test_nets_run(plans: ModuleType, file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.stem)
-def test_nets_learn(plans: ModuleType, file: Path, tmp_path: Path) -> None:
+def test_nets_learn(file: Path, tmp_path: Path) -> None:
     """A training step of every net: a finite loss, whose gradients reach the first row and move it."""
     torch.manual_seed(0)
     boxes = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.4, 0.5, 0.3, 0.6]])
     labels = {"cls": torch.tensor([[0.0], [2.0]]), "batch_idx": torch.tensor([0.0, 1.0]), "bboxes": boxes}
-    for name, net in nets(plans.read_plan(file), tmp_path):
+    for name, net in nets(reader.read_plan(file), tmp_path):
         net.args = get_cfg(overrides={"epochs": 1})
         for p in net.parameters():
             p.requires_grad_(True)
@@ -95,9 +93,9 @@ def scaled(model: Any, scale: str, folder: Path, nc: int = NC) -> DSMoEModel:
 
 
 @pytest.mark.parametrize("scale", ["n", "s", "m"])
-def test_dense_twin_works_as_much(plans: ModuleType, tmp_path: Path, scale: str) -> None:
+def test_dense_twin_works_as_much(tmp_path: Path, scale: str) -> None:
     """Within 3 % of what the replaced stages alone execute; the whole nets are then within 0.2 %."""
-    without, twin, full = plans.read_plan(FOLDER / "dense-twin.yaml").models
+    without, twin, full = reader.read_plan(FOLDER / "dense-twin.yaml").models
     assert full.content == ""
     counted = DSMoEModel(f"dsmoe-{scale}.yaml", nc=NC, verbose=False).gflops()
     work = scaled(twin, scale, tmp_path).gflops()
@@ -113,9 +111,9 @@ def layers(model: Any, folder: Path) -> list[str]:
     return [type(m).__name__ for m in YOLO(str(file), task="detect").model.model]
 
 
-def test_ablation_is_cumulative(plans: ModuleType, tmp_path: Path) -> None:
+def test_ablation_is_cumulative(tmp_path: Path) -> None:
     """From A to F nothing is taken away again, and F is the net whose hub is a level, the same in all studies."""
-    *steps, last = plans.read_plan(FOLDER / "ablation.yaml").models
+    *steps, last = reader.read_plan(FOLDER / "ablation.yaml").models
     built = [set(layers(m, tmp_path)) for m in steps]
     stages = ["TextSemantics", "HyperbolicFusion", "DSA", "CBAM", "SpaceBroadcast", "SparseMoE", "ExpertEnsemble"]
     there = [[s for s in stages if s in names] for names in built]
@@ -126,15 +124,15 @@ def test_ablation_is_cumulative(plans: ModuleType, tmp_path: Path) -> None:
     whole = yaml.safe_load((FOLDER / "nets" / "dsmoe-n.yaml").read_text(encoding="utf-8"))
     assert (last.source, yaml.safe_load(last.content), last.overrides) == ("dsmoe-n.yaml", whole, {})
     for study, model in (("hub", "hub-level"), ("class-loss", "alpha-0.25")):
-        (same,) = [m for m in plans.read_plan(FOLDER / f"{study}.yaml").models if m.name == model]
+        (same,) = [m for m in reader.read_plan(FOLDER / f"{study}.yaml").models if m.name == model]
         assert same.digest == last.digest
     assert "ResNetLayer" in built[1]
     assert "ResNetLayer" not in built[2]
 
 
-def test_experts(plans: ModuleType, tmp_path: Path) -> None:
+def test_experts(tmp_path: Path) -> None:
     found = {}
-    for name, net in nets(plans.read_plan(FOLDER / "experts.yaml"), tmp_path):
+    for name, net in nets(reader.read_plan(FOLDER / "experts.yaml"), tmp_path):
         (mixture,) = [m for m in net.modules() if type(m).__name__ == "SparseMoE"]
         net.train()(torch.rand(4, 3, IMAGE, IMAGE))
         used = set(net.model[17].usage.nonzero().flatten().tolist())
@@ -147,9 +145,9 @@ def test_experts(plans: ModuleType, tmp_path: Path) -> None:
     assert not found["no-global"][3]
 
 
-def test_text_controls(plans: ModuleType) -> None:
+def test_text_controls() -> None:
     """Every control gives the classes other vectors than the descriptions do; the seed moves those left to chance."""
-    plan = plans.read_plan(FOLDER / "text-controls.yaml")
+    plan = reader.read_plan(FOLDER / "text-controls.yaml")
     described = {data.name: load(data.name) for data in plan.data}
     banks: dict[tuple[str, str, int], Any] = {}
     for cell in plan.cells():

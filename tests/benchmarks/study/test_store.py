@@ -6,19 +6,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.study import store
+from benchmarks.study.table import read_rows
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.explain.bootstrap import mean_ap
 from ultra_dsmoe.explain.evaluation import ImageStats
 
 
 @pytest.fixture
-def folder(tmp_path: Path, store: ModuleType, fake_stats: Callable[[int], ImageStats]) -> Path:
+def folder(tmp_path: Path, fake_stats: Callable[[int], ImageStats]) -> Path:
     """Return the folder of a cell that was validated."""
     np.savez(tmp_path / "matches.npz", **store.pack(fake_stats(0)))
     (tmp_path / "result.json").write_text('{"mAP50": 0.5}')
@@ -26,7 +27,7 @@ def folder(tmp_path: Path, store: ModuleType, fake_stats: Callable[[int], ImageS
     return tmp_path
 
 
-def test_matches_survive_the_file(store: ModuleType, fake_stats: Callable[[int], ImageStats], tmp_path: Path) -> None:
+def test_matches_survive_the_file(fake_stats: Callable[[int], ImageStats], tmp_path: Path) -> None:
     stats = fake_stats(0)
     stats.tp[2], stats.conf[2], stats.pred_cls[2] = np.zeros((0, 10), bool), np.zeros(0), np.zeros(0)
     np.savez(tmp_path / "m.npz", **store.pack(stats))
@@ -36,7 +37,7 @@ def test_matches_survive_the_file(store: ModuleType, fake_stats: Callable[[int],
     assert back.files == stats.files
 
 
-def test_small_files_give_the_same_map(store: ModuleType, folder: Path) -> None:
+def test_small_files_give_the_same_map(folder: Path) -> None:
     """Many detections, most of them of little confidence, as real nets have: mAP stays, the file shrinks."""
     rng = np.random.default_rng(0)
     labels = [rng.integers(3, size=3).astype(float) for _ in range(200)]
@@ -55,7 +56,7 @@ def test_small_files_give_the_same_map(store: ModuleType, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("table", [None, "", "knockout,map50_change\nhub-constant,-1.5\n"])
-def test_kept(store: ModuleType, folder: Path, fake_stats: Callable[[int], ImageStats], table: str | None) -> None:
+def test_kept(folder: Path, fake_stats: Callable[[int], ImageStats], table: str | None) -> None:
     """Not evaluated, nothing to switch off and a table are three things."""
     if table is not None:
         (folder / "knockout.csv").write_text(table)
@@ -65,7 +66,7 @@ def test_kept(store: ModuleType, folder: Path, fake_stats: Callable[[int], Image
     np.testing.assert_allclose(mean_ap(kept.stats), mean_ap(fake_stats(0)), atol=1e-3)
 
 
-def test_matches_of_another_form(store: ModuleType, folder: Path) -> None:
+def test_matches_of_another_form(folder: Path) -> None:
     """As an earlier version of this file wrote them."""
     with np.load(folder / "matches.npz") as file:
         arrays = {**file, "tp": np.unpackbits(file["tp"], axis=1, count=10).astype(bool)}
@@ -75,14 +76,14 @@ def test_matches_of_another_form(store: ModuleType, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["matches.npz", "result.json", "cell.json"])
-def test_damaged_folder(store: ModuleType, folder: Path, name: str) -> None:
+def test_damaged_folder(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"expected a cell's files; delete the folder to run it .*, got damaged ones"):
         store.gather(folder)
 
 
-def test_damaged_file(store: ModuleType, folder: Path) -> None:
+def test_damaged_file(folder: Path) -> None:
     whole, file = store.gather(folder), folder / "kept.npz"
     for content in (b"", b"PK no archive", whole[:-200], whole[: len(whole) // 2] + bytes(len(whole) // 2)):
         file.write_bytes(content)
@@ -93,7 +94,7 @@ def test_damaged_file(store: ModuleType, folder: Path) -> None:
 
 
 def test_another_checkout(
-    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Table and kept cells are enough for the page; a lost row comes back without a training."""
     run(write())
@@ -112,7 +113,7 @@ def test_another_checkout(
 
 
 def test_damaged_cell(
-    study: ModuleType, host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+    host_class: type[Any], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
 ) -> None:
     """A validation that left half a file fails that cell alone, and says what to do."""
 
@@ -125,5 +126,5 @@ def test_damaged_cell(
     code, out, _ = run(write(seeds=[0]), Cut())
     assert code == 1
     assert f"boards-k2-0 failed: {tmp_path / 'runs' / 'tiny' / 'boards-k2-0'}: expected a cell's files; delete" in out
-    assert [r["cell"] for r in study.read_rows(tmp_path / "out" / "tiny.csv")] == ["boards-yolov8n-0"]
+    assert [r["cell"] for r in read_rows(tmp_path / "out" / "tiny.csv")] == ["boards-yolov8n-0"]
     assert json.loads((tmp_path / "runs" / "tiny" / "boards-k2-0" / "cell.json").read_text())["commit"] == "c0ffee"

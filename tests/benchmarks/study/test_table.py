@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from benchmarks.study import table
 from ultra_dsmoe.errors import DataError
 
 
@@ -39,19 +38,14 @@ def test_damaged_row(
 
 
 @pytest.fixture
-def table(study: ModuleType) -> ModuleType:
-    return sys.modules["study_table"]
-
-
-@pytest.fixture
-def row(table: ModuleType) -> dict[str, Any]:
+def row() -> dict[str, Any]:
     return {**dict.fromkeys(table.COLUMNS, 1), "study": "s", "cell": "c"}
 
 
 @pytest.mark.parametrize("there", [0, 1], ids=["first row", "second row"])
 @pytest.mark.parametrize("fit", [None, 5], ids=["nothing fits", "a part fits"])
 def test_full_disk(
-    table: ModuleType, row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, fit: int | None
+    row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: int, fit: int | None
 ) -> None:
     """A row that does not fit is not written at all, and fits later."""
     file, write = tmp_path / "t.csv", os.write
@@ -74,14 +68,14 @@ def test_full_disk(
     assert len(table.read_rows(file)) == there + 1
 
 
-def test_another_error_is_no_full_disk(table: ModuleType, row: dict[str, Any], tmp_path: Path) -> None:
+def test_another_error_is_no_full_disk(row: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "t.csv").mkdir()
     with pytest.raises(IsADirectoryError):
         table.append_row(tmp_path / "t.csv", row)
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, -1])
-def test_unfinished_header(table: ModuleType, row: dict[str, Any], tmp_path: Path, length: int) -> None:
+def test_unfinished_header(row: dict[str, Any], tmp_path: Path, length: int) -> None:
     """No rows, and the next one brings the header; with anything behind it the file is refused."""
     file = tmp_path / "t.csv"
     file.write_text(table.HEADER[:length])

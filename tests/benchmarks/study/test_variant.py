@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from ultralytics.nn.tasks import yaml_model_load
 
+from benchmarks.study import runner, variant
+from benchmarks.study.checks import file_digest
+from benchmarks.study.data import Data
+from benchmarks.study.models import read_model
+from benchmarks.study.plan import Plan
 from ultra_dsmoe.errors import ConfigError, DataError, TextError
 
 IDENTITY = [-1, 1, "nn.Identity", []]
 KEYS = ("pretrained", "distill_model")
 
 
-@pytest.fixture
-def plans(study: ModuleType) -> ModuleType:
-    return sys.modules["study_plan"]
-
-
-@pytest.fixture
-def variant(study: ModuleType) -> ModuleType:
-    return sys.modules["study_variant"]
-
-
-def test_edited_rows(plans: ModuleType) -> None:
-    model = plans._model({"name": "x", "model": "dsmoe-n", "rows": {"14 CBAM": IDENTITY}, "dsmoe": {"experts": 8}})
+def test_edited_rows() -> None:
+    model = read_model({"name": "x", "model": "dsmoe-n", "rows": {"14 CBAM": IDENTITY}, "dsmoe": {"experts": 8}})
     base, now = yaml_model_load("dsmoe-n.yaml"), yaml.safe_load(model.content)
     rows = [*base["backbone"], *base["head"]]
     changed = [i for i, row in enumerate([*now["backbone"], *now["head"]]) if row != rows[i]]
@@ -39,13 +32,13 @@ def test_edited_rows(plans: ModuleType) -> None:
     assert (model.source, model.name) == ("dsmoe-n.yaml", "x")
 
 
-def test_a_stock_net_can_be_a_base(plans: ModuleType) -> None:
-    model = plans._model({"name": "x", "model": "yolov8n", "rows": {"9 SPPF": IDENTITY}})
+def test_a_stock_net_can_be_a_base() -> None:
+    model = read_model({"name": "x", "model": "yolov8n", "rows": {"9 SPPF": IDENTITY}})
     assert yaml.safe_load(model.content)["backbone"][9] == IDENTITY
 
 
-def test_null_takes_a_key_out_of_the_section(plans: ModuleType) -> None:
-    model = plans._model({"name": "x", "model": "dsmoe-n", "dsmoe": {"cls_loss": "bce", "qfl": None}})
+def test_null_takes_a_key_out_of_the_section() -> None:
+    model = read_model({"name": "x", "model": "dsmoe-n", "dsmoe": {"cls_loss": "bce", "qfl": None}})
     assert "qfl" in yaml_model_load("dsmoe-n.yaml")["dsmoe"]
     section = yaml.safe_load(model.content)["dsmoe"]
     assert "qfl" not in section
@@ -80,13 +73,13 @@ def test_null_takes_a_key_out_of_the_section(plans: ModuleType) -> None:
         ({"overrides": {"dsmoe_text": "zeros"}}, r"did you mean 'zero'"),
     ],
 )
-def test_bad_entries(plans: ModuleType, changes: dict[str, Any], message: str) -> None:
+def test_bad_entries(changes: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, TextError), match=message) as info:
-        plans._model({"name": "x", "model": "dsmoe-n", **changes})
+        read_model({"name": "x", "model": "dsmoe-n", **changes})
     assert "\n" not in str(info.value)
 
 
-def test_shuffled(variant: ModuleType) -> None:
+def test_shuffled() -> None:
     names, prompts = list("abcd"), {"a": ["1"], "b": ["2", "3"], "d": ["4"]}
     assert variant.control_prompts("shuffled", names, prompts, 0) == {"a": ["2", "3"], "b": ["4"], "d": ["1"]}
     assert variant.control_prompts("shuffled", names, prompts, 1) == {"a": ["4"], "b": ["1"], "d": ["2", "3"]}
@@ -94,16 +87,16 @@ def test_shuffled(variant: ModuleType) -> None:
         variant.control_prompts("shuffled", names, {"a": ["1"]}, 0)
 
 
-def make_plan(plans: ModuleType, model: dict[str, Any], **changes: Any) -> Any:
-    data = plans.Data("d", "d.yaml", "0", None, ["a", "b", "c"], {"a": ["1"], "b": ["2"], "c": ["3"]})
+def make_plan(model: dict[str, Any], **changes: Any) -> Any:
+    data = Data("d", "d.yaml", "0", None, ["a", "b", "c"], {"a": ["1"], "b": ["2"], "c": ["3"]})
     sizes = {"epochs": 1, "imgsz": 64, "batch": 2}
     given = {"sizes": sizes, "seeds": [0, 1], "overrides": {}, "baselines": ["x"], **changes}
-    return plans.Plan("s", [plans._model({"name": "x", "model": "dsmoe-n", **model})], [data], **given)
+    return Plan("s", [read_model({"name": "x", "model": "dsmoe-n", **model})], [data], **given)
 
 
-def test_a_cell_is_known_by_its_net_and_texts(plans: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_cell_is_known_by_its_net_and_texts(tmp_path: Path, monkeypatch: Any) -> None:
     def settings(model: dict[str, Any], seed: int = 0) -> dict[str, Any]:
-        plan = make_plan(plans, model)
+        plan = make_plan(model)
         return plan.settings(plan.cells()[seed])
 
     plain, edit = settings({}), settings({"rows": {"14 CBAM": IDENTITY}})
@@ -122,7 +115,7 @@ def test_a_cell_is_known_by_its_net_and_texts(plans: ModuleType, tmp_path: Path,
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_weights_by_variable(plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_weights_by_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     """Known by content: another folder is the same cell, other weights are not; no path gets into the settings."""
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
@@ -130,13 +123,13 @@ def test_weights_by_variable(plans: ModuleType, tmp_path: Path, monkeypatch: pyt
     found = []
     for name in ("one", "two", "three"):
         monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path / name))
-        plan = make_plan(plans, {"overrides": {key: "${STUDY_WEIGHTS}/w.pt"}})
+        plan = make_plan({"overrides": {key: "${STUDY_WEIGHTS}/w.pt"}})
         found.append(plan.settings(plan.cells()[0]))
     assert found[0] == found[1] != found[2]
     assert str(tmp_path) not in str(found)
 
 
-def test_settings_files_by_content(plans: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_files_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts and a distiller's settings are part of a cell by what they say."""
     monkeypatch.setenv("STUDY_FILES", str(tmp_path))
     texts = {"dsmoe_prompts": ("a: [thin]", "a: [thick]"), "dsmoe_kd": ("temperature: 5", "temperature: 6")}
@@ -144,25 +137,23 @@ def test_settings_files_by_content(plans: ModuleType, tmp_path: Path, monkeypatc
         found = []
         for content in contents:
             (tmp_path / "own.yaml").write_text(content)
-            plans.file_digest.cache_clear()
-            plan = make_plan(plans, {"overrides": {key: "${STUDY_FILES}/own.yaml"}})
+            file_digest.cache_clear()
+            plan = make_plan({"overrides": {key: "${STUDY_FILES}/own.yaml"}})
             found.append(plan.settings(plan.cells()[0])[f"{key}_hash"])
         assert found[0] != found[1]
     with pytest.raises(ConfigError, match=r"overrides: dsmoe_kd: expected an existing file, .*gone\.yaml"):
-        make_plan(plans, {"overrides": {"dsmoe_kd": "${STUDY_FILES}/gone.yaml"}})
+        make_plan({"overrides": {"dsmoe_kd": "${STUDY_FILES}/gone.yaml"}})
 
 
-def test_training_reads_the_cells_own_files(
-    study: ModuleType, plans: ModuleType, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_training_reads_the_cells_own_files(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "w.pt").write_text("weights")
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
     entry = {"rows": {"14 CBAM": IDENTITY}, "text": "names", "overrides": dict.fromkeys(KEYS, "${STUDY_WEIGHTS}/w.pt")}
-    plan = make_plan(plans, entry)
-    made, cell = study.Study(plan, tmp_path / "runs", tmp_path), plan.cells()[0]
+    plan = make_plan(entry)
+    made, cell = runner.Study(plan, tmp_path / "runs", tmp_path), plan.cells()[0]
     processes = []
     monkeypatch.setattr(made, "_process", lambda command, folder: processes.append(command))
-    with pytest.raises(study.CellError):  # nothing was trained
+    with pytest.raises(runner.CellError):  # nothing was trained
         made._run_cell(cell, "")
     folder = tmp_path / "runs" / "s" / "d-x-0"
     given = dict(word.split("=", 1) for word in processes[0][2:])

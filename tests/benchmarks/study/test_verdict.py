@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.study import verdict
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.explain.bootstrap import mean_ap
 from ultra_dsmoe.explain.evaluation import ImageStats
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
-
-
-@pytest.fixture(scope="module")
-def verdict(study: ModuleType) -> ModuleType:
-    return sys.modules["study_verdict"]
 
 
 def made_up(
@@ -54,18 +48,18 @@ def made_up(
     return runs
 
 
-def compare(verdict: ModuleType, runs: dict[str, Any], groups: str | None = None, boot: int = 100) -> list[Any]:
+def compare(runs: dict[str, Any], groups: str | None = None, boot: int = 100) -> list[Any]:
     files = next(iter(runs["base"].values())).files
     data = verdict.DataSet("set", runs, verdict.group_numbers(files, groups))
     return verdict.judge([data], [(name, "base") for name in runs if name != "base"], boot=boot)[1]
 
 
-def test_true_difference_has_its_sign_and_size(verdict: ModuleType) -> None:
+def test_true_difference_has_its_sign_and_size() -> None:
     """The difference is that of the mAPs, up and down alike."""
     runs = made_up({"base": 0.780, "up": 0.860, "down": 0.700}, seeds=3, images=200)
     truth = [100 * np.mean([mean_ap(runs[m][s]) - mean_ap(runs["base"][s]) for s in range(3)], 0)
              for m in ("up", "down")]  # fmt: skip
-    found = compare(verdict, runs)
+    found = compare(runs)
     assert [c.measure for c in found] == ["mAP50", "mAP50-95"] * 2
     assert [c.difference for c in found] == pytest.approx(np.concatenate(truth))
     assert all(c.low < c.difference < c.high for c in found)
@@ -73,56 +67,54 @@ def test_true_difference_has_its_sign_and_size(verdict: ModuleType) -> None:
     assert found[2].verdict.startswith("worse by ")
 
 
-def share_found(
-    verdict: ModuleType, skill: float, points: float, roots: int, seeds: int, images: int, sway: float
-) -> tuple[float, float]:
+def share_found(skill: float, points: float, roots: int, seeds: int, images: int, sway: float) -> tuple[float, float]:
     """Return the share of studies that find a true difference with its sign, and the mean difference in points."""
     skills = {"base": skill, "other": skill + points / 100}
     sentence = "better by " if points > 0 else "worse by "
     found, total = 0, 0.0
     for root in range(roots):
         runs = made_up(skills, seeds, images, root, sway, thresholds=THRESHOLDS[:1])
-        first = compare(verdict, runs)[0]
+        first = compare(runs)[0]
         found += first.verdict.startswith(sentence)
         total += first.difference
     return found / roots, total / roots
 
 
 @pytest.mark.parametrize("points", [2, -2])
-def test_true_difference_is_found(verdict: ModuleType, points: int) -> None:
+def test_true_difference_is_found(points: int) -> None:
     """Two points of mAP50: with eight trainings that differ little, and good nets, all of five studies find them."""
-    share, mean = share_found(verdict, 0.9, points, roots=5, seeds=8, images=400, sway=0.003)
+    share, mean = share_found(0.9, points, roots=5, seeds=8, images=400, sway=0.003)
     assert mean == pytest.approx(points, abs=0.4)
     assert share == 1
 
 
 @pytest.mark.slow
-def test_small_studies_miss_two_points(verdict: ModuleType) -> None:
+def test_small_studies_miss_two_points() -> None:
     """Three seeds, 360 images, trainings as far apart as real ones: few of a hundred studies find two points."""
-    share, mean = share_found(verdict, 0.7, 2, roots=100, seeds=3, images=360, sway=0.013)
+    share, mean = share_found(0.7, 2, roots=100, seeds=3, images=360, sway=0.013)
     assert mean == pytest.approx(2, abs=0.6)
     assert 0.05 < share < 0.25
 
 
-def test_nulls_give_few_false_verdicts(verdict: ModuleType) -> None:
+def test_nulls_give_few_false_verdicts() -> None:
     """Equal models whose trainings differ by chance: at most 5 % of 200 studies claim anything."""
     false = 0
     for root in range(200):
         runs = made_up({"base": 0.7, "same": 0.7}, seeds=3, images=20, root=root, sway=0.04, classes=1)
-        found = compare(verdict, runs, boot=50)
+        found = compare(runs, boot=50)
         false += any(not c.verdict.startswith("no evidence") for c in found)
     assert false <= 10
 
 
-def test_equal_runs(verdict: ModuleType) -> None:
+def test_equal_runs() -> None:
     """The same net twice: nothing at all, and no division by zero."""
     runs = made_up({"base": 0.7}, seeds=2, images=20)
-    found = compare(verdict, {**runs, "same": runs["base"]})
+    found = compare({**runs, "same": runs["base"]})
     assert [(c.difference, c.low, c.high, c.p_holm) for c in found] == [(0, 0, 0, 1)] * 2
     assert found[0].verdict == "no evidence of a difference (+0.0 to +0.0 points)"
 
 
-def test_interval_knows_of_seeds(verdict: ModuleType) -> None:
+def test_interval_knows_of_seeds() -> None:
     """Trainings that differ widen the interval by Student's t; of one seed only images are known."""
     points = np.array([[0.5, 0.3], [0.6, 0.3], [0.7, 0.3]])
     still = np.repeat(points[:, None], 20_000, 1)  # no spread over images
@@ -134,7 +126,7 @@ def test_interval_knows_of_seeds(verdict: ModuleType) -> None:
     assert one.low[0] == one.high[0] == pytest.approx(0.5)
 
 
-def test_groups_stay_together(verdict: ModuleType) -> None:
+def test_groups_stay_together() -> None:
     files = ["a/10_1.png", "a/10_2.png", "b/7_1.png", "plain.png"]
     groups = verdict.group_numbers(files, r"^(\d+)_")
     assert groups[0] == groups[1]
@@ -148,12 +140,12 @@ def test_groups_stay_together(verdict: ModuleType) -> None:
     for run in (r for by in runs.values() for r in by.values()):
         for name in ("tp", "conf", "pred_cls", "target_cls"):
             setattr(run, name, [getattr(run, name)[i - i % 4] for i in range(640)])
-    alone, together = (compare(verdict, runs, groups)[0] for groups in (None, r"^(\d+)_"))
+    alone, together = (compare(runs, groups)[0] for groups in (None, r"^(\d+)_"))
     assert 1.6 < (together.high - together.low) / (alone.high - alone.low) < 2.7
     assert together.p > alone.p or together.p > 0.05
 
 
-def test_swaps_against_all_of_them(verdict: ModuleType) -> None:
+def test_swaps_against_all_of_them() -> None:
     """With six images the p of random swaps is near that of all 64, counted with the host's own function."""
     runs = made_up({"base": 0.4, "other": 0.95}, seeds=1, images=6)
     a, b = runs["other"][0], runs["base"][0]
@@ -172,22 +164,22 @@ def test_swaps_against_all_of_them(verdict: ModuleType) -> None:
     assert p == pytest.approx(exact, abs=0.03)
 
 
-def test_correction_leaves_room(verdict: ModuleType) -> None:
+def test_correction_leaves_room() -> None:
     """Of ever so many comparisons, as few resamples as may be still allow a verdict on a great difference."""
     runs = made_up({"base": 0.3} | {f"m{i}": 0.95 for i in range(8)}, seeds=3, images=20, classes=1)
-    found = compare(verdict, runs, boot=20)
+    found = compare(runs, boot=20)
     assert len(found) == 16
     assert all(c.verdict.startswith("better by ") for c in found)
 
 
-def test_holm(verdict: ModuleType) -> None:
+def test_holm() -> None:
     """By hand: 0.01 x 4, 0.02 x 3, then never smaller than the one before."""
     np.testing.assert_allclose(verdict.holm([0.03, 0.01, 0.02, 0.9]), [0.06, 0.04, 0.06, 0.9])
     np.testing.assert_allclose(verdict.holm([0.9, 0.8]), [1, 1])
     assert len(verdict.holm([])) == 0
 
 
-def test_steps(verdict: ModuleType) -> None:
+def test_steps() -> None:
     """Three nets, each compared with the one before: the two differences add up to that of the ends."""
     runs = made_up({"a": 0.5, "b": 0.6, "c": 0.7}, seeds=2, images=60)
     data = verdict.DataSet("set", runs, verdict.group_numbers([str(i) for i in range(60)], None))
@@ -200,11 +192,11 @@ def test_steps(verdict: ModuleType) -> None:
     assert found["c", "a"] > 5
 
 
-def test_no_verdict_on_one_seed(verdict: ModuleType) -> None:
+def test_no_verdict_on_one_seed() -> None:
     """However great the difference; nor does it count among the comparisons that are corrected for."""
     runs = made_up({"base": 0.3, "one": 0.95, "two": 0.95}, seeds=2, images=60)
     del runs["one"][1]
-    one, _, two, _ = compare(verdict, runs)
+    one, _, two, _ = compare(runs)
     assert (one.model, one.seeds, two.model, two.seeds) == ("one", 1, "two", 2)
     assert one.low > 10
     assert one.verdict.startswith("no verdict on one seed (+")
@@ -221,12 +213,12 @@ def test_no_verdict_on_one_seed(verdict: ModuleType) -> None:
         (0.1, 2.0, 0.06, "no evidence of a difference after correction (+0.1 to +2.0 points)"),
     ],
 )
-def test_sentences(verdict: ModuleType, low: float, high: float, p: float, sentence: str) -> None:
+def test_sentences(low: float, high: float, p: float, sentence: str) -> None:
     assert verdict.Comparison("d", "m", "base", "mAP50", 0.0, low, high, p, p, 3).verdict == sentence
 
 
-def test_other_images(verdict: ModuleType) -> None:
+def test_other_images() -> None:
     runs = made_up({"base": 0.7, "other": 0.7}, seeds=1, images=8)
     runs["other"][0].files[3] = "elsewhere.png"
     with pytest.raises(DataError, match=r"^set: other, seed 0: expected the images and labels that base, seed 0 was"):
-        compare(verdict, runs)
+        compare(runs)

@@ -6,11 +6,11 @@ import csv
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from study_plan import Plan
-from study_store import Kept
-
 from ultra_dsmoe.explain.catalogue import CONTROL
 from ultra_dsmoe.explain.catalogue import KNOCKOUTS as CATALOGUE
+
+from .plan import Plan
+from .store import Kept
 
 EARNS = "earns its place"  # the verdict of `ultra_dsmoe.explain.knockout`
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -17,8 +17,8 @@ from ultra_dsmoe.plugin import keys
 from ultra_dsmoe.plugin.rows import is_ours
 from ultra_dsmoe.text.prompts import class_prompts
 
-if TYPE_CHECKING:
-    from study_plan import Cell, Model, Plan
+from .models import Model
+from .plan import Cell, Plan
 
 
 def check_arguments(plan: Plan) -> None:

@@ -13,13 +13,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from study_knockouts import knockout_table
-from study_plan import Plan
-from study_store import KEPT, Kept, read_kept
-from study_verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, group_numbers, judge
 
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.explain.evaluation import write_files
+
+from .knockouts import knockout_table
+from .plan import Plan
+from .store import KEPT, Kept, read_kept
+from .verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, group_numbers, judge
 
 DPI = 150
 WIDTH, ROW, REST = 4.6, 0.55, 1.5  # inches: of a panel, of a model's line, of title and axis

@@ -1,49 +1,35 @@
-"""Train and validate all that a study file names, and say what came out: ``python -m benchmarks.study STUDY.yaml``.
-
-Every cell (model x data x seed) is trained by ``yolo train`` and validated in processes of its own, so that one that
-crashes takes nothing with it. A study that was stopped is started by the same command: finished cells are not run
-again, a begun one goes on from its last checkpoint. One row per finished run goes to ``OUT/NAME.csv``, what was seen
-per image to ``OUT/cells``: a cell that another study has run with the same settings is taken from there. Means,
-verdicts against the baseline and a picture go to ``OUT/NAME.md`` and ``OUT/NAME.png``. What a study file holds:
-`study_plan`; how models are compared: `study_verdict`; what is kept of a cell: `study_store`.
-"""
+"""The run matrix: brings every cell of a plan to its end and keeps what came out."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
+from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.explain.evaluation import write_files
 
-from interleaved import positive
-from study_checks import digest
-from study_memory import Memory, memory_for
-from study_plan import FILES, Cell, Plan, read_plan
-from study_report import write_report
-from study_store import KEPT, KNOCKOUTS, MATCHES, RESULT, gather, read_kept
-from study_table import append_row, read_rows, room
-
-from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
-from ultra_dsmoe.explain.evaluation import output_folder, write_files
+from .checks import digest
+from .memory import Memory, memory_for
+from .overrides import FILES
+from .plan import Cell, Plan
+from .store import KEPT, KNOCKOUTS, MATCHES, RESULT, gather, read_kept
+from .table import append_row, read_rows, room
 
 STARTS_PLUGINS = (2, 5)  # the first torch that loads what is registered with it
-RUNS = "runs/studies"
 FINISHED = -1  # what the host writes as epoch of a checkpoint whose training is over
 STAGES = ("new", "begun", "trained", "validated", "kept", "finished")
 
@@ -243,7 +229,7 @@ class Study:
         if stage in ("new", "begun"):
             self._process(self._train_command(cell, resume=stage == "begun"), folder)
         more = ["--knockouts"] if self.plan.knockouts else []
-        self._process([sys.executable, str(Path(__file__).with_name("study_cell.py")), *more, str(folder)], folder)
+        self._process([sys.executable, str(Path(__file__).with_name("cell.py")), *more, str(folder)], folder)
 
     def _train_command(self, cell: Cell, resume: bool) -> list[str]:
         """Return the words of a training."""
@@ -336,60 +322,3 @@ def duration(seconds: float) -> str:
     """Return a time in words."""
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
-def results() -> str:
-    """Return where table, page and picture go by default: into the docs of a checkout, else beside the trainings."""
-    return "docs/results" if Path.cwd() == Path(__file__).resolve().parents[1] else RUNS
-
-
-def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the arguments."""
-    parser = argparse.ArgumentParser(description="Train, validate and compare all that a study file names.")
-    parser.add_argument("study", type=Path, metavar="STUDY.yaml")
-    parser.add_argument("--out", default=results(), metavar="FOLDER", help="table, page, picture (%(default)s)")
-    parser.add_argument("--runs", default=RUNS, type=Path, metavar="FOLDER", help="trainings (%(default)s)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="changes",
-                        help="in place of what the file says: --set name=peers-640 imgsz=640 device=0")  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="check everything and say what is left, run nothing")
-    parser.add_argument("--report", action="store_true", help="write the page of what is finished, train nothing")
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N",
-                        help="cells side by side, as many of them as memory allows (%(default)s)")  # fmt: skip
-    return parser.parse_args(argv)
-
-
-def _interrupted(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main() -> int:
-    """Run a study; 1 where something was wrong or a cell failed."""
-    args = parsed()
-    try:
-        plan = read_plan(args.study, args.changes)
-        study = Study(plan, args.runs, output_folder(Path("study.pt"), args.out, ""))
-        yolo_command()
-        if args.dry_run:
-            print("\n".join(f"{cell.name}: {study.stage(cell)}" for cell in plan.cells()))
-            return 0
-        signal.signal(signal.SIGTERM, _interrupted)
-        with room(study.folder, "the files of its cells"):
-            failed = study.run(args.jobs, train=not args.report)
-        rows = [study.rows[c.name] for c in plan.cells() if c.name in study.rows]
-        if rows:
-            with room(study.out, "page and picture"):
-                print("\n".join(write_report(plan, rows, study.out)))
-    except DSMoEError as e:
-        print(f"study: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("study: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    if failed:
-        print(f"study: {len(failed)} of {len(plan.cells())} cells failed; the same command tries again",
-              file=sys.stderr)  # fmt: skip
-    return bool(failed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from study_checks import SIZES, digest, known, pinned, plain, whole
 
 from ultra_dsmoe.errors import ConfigError, DataError, did_you_mean
 from ultra_dsmoe.explain.evaluation import quiet
+
+from .checks import SIZES, digest, known, pinned, plain, whole
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Validate the best checkpoint of one finished training and keep what was seen per image.
 
-Runs in a process of its own: ``python study_cell.py FOLDER [--knockouts]``, where the folder holds ``cell.json`` and
+Runs in a process of its own: ``python cell.py FOLDER [--knockouts]``, where the folder holds ``cell.json`` and
 the host's ``train/``. Writes ``matches.npz``, then ``result.json``, then the knock-outs' ``knockout.csv``, each
 complete or not at all; what is there already is not made again.
 """
@@ -11,13 +11,15 @@ import argparse
 import csv
 import importlib.metadata
 import json
+import sys
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from study_store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # runs as a script
 
+from benchmarks.study.store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
 from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import CONTROL, applicable
 from ultra_dsmoe.explain.evaluation import Collector, Evaluation, ImageStats, quiet, write_files
