@@ -43,8 +43,9 @@ class Model:
 def beside(file: Path, entry: dict[str, Any]) -> dict[str, Any]:
     """Return a model's entry with a file that lies beside the study file by its path from here."""
     source = entry.get("model")
-    beside = isinstance(source, str) and (file.parent / source).is_file()
-    return {**entry, "model": str(file.parent / source)} if beside else entry
+    if isinstance(source, str) and (file.parent / source).is_file():
+        return {**entry, "model": str(file.parent / source)}
+    return entry
 
 
 def is_absent(entry: dict[str, Any]) -> bool:
