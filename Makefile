@@ -56,7 +56,7 @@ format: $(READY) ## let ruff mend what it can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-typecheck: $(READY) ## mypy on the package
+typecheck: $(READY) ## mypy on the package and the studies
 	$(BIN)/python -m mypy
 
 unit: $(READY) ## the tests, on the installed Ultralytics

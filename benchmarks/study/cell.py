@@ -58,11 +58,13 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     args = {k: settings[k] for k in ALSO_VALIDATION if k in settings}
     args |= {"task": "detect", "mode": "val", "model": str(best), "plots": False, "rect": True, "split": "val"}
     with TemporaryDirectory() as folder, ExitStack() as stack, quiet():
-        net = YOLO(str(best)).model.float().eval()
+        net: Any = YOLO(str(best)).model
+        net.float().eval()
         collector = Collector(stack, nullcontext(), dataloader=None, save_dir=Path(folder), args=args)
         collector(model=net)
     box = collector.metrics.box
-    ap = {collector.names[c]: float(a) for c, a in zip(box.ap_class_index, box.ap, strict=True)}
+    names: Any = collector.names  # None before a validation
+    ap = {names[c]: float(a) for c, a in zip(box.ap_class_index, box.ap, strict=True)}
     info = getattr(net, "text_info", None) or {}
     scores = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "precision": float(box.mp),
               "recall": float(box.mr)}  # fmt: skip

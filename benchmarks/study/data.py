@@ -104,7 +104,7 @@ def data_digest(content: dict[str, Any]) -> str:
     texts = yaml.safe_dump([content.get(key) for key in ("prompts", "taxonomy")])  # in alphabetical order
     parts = [repr(sorted(content["names"].items())), texts]
     for split in ("train", "val"):
-        images = list_images(content.get(split))
+        images: list[str | Path] = [*list_images(content.get(split))]
         if not images:
             raise DataError("data", f"images in its '{split}' split", str(content.get(split)))
         for image, label in zip(images, map(Path, img2label_paths(images)), strict=True):

@@ -198,7 +198,8 @@ def _panel(axes: Axes, plan: Plan, data: str, rows: Sequence[dict[str, Any]], me
         ends = np.array([[e.mean[i] - max(e.low[i], 0), min(e.high[i], 1) - e.mean[i]] for _, e in have]).T
         axes.errorbar(mean, [y for y, _ in have], xerr=ends, fmt="o", color=colour, capsize=3, label=measure)
         single = [(r[measure], models.index(r["model"]) + shift + BELOW) for r in rows if r["data"] == data]
-        axes.scatter(*zip(*single, strict=True), s=12, color=colour, alpha=0.5, linewidths=0)
+        x, y = zip(*single, strict=True)
+        axes.scatter(x, y, s=12, color=colour, alpha=0.5, linewidths=0)
     axes.set_yticks(range(len(models)), models)
     axes.set_ylim(len(models) - 0.5, -0.5)  # the first on top
     axes.set_xlim(left=0)

@@ -104,7 +104,8 @@ class Study:
         for row in read_rows(self.table):
             if row["cell"] in self.rows:
                 raise DataError(str(self.table), "one row per cell; delete all but one", f"{row['cell']} twice")
-            if cell := cells.get(row["cell"]):
+            if row["cell"] in cells:
+                cell = cells[row["cell"]]
                 self.rows[cell.name] = row
                 if row["settings_hash"] != self._hash(cell):
                     raise self._changed(cell, {"settings_hash": row["settings_hash"]})

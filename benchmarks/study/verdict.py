@@ -224,10 +224,13 @@ def judge(
             change = np.stack([points[model][s] - points[other][s] for s in seeds])
             spread = np.stack([drawn[model][s] - drawn[other][s] for s in seeds])
             e = estimate(change, spread, n, rng)
-            p = swap_p(*([data.runs[m][s] for s in seeds] for m in (model, other)), data.groups, swaps, rng)
+            ours, theirs = ([data.runs[m][s] for s in seeds] for m in (model, other))
+            p = swap_p(ours, theirs, data.groups, swaps, rng)
             for i, measure in enumerate(MEASURES):
-                numbers = (100 * float(v[i]) for v in e)
-                found.append(Comparison(data.name, model, other, measure, *numbers, float(p[i]), 1.0, len(seeds)))
+                mean, low, high = (100 * float(v[i]) for v in e)
+                found.append(
+                    Comparison(data.name, model, other, measure, mean, low, high, float(p[i]), 1.0, len(seeds))
+                )
     judged = [i for i, c in enumerate(found) if c.seeds > 1]
     for i, p in zip(judged, holm([found[i].p for i in judged]), strict=True):
         found[i] = replace(found[i], p_holm=float(p))
