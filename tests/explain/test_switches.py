@@ -13,7 +13,7 @@ from ultra_dsmoe.explain.switches import drawn, exchanged, most_used
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
+from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
@@ -95,11 +95,11 @@ def test_control_and_recording_change_nothing(net, images):
     [
         ("mixture-constant", SparseMoE),
         ("hyperbolic-constant", HyperbolicFusion),
-        ("hub-constant", FeatureAggregation),
+        ("hub-constant", HubInject),
     ],
 )
 def test_constant_is_the_mean_of_all_batches(net, images, name, kind):
-    (block,) = blocks(net, kind)
+    block = blocks(net, kind)[0]  # of the HubInject rows the first, which ends the hub; the others feed the levels
     record, outputs = Record(), []
     handle = block.register_forward_hook(lambda m, args, out: outputs.append(out))
     with recording(net, record):

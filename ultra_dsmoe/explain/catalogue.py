@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from ultra_dsmoe.explain import switches
-from ultra_dsmoe.explain.record import blocks, head_attentions
+from ultra_dsmoe.explain.record import blocks, head_attentions, hub_outputs
 from ultra_dsmoe.explain.switches import Find, Switch
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
@@ -48,7 +47,7 @@ def several_classes(find: Find) -> Find:
     return lambda net: [m for m in find(net) if m.nc > 1]
 
 
-MIXTURE, FUSION, GATE, HUB = of(SparseMoE), of(HyperbolicFusion), of(ExpertGate), of(FeatureAggregation)
+MIXTURE, FUSION, GATE = of(SparseMoE), of(HyperbolicFusion), of(ExpertGate)
 VECTORS = switches.text_rows
 CONTROL = "control"  # evaluated last: it also shows that all the others gave everything back
 
@@ -115,10 +114,10 @@ _ALL = (
     ),
     Knockout(
         "hub-constant",
-        "hub output O replaced by its mean",
+        "hub output replaced by its mean",
         "a FeatureAggregation row",
-        HUB,
-        switches.constant(HUB),
+        hub_outputs,
+        switches.constant(hub_outputs),
     ),
     Knockout(
         "attention-off",

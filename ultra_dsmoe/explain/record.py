@@ -13,6 +13,7 @@ from ultralytics.nn.modules import Detect
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
+from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
@@ -63,6 +64,14 @@ def head_attentions(net: nn.Module) -> list[DualAttention]:
     return [m for head in blocks(net, Detect) for m in blocks(head, DualAttention)]
 
 
+def hub_outputs(net: nn.Module) -> list[nn.Module]:
+    """Return what ends the hub: `FeatureAggregation`, or the row behind it that adds O to the map the experts read."""
+    injects = blocks(net, HubInject)
+    fed = {m.f[1]: m for m in injects if hasattr(m, "f")}  # by the number of the row whose output is handed on
+    behind = [(m, fed.get(getattr(m, "i", None))) for m in blocks(net, FeatureAggregation)]
+    return [m if end is None or end.i not in fed else end for m, end in behind]
+
+
 @contextmanager
 def recording(net: nn.Module, record: Record) -> Iterator[None]:
     """Fill ``record`` while the block runs; the network computes what it always does."""
@@ -78,8 +87,8 @@ def recording(net: nn.Module, record: Record) -> Iterator[None]:
         record.gates.setdefault(m, []).append(out.detach().float().cpu())
 
     with ExitStack() as stack:
-        stages = (SparseMoE, HyperbolicFusion, FeatureAggregation)
-        handles = [m.register_forward_hook(output) for kind in stages for m in blocks(net, kind)]
+        stages = [*blocks(net, SparseMoE), *blocks(net, HyperbolicFusion), *hub_outputs(net)]
+        handles = [m.register_forward_hook(output) for m in stages]
         handles += [m.register_forward_hook(attention) for m in head_attentions(net)]
         handles += [m.register_forward_hook(gate) for m in blocks(net, ExpertGate)]
         for handle in handles:

@@ -1,4 +1,4 @@
-"""Hand the hub's output to one level of the pyramid."""
+"""Add the hub's output to a level of the pyramid, or the experts' output to the map that they were given."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 class HubInject(nn.Module):
     """Add the resized, projected hub output to a pyramid level: ``X_l' = X_l + BN(Conv1x1(Resize(Y)))``.
 
-    Source: [DSMoE] Eq. 28, 29 (28, the projection of O, is the YAML's Conv row before this one). Adding to the inputs
-    of an ordinary PAN neck, the batch normalisation and its gain are our choice. From scratch a share of 0.2 is right:
-    as large as the level (1), the untrained hub hides it and boxes are learned later; a projection without
-    normalisation that starts at zero is not taken up (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the
-    net begins as the YOLO they come from.
+    Source: [DSMoE] Eq. 28, 29. Adding to the inputs of an ordinary PAN neck, the batch normalisation and its gain are
+    our choice, and so is ``Y = X + BN(Conv1x1(O))`` as the projection of Eq. 28: with O in its place, X is learned
+    through the experts only, and later. From scratch a share of 0.2 is right: as large as the level (1), the untrained
+    hub hides it and boxes are learned later; a projection without normalisation that starts at zero is not taken up
+    (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the net begins as the YOLO they come from.
     """
 
     def __init__(self, c_level: int, c_hub: int, scale: float, gain: float = 1.0) -> None:
