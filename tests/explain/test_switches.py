@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ultra_dsmoe.explain.catalogue import CONTROL, KNOCKOUTS, applicable
-from ultra_dsmoe.explain.record import Record, blocks, head_attentions, recording
+from ultra_dsmoe.explain.record import Record, blocks, head_attentions, hub_outputs, recording
 from ultra_dsmoe.explain.switches import drawn, exchanged, most_used
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.head.dual_attention import DualAttention
@@ -109,6 +109,13 @@ def test_constant_is_the_mean_of_all_batches(net, images, name, kind):
     mean = torch.cat(outputs).mean((0, 2, 3))
     ((_, out),) = spied(net, images, [block], name=name, record=record)
     torch.testing.assert_close(out, mean[None, :, None, None].expand_as(out))
+
+
+@pytest.mark.parametrize(("model", "row"), [("dsmoe-n", 21), ("dsmoe-p2", 21), ("yolov8n-dsmoe", 18)])
+def test_the_hub_ends_behind_the_way_past_its_experts(model, row):
+    """Else its knock-out would leave X, which reaches the levels all the same."""
+    net = DSMoEModel(f"{model}.yaml", nc=2, verbose=False)
+    assert hub_outputs(net) == [net.model[row]]
 
 
 def test_random_routes_keep_the_weights_and_depend_on_the_seed_alone(net, images):
