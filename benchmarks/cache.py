@@ -41,9 +41,9 @@ def copied(data: str | None, folder: Path, images: int, pixels: int) -> str:
     from ultralytics.data.utils import check_det_dataset
 
     if data is None:
-        from ultra_dsmoe.data import pcb_demo
+        from ultra_dsmoe.data.boards import demo
 
-        pcb_demo.generate(folder, train=images, val=1, seed=0, size=pixels)
+        demo.generate(folder, train=images, val=1, seed=0, size=pixels)
         return str(next(folder.glob("*.yaml")))
     found = check_det_dataset(data)
     files = sorted(p for p in Path(found["train"]).rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png", ".bmp"})

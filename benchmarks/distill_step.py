@@ -45,7 +45,7 @@ def forward_of(teacher: nn.Module, images: Tensor) -> Callable[[], None]:
 
 def candidates(student: str, teacher: str, batch: int, imgsz: int, device: torch.device) -> dict[str, Any]:
     """Return what is timed, by name."""
-    from ultra_dsmoe.train.distillation import FeatureDistillation
+    from ultra_dsmoe.train.distill_wrapper import FeatureDistillation
 
     alone, taught_by = net_of(student, device), net_of(teacher, device).eval().requires_grad_(False)
     data = drawn_batch(batch, imgsz, alone.yaml["nc"], device)

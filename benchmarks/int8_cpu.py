@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
 
 from interleaved import TIMES, Timing, arguments, caution, image_size, interleave, positive, table, write_json
 
-from ultra_dsmoe.explain.evaluation import quiet
-from ultra_dsmoe.export.gate import map_of
+from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.export.images import split_images, spread
 from ultra_dsmoe.export.openvino_folder import SUFFIX, save_openvino
+from ultra_dsmoe.export.parity_verdict import map_of
 from ultra_dsmoe.export.quantize import IMAGES, quantize
 from ultra_dsmoe.logs import at_level
-from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.model.detector import DSMoEModel
 
 LOSS = 1.0  # points of mAP50-95 that INT8 may cost
 MODES = ("static", "gather")

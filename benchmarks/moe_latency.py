@@ -99,7 +99,7 @@ def exported(row: Row, inputs: tuple[Tensor, Tensor]) -> bytes:
     import onnx
     import onnxslim
 
-    from ultra_dsmoe.plugin.exporting import OPSET, traced
+    from ultra_dsmoe.export.exporting import OPSET, traced
 
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad(), traced():

@@ -40,8 +40,8 @@ from interleaved import (
     write_json,
 )
 
-from ultra_dsmoe.data import pcb_demo
-from ultra_dsmoe.explain.evaluation import quiet
+from ultra_dsmoe.data.boards import demo
+from ultra_dsmoe.evaluate.evaluation import quiet
 
 PEERS = {"dsmoe-n": ("yolo11n", 1.2), "dsmoe-s": ("yolov8s", 1.0), "dsmoe": ("yolov8m", 0.9)}  # and the bar
 MODES = ("gather", "static")
@@ -115,7 +115,7 @@ def gflops(net: torch.nn.Module, imgsz: int) -> float:
 def boards(folder: Path) -> Path:
     """Return the data YAML of a generated board set in ``folder``."""
     file = folder / "boards" / "data.yaml"
-    return file if file.exists() else pcb_demo.generate(file.parent, train=1, val=ROUTED, size=pcb_demo.MIN_SIZE)
+    return file if file.exists() else demo.generate(file.parent, train=1, val=ROUTED, size=demo.MIN_SIZE)
 
 
 def kept_experts(file: Path) -> list[list[int]] | None:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # as a script and with -m alike
 
 from interleaved import TIMES, Bar, Timing, arguments, caution, image_size, interleave, positive, table, write_json
 
-from ultra_dsmoe.explain.evaluation import quiet
+from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.nn import SparseMoE
 from ultra_dsmoe.nn.neck.experts import GLOBAL_POOLS, LOCAL_KERNEL
 

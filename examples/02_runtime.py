@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 
 from ultra_dsmoe.errors import DSMoEError
-from ultra_dsmoe.export.runtime import Runtime
+from ultra_dsmoe.runtime.detector import Runtime
 
 RED = (0, 0, 255)
 try:

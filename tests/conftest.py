@@ -47,6 +47,9 @@ os.environ.update(
 for _variable in ("ULTRA_DSMOE_DISABLE", "TORCH_DEVICE_BACKEND_AUTOLOAD", "ULTRALYTICS_SAFE_LOAD"):
     os.environ.pop(_variable, None)  # the user's own switches would change what is tested
 
+# Fixtures that several folders share; imported behind the lines above.
+pytest_plugins = ("checkpoint_fixtures", "export_fixtures", "training_fixtures")
+
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove this process's settings and caches."""
@@ -85,10 +88,10 @@ def _once(folder: Path, make: Callable[[Path], object]) -> Path:
 @pytest.fixture(scope="session")
 def tiny_boards(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """Return the data YAML of a generated board set: 8 training and 4 validation images of 96 px, all six defects."""
-    from ultra_dsmoe.data import pcb_demo
+    from ultra_dsmoe.data.boards import demo
 
     folder = _shared_folder(tmp_path_factory, pytestconfig) / "tiny-boards"
-    _once(folder, lambda root: pcb_demo.generate(root, train=8, val=4, seed=SEED, size=BOARD_PIXELS))
+    _once(folder, lambda root: demo.generate(root, train=8, val=4, seed=SEED, size=BOARD_PIXELS))
     return next(folder.glob("*.yaml"))
 
 

@@ -4,12 +4,14 @@ Importing this package, by hand or through torch's entry points, puts the plugin
 public names below are imported when they are first asked for.
 """
 
+from ultra_dsmoe.aliases import install as install_aliases
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "ConfigError": "ultra_dsmoe.errors",
     "DSMoEError": "ultra_dsmoe.errors",
-    "DSMoEModel": "ultra_dsmoe.train.model",
+    "DSMoEModel": "ultra_dsmoe.model.detector",
     "DSMoETrainer": "ultra_dsmoe.train.trainer",
     "RowContext": "ultra_dsmoe.nn.registry",
     "RowPlan": "ultra_dsmoe.nn.registry",
@@ -38,4 +40,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
+install_aliases()  # also where the plugin is switched off: checkpoints still name our classes
 _torch_autoload()

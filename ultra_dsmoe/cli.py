@@ -12,14 +12,14 @@ import ultra_dsmoe  # noqa: F401  # puts the plugin into the host also where tor
 from ultra_dsmoe.plugin.entry import one_line_errors
 
 SUBCOMMANDS = {
-    "data": "ultra_dsmoe.data.cli",
+    "data": "ultra_dsmoe.commands.data",
     "distill-masks": "ultra_dsmoe.explain.distill_masks",
-    "data sizes": "ultra_dsmoe.explain.box_sizes",
-    "edge": "ultra_dsmoe.export.cli",
+    "data sizes": "ultra_dsmoe.commands.data_sizes",
+    "edge": "ultra_dsmoe.commands.edge",
     "knockout": "ultra_dsmoe.explain.knockout",
     "pictures": "ultra_dsmoe.explain.pictures",
     "routing": "ultra_dsmoe.explain.routing_map",
-    "text": "ultra_dsmoe.explain.text_cli",
+    "text": "ultra_dsmoe.commands.text",
     "topk": "ultra_dsmoe.explain.topk",
 }
 

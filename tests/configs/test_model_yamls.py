@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
-from ultra_dsmoe.train.model import DSMoEModel
 
 CFG = Path(__file__).resolve().parents[2] / "cfg" / "models"
 MODELS = {

@@ -14,7 +14,7 @@ import torch
 import yaml
 from ultralytics import YOLO
 
-from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.model.detector import DSMoEModel
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ("imgsz=64", "workers=0", "device=cpu")

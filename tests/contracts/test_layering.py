@@ -38,12 +38,12 @@ FORBIDDEN = {
 # Reached from the hook on ultralytics.nn.tasks, which the host imports from inside engine.model: an import of these
 # at module level would be circular.
 ENGINE = (f"{HOST}.engine", f"{HOST}.models")
-BELOW_ENGINE = ("ultra_dsmoe.train.model", "ultra_dsmoe.train.criterion", "ultra_dsmoe.nn", "ultra_dsmoe.losses")
+BELOW_ENGINE = ("ultra_dsmoe.model.detector", "ultra_dsmoe.model.criterion", "ultra_dsmoe.nn", "ultra_dsmoe.losses")
 MUTATORS = {"setdefault", "update", "pop", "append", "extend", "insert", "remove", "clear", "__setattr__", "setattr"}
 
 
 def module_name(path: str) -> str:
-    """``nn/neck/cbam.py`` -> ``ultra_dsmoe.nn.neck.cbam``."""
+    """``nn/neck/cbam.py`` -> ``ultra_dsmoe.nn.attention.cbam``."""
     parts = ["ultra_dsmoe", *Path(path).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -217,7 +217,7 @@ def test_model_side_stays_below_the_engine(start: str) -> None:
         ("nn/neck/a.py", "from ...text import bank", "nn may not import text"),
         ("nn/a.py", "from ultralytics.engine.trainer import BaseTrainer", "nn may not import ultralytics.engine"),
         ("nn/a.py", "from ultralytics import engine", "nn may not import ultralytics"),
-        ("losses/a.py", "import ultra_dsmoe.train.criterion as c", "losses may not import train"),
+        ("losses/a.py", "import ultra_dsmoe.model.criterion as c", "losses may not import train"),
         ("train/a.py", "from ultra_dsmoe.plugin import routing", "train may not import plugin"),
         ("export/a.py", "import ultra_dsmoe.cli", "export may not import cli"),
         ("export/a.py", "from ultra_dsmoe.plugin import keys", "export may not import plugin"),
@@ -258,6 +258,6 @@ def test_planted_engine_import_is_found_through_a_package() -> None:
         "train/trainer.py": "from ultralytics.models.yolo.detect import DetectionTrainer",
         "train/model.py": "import torch",
     }
-    assert engine_chains("ultra_dsmoe.train.model", sources)
+    assert engine_chains("ultra_dsmoe.model.detector", sources)
     sources["train/__init__.py"] = "def trainer():\n    from ultra_dsmoe.train.trainer import DSMoETrainer"
-    assert not engine_chains("ultra_dsmoe.train.model", sources)
+    assert not engine_chains("ultra_dsmoe.model.detector", sources)

@@ -7,7 +7,7 @@ exactly these columns::
 
     | Eq. | What | Function | Test | Status |
     |---|---|---|---|---|
-    | 6-8 | attention | `ultra_dsmoe.nn.neck.cbam:CBAM.forward` | `tests/nn/test_cbam.py::test_value` | deviates: why |
+    | 6-8 | pick | `ultra_dsmoe.nn.neck.pick:Pick.forward` | `tests/nn/neck/test_pick.py::test_value` | deviates: why |
     | 33, 34 | CIoU | `ultralytics.utils.metrics:bbox_iou` | `tests/losses/test_box.py::TestCIoU::test_value` | host |
     | 35 | gray transform | - | - | not built: comes with the data tools |
     | L_align | alignment | `ultra_dsmoe.losses.alignment:align` | `tests/losses/test_a.py::test_b` | ours: why |

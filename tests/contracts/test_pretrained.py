@@ -15,9 +15,9 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, SETTINGS
 
 from ultra_dsmoe.errors import DSMoEError, WeightsError
+from ultra_dsmoe.model import pretrained
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
-from ultra_dsmoe.train import pretrained
-from ultra_dsmoe.train.model import DSMoEModel
 from ultra_dsmoe.train.trainer import DSMoETrainer
 
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "verbose": False, "epochs": 1}

@@ -114,4 +114,4 @@ def test_model_trains_from_an_empty_folder(clean: Environment, tmp_path: Path, t
     best = tmp_path / "run" / "weights" / "best.pt"
     assert best.is_file()
     code = f"from ultralytics import YOLO; print(type(YOLO({str(best)!r}).model).__module__)"
-    assert clean.run("-c", code, cwd=tmp_path).strip().endswith("ultra_dsmoe.train.model")
+    assert clean.run("-c", code, cwd=tmp_path).strip().endswith("ultra_dsmoe.model.detector")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ultra_dsmoe.data import packaged
-from ultra_dsmoe.data.pcb_defects import CLASSES
+from ultra_dsmoe.data.boards.defects import CLASSES
 from ultra_dsmoe.errors import DataError
 
 NAMES = sorted(packaged.COMMANDS)
@@ -101,10 +101,10 @@ def test_demo_classes_are_those_that_are_drawn() -> None:
 
 
 def test_demo_counts_in_comments_are_those_of_the_generator() -> None:
-    from ultra_dsmoe.data import pcb_demo
+    from ultra_dsmoe.data.boards import demo
 
     text = (packaged.yaml_folder() / "pcb-demo.yaml").read_text(encoding="utf-8")
-    assert re.findall(r"images/\w+ # (\d+) boards", text) == [str(pcb_demo.TRAIN), str(pcb_demo.VAL)]
+    assert re.findall(r"images/\w+ # (\d+) boards", text) == [str(demo.TRAIN), str(demo.VAL)]
 
 
 @pytest.mark.realdata
@@ -148,11 +148,11 @@ def test_missing_images_give_one_line_with_the_command(
 def test_demo_is_generated_by_the_host_when_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ultralytics.data.utils import check_det_dataset
 
-    from ultra_dsmoe.data import pcb_demo
+    from ultra_dsmoe.data.boards import demo
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ultralytics.data.utils.DATASETS_DIR", tmp_path / "sets")
-    monkeypatch.setattr(pcb_demo.generate, "__defaults__", (2, 1, 42, 96, None))
+    monkeypatch.setattr(demo.generate, "__defaults__", (2, 1, 42, 96, None))
     file = str(packaged.yaml_folder() / "pcb-demo.yaml")
     data = check_det_dataset(file)
     assert Path(data["val"]) == tmp_path / "sets" / "pcb-demo" / "images" / "val"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ultra_dsmoe.distill import ActivationAttention, attention_mask, neck_attention
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 
 
 def test_activation_attention_by_hand() -> None:

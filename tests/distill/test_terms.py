@@ -15,7 +15,7 @@ from ultra_dsmoe.distill import (
     resolve,
     scale_mask,
 )
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 
 BOXES, INDEX = torch.tensor([[0.5, 0.5, 0.8, 0.8], [0.5, 0.5, 0.1, 0.1]]), torch.tensor([0.0, 0.0])
 SHAPES = [(2, 6, 8, 8), (2, 4, 4, 4)]

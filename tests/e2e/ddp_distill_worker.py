@@ -17,7 +17,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
 from ultra_dsmoe.distill import resolve
-from ultra_dsmoe.train.distillation import FeatureDistillation
+from ultra_dsmoe.train.distill_wrapper import FeatureDistillation
 
 WORLD, EPOCHS = 2, 2
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from ultralytics.cfg import get_cfg
 
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.train.model import DSMoEModel
-from ultra_dsmoe.train.router import RouterMonitor
+from ultra_dsmoe.train.router_health import RouterMonitor
 
 WORLD = 2
 

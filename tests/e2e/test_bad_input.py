@@ -15,6 +15,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, ShapeError, TextError, WeightsError
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn import (
     DualAttentionDetect,
     ExpertGate,
@@ -24,7 +25,6 @@ from ultra_dsmoe.nn import (
 )
 from ultra_dsmoe.plugin import keys
 from ultra_dsmoe.text import Taxonomy, TextBank, encode_bank
-from ultra_dsmoe.train.model import DSMoEModel
 
 NAMES = {0: "spur", 1: "short"}
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "epochs": 1, "verbose": False}

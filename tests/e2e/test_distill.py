@@ -25,10 +25,10 @@ from ultralytics.nn.distill_model import DistillationModel
 
 from ultra_dsmoe.distill import resolve
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.text import encode_bank
-from ultra_dsmoe.train.distillation import FeatureDistillation
-from ultra_dsmoe.train.distilling import MAP, MAP50, Distilling, DistillTrainer
-from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.train.distill_trainer import MAP, MAP50, Distilling, DistillTrainer
+from ultra_dsmoe.train.distill_wrapper import FeatureDistillation
 from ultra_dsmoe.train.teacher import load_teacher
 from ultra_dsmoe.train.trainer import DSMoETrainer
 

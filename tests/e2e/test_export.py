@@ -15,13 +15,13 @@ from onnx import numpy_helper
 from ultralytics import YOLO
 
 from ultra_dsmoe.errors import ConfigError, DataError, ShapeError
-from ultra_dsmoe.export import gate
+from ultra_dsmoe.export import parity_verdict
 from ultra_dsmoe.export.images import drawn_images, split_images
 from ultra_dsmoe.export.parity import ParityReport, compare, load_images
 from ultra_dsmoe.export.runners import exported_runner, torch_runner
 from ultra_dsmoe.export.static_experts import choose, route
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
-from ultra_dsmoe.train.model import DSMoEModel
 
 SIZE = 64
 FORMATS = ["onnx", "torchscript", "openvino"]
@@ -174,9 +174,11 @@ def test_export_fails_where_the_file_moved(routed: Path, tiny_boards: Path, tmp_
     path.write_bytes(routed.read_bytes())
     call = {"format": "onnx", "imgsz": SIZE, "batch": 2, "data": tiny_boards}
     assert YOLO(path).export(**call, dsmoe_parity="val") == str(tmp_path / "gated.onnx")
-    monkeypatch.setitem(gate.LIMITS, 32, gate.Limits(-1.0, None, experts=False, map_drop=1))
+    monkeypatch.setitem(parity_verdict.LIMITS, 32, parity_verdict.Limits(-1.0, None, experts=False, map_drop=1))
     (tmp_path / "gated.onnx").unlink()
-    with pytest.raises(gate.ParityError, match=r"^gated.onnx: expected what the net gives, got boxes moved by"):
+    with pytest.raises(
+        parity_verdict.ParityError, match=r"^gated.onnx: expected what the net gives, got boxes moved by"
+    ):
         YOLO(path).export(**call)
     assert (tmp_path / "gated.onnx").exists()
     YOLO(path).export(**call, dsmoe_parity=False)

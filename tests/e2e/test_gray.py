@@ -15,11 +15,11 @@ import yaml
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from ultra_dsmoe.export.lint import lint
+from ultra_dsmoe.edge.lint import lint
 from ultra_dsmoe.export.parity import compare, load_images
 from ultra_dsmoe.export.runners import exported_runner
-from ultra_dsmoe.export.runtime import Runtime
-from ultra_dsmoe.train.model import DSMoEModel
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.runtime.detector import Runtime
 
 SIZE, GAMMA = 64, 1.5
 ALL_BOXES = {"conf": 1e-3, "max_det": 20}

@@ -12,9 +12,9 @@ import torch
 import yaml
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.neck.neck_block import NeckBlock
-from ultra_dsmoe.train.model import DSMoEModel
 
 if "distill_model" not in DEFAULT_CFG_DICT:
     pytest.skip("this host cannot distil", allow_module_level=True)

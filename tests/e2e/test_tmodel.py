@@ -18,9 +18,9 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.export.lint import lint
+from ultra_dsmoe.edge.lint import lint
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn import ResidualFusion
-from ultra_dsmoe.train.model import DSMoEModel
 
 SIZE = 128
 SCRIPT = """

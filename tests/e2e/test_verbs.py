@@ -15,8 +15,8 @@ import torch
 import yaml
 from ultralytics import YOLO
 
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
-from ultra_dsmoe.train.model import DSMoEModel
 
 SIZE = 64
 SCRIPT = """
@@ -105,7 +105,7 @@ def test_a_fresh_process_reads_the_checkpoint(safe: str, trained: Path, tmp_path
     )
     assert done.returncode == 0, done.stderr[-2000:]
     module, total = done.stdout.split()[-2:]
-    assert module == "ultra_dsmoe.train.model"
+    assert module == "ultra_dsmoe.model.detector"
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 

@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultra_dsmoe.distill import scale_mask
 from ultra_dsmoe.errors import DSMoEError
 from ultra_dsmoe.explain.distill_masks import LevelMasks, level_masks, main, telling
-from ultra_dsmoe.explain.distill_masks_plot import draw
+from ultra_dsmoe.explain.plots.distill_masks import draw
 
 LARGE, SMALL = [0.5, 0.5, 0.8, 0.8], [0.6, 0.4, 0.1, 0.1]
 

@@ -10,13 +10,14 @@ import torch
 import yaml
 
 from ultra_dsmoe import cli
+from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
-from ultra_dsmoe.explain import arguments, knockout
+from ultra_dsmoe.evaluate.evaluation import Evaluation, output_folder, write_files
+from ultra_dsmoe.evaluate.paired import Effect
+from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import KNOCKOUTS
-from ultra_dsmoe.explain.evaluation import Evaluation, output_folder, write_files
 from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, main, markdown
-from ultra_dsmoe.explain.paired import Effect
-from ultra_dsmoe.explain.tables import aligned
 
 
 def data_yaml(folder, source, **changes):
@@ -174,8 +175,8 @@ def test_score_is_the_hosts(checkpoint, tiny_boards, tmp_path, monkeypatch):
     from ultralytics import YOLO
 
     # The untrained net scores 0 everywhere; labels instead of its predictions, in wrong places for one class, do not.
-    from ultra_dsmoe.explain import evaluation as module
-    from ultra_dsmoe.explain.bootstrap import mean_ap
+    from ultra_dsmoe.evaluate import evaluation as module
+    from ultra_dsmoe.evaluate.bootstrap import mean_ap
 
     class Cheating(module.Collector):
         def _process_batch(self, preds, batch):

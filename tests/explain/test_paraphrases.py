@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from ultra_dsmoe.errors import ConfigError, TextError
-from ultra_dsmoe.explain.evaluation import Evaluation, ImageStats
-from ultra_dsmoe.explain.paired import Effect
+from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
+from ultra_dsmoe.evaluate.paired import Effect
 from ultra_dsmoe.explain.paraphrases import (
     Report,
     Wording,

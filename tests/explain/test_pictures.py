@@ -12,9 +12,9 @@ import yaml
 
 from ultra_dsmoe import cli
 from ultra_dsmoe.errors import ConfigError, TextError
+from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain import pictures
 from ultra_dsmoe.explain import routing_map as routing
-from ultra_dsmoe.explain.evaluation import Evaluation
 from ultra_dsmoe.explain.record import blocks
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.text import Taxonomy
@@ -117,7 +117,7 @@ def test_without_hyperbolic_part_the_disk_is_left_out(checkpoint, tmp_path, caps
             for fusion in blocks(self.net, HyperbolicFusion):
                 fusion.hyperbolic = False
 
-    monkeypatch.setattr("ultra_dsmoe.explain.evaluation.Evaluation", Flat)
+    monkeypatch.setattr("ultra_dsmoe.evaluate.evaluation.Evaluation", Flat)
     out = tmp_path / "pictures"
     assert pictures.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
     assert sorted(p.name for p in out.iterdir()) == sorted(ROUTING + SIZES)

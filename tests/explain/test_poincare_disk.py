@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from ultra_dsmoe.explain.plots.poincare_disk import draw, figure_of, found, heights, kept, sides
 from ultra_dsmoe.explain.poincare_anchors import knows, read_disk, read_taxonomy
 from ultra_dsmoe.explain.poincare_disk import Disk, distance, fit_angles, geodesic
-from ultra_dsmoe.explain.poincare_disk_plot import draw, figure_of, found, heights, kept, sides
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.ops import poincare
 from ultra_dsmoe.text import Taxonomy

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain import routing_map as command
-from ultra_dsmoe.explain.evaluation import Evaluation
+from ultra_dsmoe.explain.plots.routing_map import draw, sentence
 from ultra_dsmoe.explain.record import blocks, recording
 from ultra_dsmoe.explain.routing import CLEAN, kind, mutual_information, routing_map
-from ultra_dsmoe.explain.routing_plot import draw, sentence
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.train.model import DSMoEModel
 
 WEIGHTS = np.array([[0.75, 0.25, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0.5, 0], [0.5, 0.5, 0, 0]])
 LABELS = [np.array([0.0, 0.0]), np.array([0.0, 2.0]), np.array([2.0]), np.zeros(0)]

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from ultra_dsmoe.explain.label_sizes import label_sizes
+from ultra_dsmoe.evaluate.label_sizes import label_sizes
+from ultra_dsmoe.explain.plots.routing_sizes import beyond, draw, sentence
 from ultra_dsmoe.explain.routing import information, mutual_information, routing_map
 from ultra_dsmoe.explain.routing_sizes import permuted_within, size_classes, size_information, size_map
-from ultra_dsmoe.explain.routing_sizes_plot import beyond, draw, sentence
 
 IMAGES, EXPERTS = 80, 4
 

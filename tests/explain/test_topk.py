@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain import topk
-from ultra_dsmoe.explain.evaluation import Evaluation
+from ultra_dsmoe.explain.plots.topk import draw
 from ultra_dsmoe.explain.topk import Row, as_csv, cells, latencies, measure, several_k
-from ultra_dsmoe.explain.topk_plot import draw
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
 ROWS = [

@@ -13,7 +13,7 @@ from ultralytics import YOLO
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export import engine_export
 from ultra_dsmoe.export.engine_export import export_engine, precision_of
-from ultra_dsmoe.export.model_file import read_onnx
+from ultra_dsmoe.runtime.model_file import read_onnx
 
 Export = Callable[..., Path]
 
@@ -51,7 +51,7 @@ def test_without_a_gpu_there_is_a_file_and_a_recipe(stock, monkeypatch, tmp_path
     first, _, command, _ = caplog.messages[-1].splitlines()
     expected = "format=engine: expected TensorRT and a GPU, got no TensorRT and no NVIDIA GPU: exported"
     assert first.endswith(f"{expected} {tmp_path / 'best.onnx'} instead.")
-    assert command.strip() == "python -m ultra_dsmoe.export.engine best.onnx --fp16 --workspace 4"
+    assert command.strip() == "python -m ultra_dsmoe.runtime.engine best.onnx --fp16 --workspace 4"
 
 
 def test_int8_is_explicit(
@@ -62,7 +62,7 @@ def test_int8_is_explicit(
     assert export_engine(stock, given) == str(tmp_path / "best-int8.onnx")
     assert stock.given == {"format": "onnx", "opset": 17}
     command = caplog.messages[-1].splitlines()[2].split()
-    assert command[2:] == ["ultra_dsmoe.export.engine", "best-int8.onnx", "--int8", "--output", "best.engine"]
+    assert command[2:] == ["ultra_dsmoe.runtime.engine", "best-int8.onnx", "--int8", "--output", "best.engine"]
     able(monkeypatch)
     trt = install("8.6.1")
     assert export_engine(stock, given) == str(tmp_path / "best.engine")
@@ -83,7 +83,7 @@ def test_the_command_on_a_machine_without_gpu(
     shutil.copy(exported("dsmoe-n.yaml", opset=17).with_suffix(".pt"), checkpoint)
     file = YOLO(checkpoint).export(format="engine", imgsz=96, simplify=False, dsmoe_moe="gather", device=0)
     assert Path(file) == checkpoint.with_suffix(".onnx")
-    assert "python -m ultra_dsmoe.export.engine best.onnx" in caplog.text
+    assert "python -m ultra_dsmoe.runtime.engine best.onnx" in caplog.text
     assert read_onnx(Path(file)).metadata["dsmoe_moe"] == "gather"
 
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from ultra_dsmoe.edge.lint import lint
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
 from ultra_dsmoe.export import quantize as command
-from ultra_dsmoe.export.detections import network_input
-from ultra_dsmoe.export.lint import lint
-from ultra_dsmoe.export.model_file import read_onnx
 from ultra_dsmoe.export.openvino_folder import save_openvino
 from ultra_dsmoe.export.quantize import Quantized, int8_convolutions, quantize
 from ultra_dsmoe.export.runners import exported_runner
+from ultra_dsmoe.runtime.detections import network_input
+from ultra_dsmoe.runtime.model_file import read_onnx
 
 Export = Callable[..., Path]
 # All experts: a fresh router is so undecided that noise would change its choice.
@@ -166,7 +166,7 @@ def test_output_stays_near_fp32(target: str, yaml: str, int8) -> None:
 
 
 def test_metadata_stay(int8, pictures: dict[str, np.ndarray]) -> None:
-    from ultra_dsmoe.export.runtime import Runtime
+    from ultra_dsmoe.runtime.detector import Runtime
 
     source, made = int8("dsmoe-n.yaml")
     file = read_onnx(made.path)

@@ -12,9 +12,9 @@ from ultralytics.utils import LOGGER
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export.images import load_images, split_images
 from ultra_dsmoe.export.static_experts import choose, default_keep, route, static_experts
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
-from ultra_dsmoe.train.model import DSMoEModel
 
 # Four images, k = 2 of 6 experts.
 WEIGHTS = torch.tensor(

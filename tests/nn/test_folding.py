@@ -8,8 +8,8 @@ from block_checks import shake
 from torch import nn
 from ultralytics.nn.modules import Conv
 
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.folding import LinearFoldMixin, closed, plain, split_inputs
-from ultra_dsmoe.train.model import DSMoEModel
 
 
 @pytest.mark.parametrize(("k", "bias"), [(1, True), (3, True), (3, False)])

@@ -60,7 +60,7 @@ def test_register_errors(no_trace):
     with pytest.raises(ConfigError, match=r"register\(Ruleless\): expected a class with a static parse"):
         register(Ruleless)
     taken = type("CBAM", (nn.Module,), {"parse": staticmethod(lambda ctx: RowPlan([], 1))})
-    with pytest.raises(ConfigError, match=r"a name that is not taken, got ultra_dsmoe.nn.neck.cbam.CBAM"):
+    with pytest.raises(ConfigError, match=r"a name that is not taken, got ultra_dsmoe.nn.attention.cbam.CBAM"):
         register(taken)
     assert "Ruleless" not in LAYERS
 

@@ -13,8 +13,8 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import yaml_model_load
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn import DecoupledDetect, DualAttention, NeckBlock, ResidualFusion, SwinStage
-from ultra_dsmoe.train.model import DSMoEModel
 
 NC, SIZE = 4, 128
 LEVELS = {"tmodel": [4.0, 8.0, 16.0, 32.0, 64.0, 128.0], "smodel": [4.0, 8.0, 16.0, 32.0]}

@@ -204,5 +204,5 @@ def test_public_names_are_lazy() -> None:
         "import sys, ultra_dsmoe; before = 'torch' in sys.modules; r = ultra_dsmoe.register;"
         " print(before, r.__module__, 'DSMoEModel' in dir(ultra_dsmoe), ultra_dsmoe.DSMoEModel.__module__)"
     )
-    assert answer(code) == "False ultra_dsmoe.nn.registry True ultra_dsmoe.train.model"
+    assert answer(code) == "False ultra_dsmoe.nn.registry True ultra_dsmoe.model.detector"
     assert "no attribute 'nonsense'" in python("import ultra_dsmoe; ultra_dsmoe.nonsense").stderr

@@ -9,8 +9,8 @@ import torch
 from toys import toy_yaml
 from ultralytics.nn import tasks
 
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.plugin import safeload
-from ultra_dsmoe.train.model import DSMoEModel
 
 RESTRICTED = hasattr(tasks, "_SafeLoad") and hasattr(torch.serialization, "get_safe_globals")
 restricted = pytest.mark.skipif(not RESTRICTED, reason="no restricted loading in this host, or in torch before 2.5")
@@ -23,7 +23,7 @@ def test_only_modules_of_ours_and_of_the_encoder_are_permitted() -> None:
 
     names = [
         "ultra_dsmoe.nn.neck.sparse_moe.SparseMoE",
-        "ultra_dsmoe.train.model.DSMoEModel",
+        "ultra_dsmoe.model.detector.DSMoEModel",
         "ultra_dsmoe.plugin.boot.install",
         "ultra_dsmoe.nn.neck.sparse_moe.NoSuchClass",
         "ultra_dsmoe.errors.ConfigError",
@@ -33,7 +33,14 @@ def test_only_modules_of_ours_and_of_the_encoder_are_permitted() -> None:
         "os.system",
         "collections.OrderedDict",
     ]
-    assert safeload.permitted(names) == [SparseMoE, DSMoEModel, timm.layers.DropPath]
+    expected = [(SparseMoE, names[0]), (DSMoEModel, names[1]), (timm.layers.DropPath, names[6])]
+    assert safeload.permitted(names) == expected
+
+
+def test_former_name_is_permitted_as_such() -> None:
+    assert safeload.permitted(["ultra_dsmoe.train.model.DSMoEModel"]) == [
+        (DSMoEModel, "ultra_dsmoe.train.model.DSMoEModel")
+    ]
 
 
 def test_stock_checkpoints_import_nothing_of_ours() -> None:

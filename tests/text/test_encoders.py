@@ -119,7 +119,7 @@ def test_zero_leaves_the_network_nothing(nc: int) -> None:
 
 
 def test_a_net_trains_on_zero_vectors() -> None:
-    from ultra_dsmoe.train.model import DSMoEModel
+    from ultra_dsmoe.model.detector import DSMoEModel
 
     torch.manual_seed(0)
     net = DSMoEModel("dsmoe-n.yaml", nc=3, verbose=False).train()

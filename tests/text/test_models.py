@@ -15,7 +15,7 @@ import torch
 
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text import CausalLMEncoder, SentenceEncoder, make_encoder
-from ultra_dsmoe.text.local import hub_snapshot, packaged_sentence_folder, with_id
+from ultra_dsmoe.text.local_models import hub_snapshot, packaged_sentence_folder, with_id
 from ultra_dsmoe.text.models import fingerprint
 
 SHORT, LONG = "a spur", "a photo of a thin copper spike on the edge"

@@ -16,12 +16,12 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from ultra_dsmoe.errors import ConfigError, DSMoEError, TextError, WeightsError
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
 from ultra_dsmoe.text import encode_bank
-from ultra_dsmoe.train.model import DSMoEModel
 from ultra_dsmoe.train.trainer import FAST_LR, DSMoETrainer
 
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "exist_ok": True, "verbose": False}

@@ -11,9 +11,9 @@ def provide_pcb_demo(data: dict) -> None:
     Args:
         data: The host's data dictionary, with ``path`` resolved.
     """
-    from ultra_dsmoe.data import pcb_demo  # late: the other sets need no OpenCV drawing code
+    from ultra_dsmoe.data.boards import demo  # late: the other sets need no OpenCV drawing code
 
-    pcb_demo.provide(data)
+    demo.provide(data)
 
 
 __all__ = ["provide_pcb_demo", "refuse_missing"]

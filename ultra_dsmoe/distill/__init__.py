@@ -1,6 +1,6 @@
 """Attention-guided distillation: masks, attentions, terms and their weights. Tensors only, no trainer.
 
-The trainer's side, which runs teacher and student, is `ultra_dsmoe.train.distillation`.
+The trainer's side, which runs teacher and student, is `ultra_dsmoe.train.distill_wrapper`.
 """
 
 from ultra_dsmoe.distill.adapter import Adapter

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 
 Attention = Callable[[Tensor], Tensor]  # M: (B, C, H, W) -> (B, C, H, W)
 

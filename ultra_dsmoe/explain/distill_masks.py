@@ -12,13 +12,13 @@ import yaml
 from torch import Tensor
 from ultralytics.utils import DEFAULT_CFG
 
+from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.distill import ActivationAttention, attention_mask, neck_attention, scale_mask
 from ultra_dsmoe.distill.config import TEMPERATURE
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
-from ultra_dsmoe.explain import arguments
-from ultra_dsmoe.explain.distill_masks_plot import draw
-from ultra_dsmoe.explain.evaluation import output_folder, quiet, write_files
-from ultra_dsmoe.train.neck_maps import feeding_rows, neck_maps
+from ultra_dsmoe.evaluate.evaluation import output_folder, quiet, write_files
+from ultra_dsmoe.explain.plots.distill_masks import draw
+from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
 from ultra_dsmoe.train.teacher import load_teacher
 
 IMAGES = 2

@@ -1,7 +1,7 @@
 """``dsmoe-yolo knockout``: evaluate a checkpoint with one thing switched off at a time.
 
 A stage earns its place where switching it off costs accuracy on the images at hand, by more than the choice of those
-images explains; `ultra_dsmoe.explain.paired` says how that is told.
+images explains; `ultra_dsmoe.evaluate.paired` says how that is told.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.explain import arguments, paired
+from ultra_dsmoe.evaluate import paired
+from ultra_dsmoe.evaluate.evaluation import Evaluation, begin, write_files
+from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
+from ultra_dsmoe.evaluate.tables import aligned, comma_separated
 from ultra_dsmoe.explain.catalogue import CONTROL, KNOCKOUTS, Knockout, applicable
-from ultra_dsmoe.explain.evaluation import Evaluation, begin, write_files
-from ultra_dsmoe.explain.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
 from ultra_dsmoe.explain.record import Record, recording
-from ultra_dsmoe.explain.tables import aligned, comma_separated
 
 KEYS = {**paired.KEYS, "only": arguments.several_of(KNOCKOUTS)}
 WORTH = 1.0  # points of mAP50 that a stage must be worth, from the project's own criterion of usefulness

@@ -2,7 +2,7 @@
 
 Nothing is trained: the network keeps its weights and gets the vectors of other descriptions, by the encoder it was
 trained with, as ``dsmoe_prompts=`` gives it. A network that reads its prompts well should hardly move under a
-paraphrase; `ultra_dsmoe.explain.paired` compares.
+paraphrase; `ultra_dsmoe.evaluate.paired` compares.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError, TextError
-from ultra_dsmoe.explain import arguments, paired
-from ultra_dsmoe.explain.evaluation import Evaluation, begin, write_files
-from ultra_dsmoe.explain.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
+from ultra_dsmoe.evaluate import paired
+from ultra_dsmoe.evaluate.evaluation import Evaluation, begin, write_files
+from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
+from ultra_dsmoe.evaluate.tables import aligned, comma_separated
 from ultra_dsmoe.explain.record import Record
 from ultra_dsmoe.explain.switches import other_text, text_rows
-from ultra_dsmoe.explain.tables import aligned, comma_separated
 from ultra_dsmoe.text import TextBank, class_names, encode_bank, read_prompts
 
 

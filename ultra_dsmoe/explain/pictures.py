@@ -7,16 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 from ultralytics.data.utils import check_det_dataset
 
-from ultra_dsmoe.explain import arguments, poincare_disk_plot, routing_sizes_plot
-from ultra_dsmoe.explain.evaluation import Evaluation, begin, quiet, write_files
-from ultra_dsmoe.explain.label_sizes import label_sizes
+from ultra_dsmoe.commands import arguments
+from ultra_dsmoe.evaluate.evaluation import Evaluation, begin, quiet, write_files
+from ultra_dsmoe.evaluate.label_sizes import label_sizes
+from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.explain.plots import poincare_disk, routing_sizes
 from ultra_dsmoe.explain.poincare_anchors import knows, read_disk, read_taxonomy
 from ultra_dsmoe.explain.poincare_disk import Disk
 from ultra_dsmoe.explain.record import blocks
 from ultra_dsmoe.explain.routing import RoutingMap, kind
 from ultra_dsmoe.explain.routing_map import KEYS, SHUFFLES, block_suffixes, collect, origin, routing_files
 from ultra_dsmoe.explain.routing_sizes import SizeMap, size_map
-from ultra_dsmoe.explain.tables import comma_separated
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.text import Taxonomy
 
@@ -80,9 +81,9 @@ def size_files(
     for suffix, routes in maps.items():
         found = size_map(routes, sizes, shuffles=shuffles, seed=seed)
         title = f"Which experts the model uses for which defect size ({origin(evaluation, suffix, len(sizes))})"
-        made[f"routing_sizes{suffix}.png"] = routing_sizes_plot.draw(found, title)
+        made[f"routing_sizes{suffix}.png"] = routing_sizes.draw(found, title)
         made[f"routing_sizes{suffix}.csv"] = size_table(found).encode()
-        notes.append(f"sizes{suffix}: {routing_sizes_plot.sentence(found)}; {routing_sizes_plot.beyond(found)}")
+        notes.append(f"sizes{suffix}: {routing_sizes.sentence(found)}; {routing_sizes.beyond(found)}")
     return made, notes
 
 
@@ -99,10 +100,10 @@ def disk_files(evaluation: Evaluation, taxonomy: Taxonomy | None, seed: int) -> 
         disk = read_disk(fusion, evaluation.names, taxonomy, seed)
         shown = "Class anchors and taxonomy" if disk.edges else "Class anchors"
         title = f"{shown} on the Poincaré disk ({origin(evaluation, suffix)})"
-        made[f"poincare_disk{suffix}.png"] = poincare_disk_plot.draw(disk, title)
+        made[f"poincare_disk{suffix}.png"] = poincare_disk.draw(disk, title)
         made[f"poincare_disk{suffix}.csv"] = node_table(disk).encode()
         made[f"poincare_distances{suffix}.csv"] = distance_table(disk).encode()
-        notes.append(f"disk{suffix}: {poincare_disk_plot.kept(disk)}. {poincare_disk_plot.found(disk)}")
+        notes.append(f"disk{suffix}: {poincare_disk.kept(disk)}. {poincare_disk.found(disk)}")
     return made, notes
 
 

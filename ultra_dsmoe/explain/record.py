@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Detect
 
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hub_inject import HubInject

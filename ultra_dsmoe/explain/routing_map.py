@@ -8,13 +8,13 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
+from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.explain import arguments
-from ultra_dsmoe.explain.evaluation import Evaluation, ImageStats, begin, write_files
+from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats, begin, write_files
+from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.explain.plots.routing_map import draw, sentence
 from ultra_dsmoe.explain.record import Record, blocks, recording
 from ultra_dsmoe.explain.routing import RoutingMap, kind, routing_map
-from ultra_dsmoe.explain.routing_plot import draw, sentence
-from ultra_dsmoe.explain.tables import comma_separated
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 Block = TypeVar("Block", bound=nn.Module)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.explain.record import Record, blocks, head_attentions
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.base import TextFoldMixin
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast

@@ -18,12 +18,12 @@ import torch
 from ultralytics import YOLO
 from ultralytics.utils.checks import check_imgsz
 
+from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.explain import arguments
-from ultra_dsmoe.explain.bootstrap import mean_ap
-from ultra_dsmoe.explain.evaluation import Evaluation, begin, quiet, write_files
-from ultra_dsmoe.explain.tables import aligned, comma_separated
-from ultra_dsmoe.explain.topk_plot import draw
+from ultra_dsmoe.evaluate.bootstrap import mean_ap
+from ultra_dsmoe.evaluate.evaluation import Evaluation, begin, quiet, write_files
+from ultra_dsmoe.evaluate.tables import aligned, comma_separated
+from ultra_dsmoe.explain.plots.topk import draw
 from ultra_dsmoe.export.images import drawn_images
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 

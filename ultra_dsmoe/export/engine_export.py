@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.export.engine import build_engine
+from ultra_dsmoe.runtime.engine import build_engine
 
 PRECISIONS = {"8": "int8", "int8": "int8", "w8a8": "int8", "16": "fp16", "fp16": "fp16", "w16a16": "fp16"}
 ENGINE_ONLY = {"format", "workspace", "half", "int8", "quantize", "data", "fraction"}
@@ -79,7 +79,7 @@ def recipe(file: Path, engine: Path, precision: str, workspace: float | None, la
     return (
         f"format=engine: expected TensorRT and a GPU, got {' and '.join(lacking)}: exported {file} instead.\n"
         "Build the engine on the box that will run it, it needs numpy and TensorRT alone:\n"
-        f"    python -m ultra_dsmoe.export.engine {file.name}{flags}{named}\n"
+        f"    python -m ultra_dsmoe.runtime.engine {file.name}{flags}{named}\n"
         "Versions for its card: dsmoe-yolo edge check --gpu NAME"
     )
 

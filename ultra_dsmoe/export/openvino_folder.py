@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.export.model_file import read_onnx
+from ultra_dsmoe.runtime.model_file import read_onnx
 
 SUFFIX = "_openvino_model"  # by which the host knows such a folder
 

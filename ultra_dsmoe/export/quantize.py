@@ -31,10 +31,10 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
-from ultra_dsmoe.export.detections import network_input, read_image
-from ultra_dsmoe.export.model_file import ModelInfo, model_info, read_onnx
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
 from ultra_dsmoe.logs import at_level
+from ultra_dsmoe.runtime.detections import network_input, read_image
+from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_onnx
 
 IMAGES = 128  # for calibration (our choice: ranges of minimum and maximum settle early)
 OLDEST_OPSET = 13  # the first with scales per channel

@@ -13,8 +13,8 @@ from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export.images import load_images
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-from ultra_dsmoe.train.model import DSMoEModel
 
 ROOM = 1.5  # kept experts per chosen one; up to here constant weights are faster than gathered ones (measured, EDGE 4)
 BATCH = 8

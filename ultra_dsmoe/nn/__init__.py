@@ -1,14 +1,14 @@
 """Blocks of the papers as ordinary modules; importing this package enrols them for the model YAMLs."""
 
+from ultra_dsmoe.nn.attention.cbam import CBAM
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.backbone.dsa import DSA
 from ultra_dsmoe.nn.backbone.gad import GAD
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.residual_fusion import ResidualFusion
 from ultra_dsmoe.nn.backbone.swin import SwinStage
 from ultra_dsmoe.nn.head.decoupled_detect import DecoupledDetect
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
-from ultra_dsmoe.nn.neck.cbam import CBAM
 from ultra_dsmoe.nn.neck.expert_ensemble import ExpertEnsemble
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation

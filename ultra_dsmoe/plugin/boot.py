@@ -12,7 +12,7 @@ TARGETS = {
     "ultralytics.utils.checks": ("ultra_dsmoe.plugin.lookup", "patch_checks"),
     "ultralytics.cfg": ("ultra_dsmoe.plugin.keys", "patch_cfg"),
     "ultralytics.nn.tasks": ("ultra_dsmoe.plugin.tasks", "patch_tasks"),
-    "ultralytics.models.yolo.model": ("ultra_dsmoe.plugin.routing", "patch_yolo"),
+    "ultralytics.models.yolo.model": ("ultra_dsmoe.plugin.verbs", "patch_yolo"),
 }
 _searching: set[str] = set()  # targets being looked for, so that our finder stays out of its own way
 

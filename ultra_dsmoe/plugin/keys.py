@@ -89,7 +89,7 @@ def _kd(value: Any) -> Any:
 
 def _gamma(value: Any) -> float:
     """Check ``dsmoe_gamma``."""
-    from ultra_dsmoe.data.gray import check_gamma
+    from ultra_dsmoe.ops.gray import check_gamma
 
     return check_gamma("dsmoe_gamma", value)
 

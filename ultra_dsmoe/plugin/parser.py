@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.plugin import table
+from ultra_dsmoe.plugin import layer_table
 from ultra_dsmoe.plugin.rows import Row, read_rows, resolve
 
 
@@ -91,13 +91,13 @@ class Graph:
                     "tensor inputs (read a row that returns a list through Pick)",
                     f"row {lists[0]} ({self.rows[lists[0]].name})",
                 )
-        with table.held_back(self.tasks.LOGGER) as lines:
+        with layer_table.held_back(self.tasks.LOGGER) as lines:
             layers = self.parse_stock(self.stubs, verbose)
         with self.activation():
             for row in filter(lambda r: r.ours, self.rows):
                 layers[row.i] = row.make()
         if verbose:
-            table.show(self.tasks.LOGGER, lines, self.rows, layers)
+            layer_table.show(self.tasks.LOGGER, lines, self.rows, layers)
         kept = [j % m.i for m in layers for j in ([m.f] if isinstance(m.f, int) else m.f) if j != -1]
         return nn.Sequential(*layers), sorted(kept)
 

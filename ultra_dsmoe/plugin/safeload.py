@@ -16,21 +16,21 @@ OURS = "ultra_dsmoe."
 ENCODER = ("timm.layers.", "timm.models.")  # layers that the image encoder is composed of
 
 
-def permitted(names: list[str]) -> list[Any]:
-    """Return the classes among the dotted ``names`` of a checkpoint that it may build because of us.
+def permitted(names: list[str]) -> list[tuple[type, str]]:
+    """Return the classes among the dotted ``names`` of a checkpoint that it may build because of us, with these names.
 
     Modules of this package and, in a checkpoint that has some, those of the image encoder's library; never a function.
     """
     if not any(name.startswith(OURS) for name in names):
         return []
-    classes = []
+    classes: list[tuple[type, str]] = []
     for name in names:
         module, _, attribute = name.rpartition(".")
         if not f"{module}.".startswith((OURS, *ENCODER)):
             continue
         cls = getattr(import_module(module), attribute, None)
         if isinstance(cls, type) and issubclass(cls, nn.Module):
-            classes.append(cls)
+            classes.append((cls, name))  # by the name in the file: it may be a former one
     return classes
 
 

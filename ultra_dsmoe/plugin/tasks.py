@@ -47,7 +47,7 @@ def check_text(ckpt: dict[str, Any], file: Any) -> None:
     Raises:
         TextError: If one is not finite.
     """
-    module = sys.modules.get("ultra_dsmoe.train.model")  # a network of ours exists only where this was imported
+    module = sys.modules.get("ultra_dsmoe.model.detector")  # a network of ours exists only where this was imported
     if module is None:
         return
     for net in (ckpt.get("ema"), ckpt.get("model")):

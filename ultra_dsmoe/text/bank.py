@@ -17,7 +17,7 @@ import numpy as np
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text import cache
 from ultra_dsmoe.text.encoders import HashEncoder, TextEncoder, make_encoder
-from ultra_dsmoe.text.local import local_encoders
+from ultra_dsmoe.text.local_models import local_encoders
 from ultra_dsmoe.text.prompts import class_names, class_prompts
 
 LOGGER = logging.getLogger("ultra_dsmoe.text")

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text.local import best_local, with_id
+from ultra_dsmoe.text.local_models import best_local, with_id
 from ultra_dsmoe.text.models import BF16_SUFFIX, DEFAULT_CAUSAL_LM, CausalLMEncoder, SentenceEncoder, check_texts
 from ultra_dsmoe.text.prompts import near
 

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text.hub import load_local_first
+from ultra_dsmoe.text.model_hub import load_local_first
 from ultra_dsmoe.text.models import CausalLMEncoder
 from ultra_dsmoe.text.prompts import class_names
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text.hub import load_local_first
+from ultra_dsmoe.text.model_hub import load_local_first
 
 DEFAULT_CAUSAL_LM = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 MAX_TOKENS = 512  # our choice: prompts are sentences; longer text is cut, not refused

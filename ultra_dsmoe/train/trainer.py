@@ -11,15 +11,15 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 
 from ultra_dsmoe.data import lmdb_cache
 from ultra_dsmoe.errors import ConfigError, DSMoEError
+from ultra_dsmoe.model.criterion import extra_names
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.pretrained import EncoderFile, encoders, find_encoder
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import load_mobile_sam
 from ultra_dsmoe.text import Taxonomy, encode_bank
 from ultra_dsmoe.text.prompts import read_prompts
-from ultra_dsmoe.train.criterion import extra_names
-from ultra_dsmoe.train.distilling import Distilling
-from ultra_dsmoe.train.model import DSMoEModel
-from ultra_dsmoe.train.pretrained import EncoderFile, encoders, find_encoder
-from ultra_dsmoe.train.router import RouterMonitor
+from ultra_dsmoe.train.distill_trainer import Distilling
+from ultra_dsmoe.train.router_health import RouterMonitor
 from ultra_dsmoe.train.run_folder import RunFolder
 
 FAST_LR = 10.0  # of temperatures, radii and other scalars: at the common pace they hardly move (our choice)

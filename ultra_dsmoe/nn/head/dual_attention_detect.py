@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import DFL, Conv, Detect, DWConv
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.dfl import BoxDistribution
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import C3, Conv
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.head.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 DIRECTIONS = ("top_down", "bottom_up")

@@ -1,0 +1,103 @@
+"""``dsmoe-yolo data``: each command does its work and says one clear thing; faults exit with one line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ultra_dsmoe.commands.data import main
+from ultra_dsmoe.data import packaged
+from ultra_dsmoe.errors import DataError
+
+
+def test_list_shows_what_is_here(
+    make_set: Callable[..., Path], sets_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(make_set("neu-det"), sets_folder / "NEU-DET")
+    assert main(["list"]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert set(rows) == set(packaged.COMMANDS)
+    assert "here" in rows["neu-det"]
+    assert str(sets_folder / "NEU-DET") in rows["neu-det"]
+    assert "missing" in rows["deeppcb"]
+    assert packaged.COMMANDS["deeppcb"] in rows["deeppcb"]
+
+
+def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from ultra_dsmoe.data.boards.demo import draw_board
+
+    out = tmp_path / "boards"
+    options = ["--train", "2", "--val", "1", "--seed", "3", "--size", "128", "--out", str(out)]
+    assert main(["make", "pcb-demo", *options]) == 0
+    assert str(out / "data.yaml") in capsys.readouterr().out
+    assert len(list((out / "images" / "train").iterdir())) == 2
+    label = (out / "labels" / "val" / "board_00000.txt").read_text().splitlines()
+    assert label == draw_board(0, split="val", seed=3, size=128).label_lines()
+
+
+def test_make_goes_where_the_yaml_looks(sets_folder: Path) -> None:
+    main(["make", "pcb-demo.yaml", "--train", "1", "--val", "1", "--size", "96"])
+    assert (sets_folder / "pcb-demo" / "images" / "val").is_dir()
+
+
+def test_unpack_and_its_message(
+    make_set: Callable[..., Path], sets_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    archive = shutil.make_archive(str(tmp_path / "a"), "zip", make_set())
+    main(["unpack", "deeppcb", archive])
+    assert (
+        capsys.readouterr().out == f"deeppcb: images are in {sets_folder / 'DeepPCB'}; train with data=deeppcb.yaml\n"
+    )
+    main(["unpack", "deeppcb", archive, "--out", str(tmp_path / "other")])
+    assert f"train with data={tmp_path / 'other' / 'data.yaml'}" in capsys.readouterr().out
+
+
+def test_convert_voc_passes_its_options_on(tmp_path: Path, write_voc: Callable[..., None]) -> None:
+    for i in range(8):
+        write_voc(tmp_path / "voc", f"{i % 4}_spur_{i}")
+    options = ["--split", "1:1", "--seed", "5", "--group", r"_(\d)$", "--out", str(tmp_path / "set")]
+    assert main(["convert-voc", "pcb", str(tmp_path / "voc"), *options]) == 0
+    assert len(list((tmp_path / "set" / "images" / "train").iterdir())) == 4
+    assert not (tmp_path / "set" / "images" / "test").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["make", "deeppcb"], "expected pcb-demo, the only set that is generated, got deeppcb"),
+        (["make", "pcb-demo", "--size", "10"], "size: expected a whole number of at least 96, got 10"),
+        (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
+        (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
+        (["convert-voc", "pcb", "nowhere"], r"nowhere: expected a folder with Pascal VOC \.xml files"),
+    ],
+)
+def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        main(argv)
+    assert not sets_folder.exists() or not list(sets_folder.iterdir())
+
+
+WRONG_USAGE = (
+    [],
+    ["fetch"],
+    ["make", "pcb-demo", "--train", "many"],
+    ["convert-voc", "pcb", "x", "--split", "a:b"],
+)
+
+
+@pytest.mark.parametrize("argv", WRONG_USAGE)
+def test_wrong_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(argv)
+    assert exit_info.value.code == 2
+    assert "usage: dsmoe-yolo data" in capsys.readouterr().err
+
+
+def test_script_prints_one_line_and_fails(run_yolo: Callable) -> None:
+    done = run_yolo("data", "unpack", "deepcb", "x.tar", script="dsmoe-yolo", check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "did you mean 'deeppcb'?" in done.stdout + done.stderr

@@ -1,0 +1,126 @@
+"""Conversion from Pascal VOC: boxes by hand, groups kept together, faults named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from ultra_dsmoe.data.convert.voc import convert_voc
+from ultra_dsmoe.errors import DataError
+
+WriteVoc = Callable[..., None]
+
+
+def stems(root: Path, split: str) -> set[str]:
+    return {f.stem for f in (root / "images" / split).iterdir()}
+
+
+@pytest.fixture
+def source(tmp_path: Path, write_voc: WriteVoc) -> Path:
+    """Ten boards with two images each."""
+    for board in range(1, 11):
+        for i in (1, 2):
+            write_voc(tmp_path / "voc", f"{board:02d}_spur_{i:02d}")
+    return tmp_path / "voc"
+
+
+def test_boxes_and_classes_by_hand(source: Path, tmp_path: Path) -> None:
+    root = convert_voc("pcb", source, root=tmp_path / "set")
+    label = next(root.glob("labels/*/01_spur_01.txt")).read_text()
+    assert label == "4 0.200000 0.200000 0.200000 0.200000\n"  # (10+30)/2/100, (20+60)/2/200, 20/100, 40/200
+    data = yaml.safe_load((root / "data.yaml").read_text())
+    assert data["names"][4] == "spur"
+    assert data["test"] == "images/test"
+
+
+def test_boards_stay_together_in_the_asked_shares(source: Path, tmp_path: Path) -> None:
+    root = convert_voc("pcb", source, root=tmp_path / "set")
+    parts = {s: stems(root, s) for s in ("train", "val", "test")}
+    assert {s: len(p) for s, p in parts.items()} == {"train": 12, "val": 4, "test": 4}
+    boards = [{stem[:2] for stem in p} for p in parts.values()]
+    assert not boards[0] & boards[1]
+    assert not boards[0] & boards[2]
+    assert not boards[1] & boards[2]
+    for split, names in parts.items():
+        assert {f.stem for f in (root / "labels" / split).iterdir()} == names
+
+
+def test_seed_decides_the_split(source: Path, tmp_path: Path) -> None:
+    one, two, three = (convert_voc("pcb", source, seed=s, root=tmp_path / n) for s, n in ((1, "a"), (1, "b"), (2, "c")))
+    assert stems(one, "train") == stems(two, "train") != stems(three, "train")
+
+
+def test_group_can_be_given_and_two_shares_make_no_test(source: Path, tmp_path: Path) -> None:
+    root = convert_voc("pcb", source, ratio=(1, 1), group=r"_(\d+)$", root=tmp_path / "set")
+    assert {s[-2:] for s in stems(root, "train")} != {s[-2:] for s in stems(root, "val")}
+    assert len({s[-2:] for s in stems(root, "train")}) == 1
+    assert not (root / "images" / "test").exists()
+
+
+def test_rotated_copies_of_the_same_name_are_left_out(source: Path, tmp_path: Path) -> None:
+    (source / "rotation" / "Spur_rotation").mkdir(parents=True)
+    copy = source / "rotation" / "Spur_rotation" / "01_spur_01.jpg"
+    cv2.imwrite(str(copy), np.full((100, 200), 255, np.uint8))
+    root = convert_voc("pcb", source, root=tmp_path / "set")
+    image = cv2.imread(str(next(root.glob("images/*/01_spur_01.jpg"))))
+    assert image.shape == (200, 100, 3)
+
+
+def test_box_beyond_the_rim_is_cut_to_the_image(tmp_path: Path, write_voc: WriteVoc) -> None:
+    for i in range(3):
+        write_voc(tmp_path / "voc", f"{i}_spur", "Spur", (-10, 100, 50, 230))
+    root = convert_voc("pcb", tmp_path / "voc", root=tmp_path / "set")
+    assert next(root.glob("labels/train/*.txt")).read_text() == "4 0.250000 0.750000 0.500000 0.500000\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "cat"}, "expected classes missing_hole, .*, got cat"),
+        ({"box": (30, 20, 30, 60)}, "xmin < xmax"),
+        ({"box": (1, 2, "x", 4)}, "a Pascal VOC file with size and boxes"),
+    ],
+)
+def test_faults_in_a_label_name_the_file(
+    change: dict, message: str, source: Path, tmp_path: Path, write_voc: WriteVoc
+) -> None:
+    write_voc(source, "11_spur_01", **change)
+    with pytest.raises(DataError, match=rf"11_spur_01\.xml: expected.*{message}|{message}"):
+        convert_voc("pcb", source, root=tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+def test_label_without_image_and_unreadable_label(source: Path, tmp_path: Path) -> None:
+    extra = source / "Annotations" / "Spur" / "12_spur_01.xml"
+    extra.write_text("<annotation>")
+    with pytest.raises(DataError, match=r"12_spur_01\.xml: expected one image of this name, got 0"):
+        convert_voc("pcb", source, root=tmp_path / "set")
+    cv2.imwrite(str(source / "images" / "Spur" / "12_spur_01.jpg"), np.zeros((8, 8), np.uint8))
+    with pytest.raises(DataError, match=r"12_spur_01\.xml: expected a Pascal VOC file"):
+        convert_voc("pcb", source, root=tmp_path / "set")
+
+
+@pytest.mark.parametrize("ratio", [(1,), (0, 1), (6, -2, 2), (1, 1, 1, 1)])
+def test_bad_shares(ratio: tuple[int, ...], source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^split: expected two or three shares"):
+        convert_voc("pcb", source, ratio=ratio, root=tmp_path / "set")
+
+
+@pytest.mark.parametrize("group", ["(", "no_group", "(a)(b)"])
+def test_bad_group(group: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^group: expected a regular expression"):
+        convert_voc("pcb", source, group=group, root=tmp_path / "set")
+
+
+def test_fewer_groups_than_splits_and_empty_folder(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least 3 groups"):
+        convert_voc("pcb", source, group="(spur)", root=tmp_path / "set")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"Pascal VOC \.xml files, got none"):
+        convert_voc("pcb", tmp_path / "nothing", root=tmp_path / "set")
+    assert not (tmp_path / "set").exists()

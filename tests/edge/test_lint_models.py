@@ -1,0 +1,77 @@
+"""Every model YAML of the package exports to a graph that TensorRT 8.6 reads, in every mode of the mixture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from ultralytics import YOLO
+
+from ultra_dsmoe.edge.lint import lint
+from ultra_dsmoe.edge.lint_rules import MISREAD, UNTRIED
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.sparse_moe import MODES
+
+CFG = Path(__file__).resolve().parents[2] / "cfg" / "models"
+# YAML -> its nets
+NETS = {
+    "dsmoe.yaml": ("dsmoe",),
+    "dsmoe-conv.yaml": ("dsmoe-n", "dsmoe-s", "dsmoe-m"),
+    "dsmoe-p2.yaml": ("dsmoe-p2",),
+    "yolov8-dsmoe.yaml": ("yolov8n-dsmoe", "yolov8s-dsmoe"),
+    "yolo26-dsmoe.yaml": ("yolo26n-dsmoe", "yolo26s-dsmoe"),
+}
+ELSEWHERE = ["smodel.yaml", "tmodel.yaml"]  # no mixture, and sizes of 128: tests/e2e/test_tmodel.py
+SIZE = 64
+KEPT = range(8)  # any experts: a lint looks at operators
+ALL_MODES = "dsmoe-n"  # the net that tries each mode in the quick run
+QUICK = {(ALL_MODES, mode) for mode in MODES} | {(net, MODES[0]) for net in ("yolov8n-dsmoe", "yolo26n-dsmoe")}
+CASES = [
+    pytest.param(net, mode, marks=() if (net, mode) in QUICK else pytest.mark.slow)
+    for nets in NETS.values()
+    for net in nets
+    for mode in MODES
+]
+
+
+def export(net: str, mode: str, **arguments: object) -> Path:
+    """Export a fresh net into the working folder."""
+    model = YOLO(f"{net}.yaml")
+    kept = [[list(KEPT)] * len(model.model.blocks(ExpertGate))] if mode == "static" else []
+    model.model.set_moe_mode(mode, *kept)
+    return Path(model.export(format="onnx", imgsz=SIZE, **arguments))
+
+
+def test_the_sweep_covers_every_yaml_of_the_package() -> None:
+    assert sorted([*NETS, *ELSEWHERE]) == sorted(str(p.relative_to(CFG)) for p in CFG.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize(("net", "mode"), CASES)
+def test_exported_graph_is_sound(net: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = export(net, mode)
+    found = lint(path)
+    assert not [str(f) for f in found if f.is_fault]
+    assert len(onnx.load(path).graph.node) > 300, "not the whole net"
+    if mode != "gather":
+        assert not found, "only gathered weights are computed in the graph"
+    else:
+        assert [f.kind for f in found] == [UNTRIED]
+
+
+def test_a_dynamic_export_is_sound_where_a_dynamic_graph_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = export(ALL_MODES, "static", dynamic=True)
+    assert not lint(path, dynamic=True)
+    assert lint(path), "a box that has fixed shapes must hear of the free axes"
+
+
+def test_the_hosts_own_opset_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opset 18, which the host chooses for itself, reduces over the wrong axes in the gate and the norms."""
+    monkeypatch.chdir(tmp_path)
+    found = [f for f in lint(export(ALL_MODES, MODES[0], opset=18)) if f.is_fault]
+    assert {f.kind for f in found} == {MISREAD}
+    assert {f.operator for f in found} >= {"graph", "ReduceMean", "ReduceMax", "ReduceL2"}

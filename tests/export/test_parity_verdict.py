@@ -1,0 +1,253 @@
+"""The gate behind every export: what it measures, what it refuses and how it says so."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from ultralytics.utils import LOGGER
+
+from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.export import parity, parity_check, parity_verdict
+from ultra_dsmoe.export.parity import ParityReport, Suppression, compare
+from ultra_dsmoe.export.parity_check import ParityCheck
+from ultra_dsmoe.export.parity_verdict import LIMITS, Export, ParityError, check_export, moved, runnable
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+
+
+class Toy(nn.Module):
+    """A net with one gate over image means, whose predictions (B, 6, A) have two classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = ExpertGate(3, 6, 2)
+        self.model = nn.ModuleList([nn.Identity()])
+        self.stride = torch.tensor([32.0])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        g = self.gate(x)
+        boxes = x.flatten(2)[:, :1, :4] * 100 + torch.arange(4.0).view(1, 4, 1) * 40
+        return torch.cat([boxes.expand(-1, 4, -1), g[:, :2, None].expand(-1, -1, 4)], 1)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> tuple[Toy, Callable[[Callable], None]]:
+    """Return a net and a function that plants a fault into the runner of its 'file'."""
+    net = Toy().eval()
+
+    def plant(fault: Callable) -> None:
+        true = parity.torch_runner(net)
+        monkeypatch.setattr(parity, "exported_runner", lambda path, gates: lambda x: fault(*true(x)))
+
+    plant(lambda predictions, gates: (predictions, gates))
+    return net, plant
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture):
+    LOGGER.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO):
+        yield caplog
+    LOGGER.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.onnx"
+    path.write_bytes(b"-")
+    return path
+
+
+IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+
+
+def check(net: Toy, file: Path, **kwargs) -> None:
+    check_export(Export(net, str(file), **kwargs), [IMAGES])
+
+
+def test_an_equal_file_passes_and_is_printed(toy, file: Path, said) -> None:
+    check(toy[0], file)
+    assert "parity: 5 images: boxes within 0 px, scores within 0, same experts" in said.text
+
+
+def shifted(row: slice, by: float, image: int) -> Callable:
+    def fault(predictions: np.ndarray, gates: list) -> tuple:
+        predictions = predictions.copy()
+        predictions[image, row] += by
+        return predictions, gates
+
+    return fault
+
+
+def other_experts(predictions: np.ndarray, gates: list) -> tuple:
+    return predictions, [np.roll(gates[0], 1, 1)]
+
+
+def nothing_found(predictions: np.ndarray, gates: list) -> tuple:
+    return np.full_like(predictions, np.nan), gates
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (shifted(slice(0, 4), 0.5, 0), r"got boxes moved by 0.5 px in image 0 \(limit 0.1\); do not deploy"),
+        (shifted(slice(4, 6), 0.25, 0), r"got scores moved by 0.25 in image 0 \(limit 0.001\); do not deploy"),
+        (other_experts, r"got other experts in image 0: net \d \d, file \d \d; do not deploy it \(dsmoe_parity=False"),
+        (nothing_found, r"got boxes moved by inf px in image 0 .*; scores moved by inf in image 0"),
+    ],
+)
+def test_a_planted_fault_is_refused(toy, file: Path, fault: Callable, message: str) -> None:
+    net, plant = toy
+    plant(fault)
+    with pytest.raises(ParityError, match=f"^toy.onnx: expected what the net gives, {message}") as caught:
+        check(net, file)
+    assert "\n" not in str(caught.value)
+    assert file.exists(), "nothing is deleted"
+
+
+def test_the_worst_image_is_named(toy, file: Path) -> None:
+    net, plant = toy
+    calls = iter(range(5))
+    plant(lambda p, g: shifted(slice(0, 4), 0.1 if next(calls) == 3 else 0.02, 0)(p, g))
+    report = compare(net, file, IMAGES)
+    assert (report.box_image, report.box_px) == (3, pytest.approx(0.1, rel=1e-3))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 5, 7])
+def test_every_image_is_compared_whatever_the_batch(toy, file: Path, batch: int) -> None:
+    net, plant = toy
+    sizes = []
+    plant(lambda p, g: sizes.append(len(p)) or (p, g))
+    one = compare(net, file, IMAGES)
+    report = compare(net, file, IMAGES, batch)
+    assert set(sizes[5:]) == {batch}
+    assert report.routes == one.routes
+    assert len(set(report.routes)) > 1, "all images alike would hide a mix-up"
+    plant(lambda p, g: shifted(slice(0, 4), 0.1, (5 - 1) % batch)(p, g) if len(p) == batch else (p, g))
+    assert compare(net, file, IMAGES, batch).box_px == pytest.approx(0.1, rel=1e-3)
+
+
+def test_limits_go_with_precision(toy, file: Path) -> None:
+    net, plant = toy
+    plant(lambda p, g: other_experts(*shifted(slice(0, 4), 0.5, 0)(p, g)))
+    check(net, file, bits=16)
+    plant(shifted(slice(0, 4), 50.0, 0))
+    with pytest.raises(ParityError, match="limit 5"):
+        check(net, file, bits=16)
+    check(net, file, bits=8)
+    assert moved(ParityReport(1, np.nan, np.nan, True, ()), LIMITS[32]), "not a number is no agreement"
+
+
+@pytest.mark.parametrize(("after", "ok"), [((0.5, 0.3004), True), ((0.5, 0.302), False), ((0.5, np.nan), False)])
+def test_map_is_compared_on_request(toy, file: Path, monkeypatch, said, after: tuple, ok: bool) -> None:
+    net, seen = toy[0], []
+
+    def map_of(model: object, arguments: dict) -> tuple:
+        seen.append((model, arguments))
+        return after if isinstance(model, Path) else (0.5, 0.3)
+
+    monkeypatch.setattr(parity_verdict, "map_of", map_of)
+    split = {"data": "x.yaml", "split": "test", "imgsz": 64}
+    if ok:
+        check_export(Export(net, str(file), 2), [IMAGES], split)
+    else:
+        with pytest.raises(
+            ParityError, match=r"mAP50 0.5.* -> .*mAP50-95 0.3000 -> .* on the test split \(limit 0.001\)"
+        ):
+            check_export(Export(net, str(file), 2), [IMAGES], split)
+    assert "parity: test split: mAP50 0.5000" in said.text
+    assert seen == [(net, split), (file, {**split, "batch": 2})]
+
+
+def test_what_can_be_run(tmp_path: Path, file: Path, toy, said) -> None:
+    assert runnable(file) == file
+    assert runnable(file.with_suffix(".engine")) == file, "the file that the engine was built from"
+    folder = tmp_path / "toy_openvino_model"
+    folder.mkdir()
+    assert runnable(folder) is None
+    (folder / "toy.xml").touch()
+    assert runnable(folder) == folder
+    check(toy[0], file.with_suffix(".engine"))
+    assert "toy.engine itself is not run, the file it was built from is: toy.onnx" in said.text
+    check(toy[0], tmp_path / "toy.mnn")
+    assert "not checked, toy.mnn cannot be run here" in said.text
+
+
+def test_suppressed_files_are_compared_after_suppression(toy, file: Path) -> None:
+    """The host's suppression of the net's predictions is what a file with its own must give, in any order."""
+    net, plant = toy
+    nms = Suppression(conf=0.05, max_det=7)
+    plant(lambda p, g: (parity._suppressed(p, nms)[:, ::-1], g))
+    report = compare(net, file, IMAGES, nms=nms)
+    assert (report.box_px, report.score) == (0, 0)
+    found = parity._suppressed(parity.torch_runner(net)(IMAGES)[0], nms)
+    assert found.shape == (5, 7, 6)
+    assert (found[..., 4] > 0).any()
+    plant(lambda p, g: (parity._suppressed(p, nms) * np.array([1, 1, 1, 1, 0.9, 1], np.float32), g))
+    assert compare(net, file, IMAGES, nms=nms).score > 1e-3
+
+
+# the plugin's side ----------------------------------------------------------------------------------------------------
+
+
+class Model:
+    def __init__(self, data: object = None) -> None:
+        self.overrides = {"imgsz": 64, "data": data}
+
+
+def test_images_come_from_the_data_set_or_are_drawn(tiny_boards: Path, tmp_path: Path) -> None:
+    net = Toy()
+    named = ParityCheck(Model(), net, True, {"data": str(tiny_boards)})
+    trained_on = ParityCheck(Model(str(tiny_boards)), net, True, {})
+    assert len(named.files) == len(trained_on.files) == 4
+    assert ParityCheck(Model(str(tmp_path / "gone.yaml")), net, True, {}).files == []
+    assert ParityCheck(Model(), net, True, {})._images((64, 96)).shape == (parity_check.IMAGES, 3, 64, 96)
+    assert named._images((64, 96)).shape == (4, 3, 64, 96)
+
+
+def test_errors_come_before_the_export(tiny_boards: Path, tmp_path: Path) -> None:
+    net = Toy()
+    with pytest.raises(DataError, match="data: expected a data YAML"):
+        ParityCheck(Model(), net, True, {"data": str(tmp_path / "gone.yaml")})
+    with pytest.raises(ConfigError, match=r"data: expected a data YAML for the mAP of dsmoe_parity=val, got none"):
+        ParityCheck(Model(), net, "val", {})
+    with pytest.raises(ConfigError, match=r"imgsz: expected a square .*, got \(64, 96\)"):
+        ParityCheck(Model(str(tiny_boards)), net, "val", {"imgsz": [64, 96]})
+    with pytest.raises(DataError, match="'test' split"):
+        ParityCheck(Model(str(tiny_boards)), net, "test", {})
+    ParityCheck(Model(), net, False, {"data": str(tmp_path / "gone.yaml")})
+
+
+def test_what_the_gate_is_told(monkeypatch: pytest.MonkeyPatch, tiny_boards: Path) -> None:
+    seen: list = []
+    monkeypatch.setattr(parity_verdict, "check_export", lambda *args: seen.append(args))
+    call = {"batch": 2, "dynamic": True, "quantize": 16, "nms": True, "iou": 0.5}
+    ParityCheck(Model(str(tiny_boards)), Toy(), "val", call).run("toy.onnx")
+    ((export, images, split),) = seen
+    assert (export.file, export.batch, export.bits) == ("toy.onnx", 3, 16)
+    assert export.nms == Suppression(iou=0.5)
+    assert [tuple(i.shape[2:]) for i in images] == [(64, 64), (96, 64)], "dynamic: also another size and batch"
+    assert split == {"data": str(tiny_boards), "split": "val", "imgsz": 64, "device": "cpu"}
+    ParityCheck(Model(), Toy(), False, call).run("toy.onnx")
+    assert len(seen) == 1, "switched off"
+
+
+@pytest.mark.parametrize(
+    ("call", "bits"),
+    [
+        ({}, 32),
+        ({"quantize": 32}, 32),
+        ({"quantize": 16}, 16),
+        ({"half": True}, 16),
+        ({"quantize": "8"}, 8),
+        ({"quantize": "w8a16"}, 8),
+        ({"int8": True}, 8),
+    ],
+)
+def test_precision(call: dict, bits: int) -> None:
+    assert parity_check.bits(call) == bits

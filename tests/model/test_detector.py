@@ -1,0 +1,319 @@
+"""The detector: transfer of stock weights, text, fusing, copies, errors."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
+
+from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
+from ultra_dsmoe.model import detector as model_module
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.text import Taxonomy, TextBank, encode_bank
+
+Build = Callable[..., DSMoEModel]
+Batch = Callable[..., dict[str, Tensor]]
+WEIGHTS = Path(__file__).resolve().parents[3] / "shared" / "weights" / "yolov8n_coco_from_int8.pt"
+NAMES = {0: "scratch", 1: "dent", 2: "stain"}
+PAIRS = [("yolov8n", "yolov8n-dsmoe"), ("yolo26n", "yolo26n-dsmoe")]
+
+
+def pretrained(name: str) -> DetectionModel:
+    """Return a stock net with statistics and class weights as if it had been trained."""
+    net = DetectionModel(f"{name}.yaml", verbose=False)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.uniform_(-0.2, 0.2)
+            m.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+    net.names = {i: f"class {i}" for i in range(80)}
+    return net.eval()
+
+
+def run(net: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return net.eval()(images)[0]
+
+
+def hub(net: DSMoEModel, images: Tensor) -> Tensor:
+    """Return the output of the ten stages, which a fresh net's predictions do not show yet."""
+    seen: list[Tensor] = []
+    with torch.no_grad():
+        handle = net.eval().model[21].register_forward_hook(lambda _m, _x, y: seen.append(y))
+        net(images)
+        handle.remove()
+    return seen[0]
+
+
+# transfer -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stock_name", "name"), PAIRS)
+def test_a_pretrained_net_starts_as_that_net(stock_name: str, name: str, build: Build) -> None:
+    stock, net = pretrained(stock_name), build(name, nc=80)
+    images = torch.rand(2, 3, 96, 64)
+    expected = run(stock, images)
+    assert not torch.allclose(run(net, images), expected, atol=1e-2)
+    net.load(stock)
+    moved = net._moved(stock, net.options["transfer"]).state_dict()
+    assert len(moved) == len(stock.state_dict())
+    ours = net.state_dict()
+    assert all(torch.equal(ours[k], v) for k, v in moved.items()), "a tensor of the stock net did not arrive"
+    torch.testing.assert_close(run(net, images), expected, rtol=0, atol=1e-4)  # the hub starts at zero
+
+
+@pytest.mark.parametrize(("stock_name", "name"), PAIRS)
+def test_another_number_of_classes_keeps_the_hidden_layers(stock_name: str, name: str, build: Build) -> None:
+    stock, net = pretrained(stock_name), build(name, nc=6)
+    net.load(stock)
+    head, other = net.model[-1], stock.model[-1]
+    assert head.class_width == other.cv3[0][-1].in_channels == 80, "the host's own width for 6 classes is 64"
+    for branch in ("cv3", "one2one_cv3") if name.startswith("yolo26") else ("cv3",):
+        for ours, theirs in zip(getattr(head, branch), getattr(other, branch), strict=True):
+            hidden = {k: v for k, v in theirs.state_dict().items() if not k.startswith("2.")}
+            mine = ours.state_dict()
+            assert all(torch.equal(mine[k], v) for k, v in hidden.items())
+            assert mine["2.weight"].shape[0] == 6
+    assert run(net, torch.rand(1, 3, 64, 64)).shape == (1, 10, 84)
+
+
+def test_transfer_leaves_the_source_alone(build: Build) -> None:
+    stock = pretrained("yolov8n")
+    before = deepcopy(stock.state_dict())
+    build("yolov8n-dsmoe", nc=80).load(stock)
+    assert all(torch.equal(v, before[k]) for k, v in stock.state_dict().items())
+    assert list(stock.state_dict()) == list(before)
+
+
+def test_rows_of_one_of_ours_are_not_moved(build: Build) -> None:
+    source, net = build("yolov8n-dsmoe"), build("yolov8n-dsmoe")
+    net.load(source)
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.realdata
+def test_coco_weights_of_yolov8n(build: Build) -> None:
+    if not WEIGHTS.is_file():
+        pytest.skip("the weights are not beside the project")
+    stock, net = load_checkpoint(WEIGHTS)[0], build("yolov8n-dsmoe", nc=80)
+    net.load(stock)
+    images = torch.rand(1, 3, 160, 160)
+    torch.testing.assert_close(run(net, images), run(stock, images), rtol=0, atol=1e-3)
+    few = build("yolov8n-dsmoe", nc=6)
+    few.load(stock)
+    assert torch.equal(few.model[-1].cv3[0][1].conv.weight, stock.model[-1].cv3[0][1].conv.weight)
+
+
+@pytest.mark.parametrize(
+    ("stock_name", "name"), [("yolov8s", "yolov8n-dsmoe"), ("yolo11n", "yolov8n-dsmoe"), ("yolov8n", "dsmoe-n")]
+)
+def test_weights_of_another_architecture(stock_name: str, name: str, build: Build) -> None:
+    net = build(name, nc=80)
+    before = deepcopy(net.state_dict())
+    with pytest.raises(WeightsError, match=rf"pretrained weights: expected a checkpoint of .*, got {stock_name}.yaml"):
+        net.load(DetectionModel(f"{stock_name}.yaml", verbose=False))
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "half-loaded"
+
+
+# text -----------------------------------------------------------------------------------------------------------------
+
+
+def described(net: DSMoEModel) -> DSMoEModel:
+    net.names = NAMES
+    net.set_text(encode_bank(NAMES, {"dent": ["a round hollow"]}, encoder="hash"))
+    return net
+
+
+def test_rewording_a_class_changes_its_vector_alone(build: Build) -> None:
+    net = described(build(nc=3))
+    (row,) = net.blocks(TextSemantics)
+    before = row.bank.clone()
+    net.set_prompts({"scratch": "a long thin bright line"})
+    changed = (row.bank != before).any(1).tolist()
+    assert changed == [True, False, False]
+    assert net.text_info["prompts"][0] == ["a photo of a scratch defect: a long thin bright line"]
+    assert net.text_info["prompts"][1] == ["a photo of a dent defect: a round hollow"]
+    whole = encode_bank(NAMES, {"scratch": "a long thin bright line", "dent": ["a round hollow"]}, encoder="hash")
+    np.testing.assert_allclose(row.bank.numpy(), whole.vectors, atol=1e-6)
+    assert net.text_info["key"] == whole.key
+
+
+def test_rewording_refolds_a_fused_net(build: Build) -> None:
+    net = described(build(nc=3))
+    plain = deepcopy(net)
+    images = torch.rand(1, 3, 64, 64)
+    net.fuse(verbose=False)
+    before = hub(net, images)
+    for each in (net, plain):
+        each.set_prompts({"scratch": "a long thin bright line"})
+    after = hub(net, images)
+    assert (after - before).abs().max() > 1e-3, "the folded constants are those of the old text"
+    torch.testing.assert_close(after, hub(plain, images), rtol=0, atol=1e-4)
+
+
+def test_another_encoder_renews_the_projection(build: Build) -> None:
+    net = build(nc=3)
+    vectors = np.eye(3, 32, dtype=np.float32)
+    net.set_text(TextBank(("scratch", "dent", "stain"), (("a",), ("b",), ("c",)), "test:32", vectors, "0"))
+    assert net.blocks(TextSemantics)[0].project.in_features == 32
+    assert run(net, torch.rand(1, 3, 64, 64)).shape == (1, 7, 84)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({"scrach": "x"}, r"prompts: expected a class of this data set: .*'scrach' \(did you mean 'scratch'\?\)"),
+        ({"scratch": " "}, r"prompts\[scratch\]: expected texts that are not empty"),
+        ({"scratch": []}, r"prompts\[scratch\]: expected a text or a list of at least one text, got \[\]"),
+        (["scratch"], r"prompts: expected a mapping"),
+    ],
+)
+def test_wrong_prompts_change_nothing(prompts, message: str, build: Build) -> None:
+    net = described(build(nc=3))
+    before, info = net.blocks(TextSemantics)[0].bank.clone(), deepcopy(net.text_info)
+    with pytest.raises(TextError, match=message):
+        net.set_prompts(prompts)
+    assert torch.equal(net.blocks(TextSemantics)[0].bank, before)
+    assert net.text_info == info
+
+
+def test_text_needs_one_vector_per_class(build: Build) -> None:
+    with pytest.raises(TextError, match=r"text vectors: expected shape \(6, d\), one per class, got \(3, 1536\)"):
+        build(nc=6).set_text(encode_bank(NAMES, encoder="hash"))
+
+
+def test_text_must_be_finite(build: Build) -> None:
+    vectors = np.ones((3, 8), np.float32)
+    vectors[1, 2] = np.nan
+    with pytest.raises(TextError, match=r"text vectors: expected finite vectors, got NaN"):
+        TextBank(tuple(NAMES.values()), (("a",), ("b",), ("c",)), "test", vectors, "0")
+    with pytest.raises(TextError, match="text vectors: expected finite numbers, got NaN or infinity"):
+        build(nc=3).blocks(TextSemantics)[0].set_bank(torch.from_numpy(vectors))
+
+
+def test_a_net_without_text_has_no_prompts() -> None:
+    cfg = yaml_model_load("dsmoe-n.yaml")
+    cfg["dsmoe"]["text"] = False
+    net = DSMoEModel(cfg, nc=3, verbose=False)
+    net.names = NAMES
+    with pytest.raises(TextError, match="prompts: expected a model with text"):
+        net.set_prompts({"scratch": "x"})
+    assert run(net, torch.rand(1, 3, 64, 64)).shape == (1, 7, 84)
+
+
+def test_taxonomy_sets_radii_and_starts_the_hierarchy_loss(build: Build, batch: Batch) -> None:
+    net = build(nc=3)
+    (block,) = net.blocks(HyperbolicFusion)
+    taxonomy = Taxonomy.parse(NAMES, {"surface": ["scratch", "stain"], "fault": ["surface", "dent"]})
+    net.set_taxonomy(taxonomy)
+    assert block.members.tolist() == [[1, 0, 1], [1, 1, 1]]
+    surface, fault = block.parent_radius.tolist()
+    scratch, dent, stain = block.radius.flatten().tolist()
+    assert fault < surface < min(scratch, stain), "parents lie nearer the origin than their children"
+    assert fault < dent
+    net.train()(batch(nc=3)["img"])
+    assert block.aux["hier"] >= 0
+    net.init_criterion()(net(batch(nc=3)["img"]), batch(nc=3))[0][4].backward()
+    assert block.parent_radius.grad is not None
+
+
+# copies, fusing -------------------------------------------------------------------------------------------------------
+
+
+def test_copies_after_a_training_forward(build: Build, batch: Batch) -> None:
+    net = described(build(nc=3))
+    net.train()(batch(nc=3)["img"])
+    assert any(getattr(m, "aux", None) for m in net.modules())
+    images = torch.rand(1, 3, 64, 64)
+    for clone in (deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert not any(getattr(m, "aux", None) for m in clone.modules())
+        assert clone.text_info == net.text_info
+        assert torch.equal(run(clone, images), run(net, images))
+        net.train()
+
+
+@pytest.mark.parametrize("name", ["dsmoe-n", "yolov8n-dsmoe", "yolo26n-dsmoe"])
+def test_fusing_changes_no_prediction(name: str, build: Build) -> None:
+    net = build(name)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.uniform_(-0.2, 0.2)
+            m.running_var.uniform_(0.5, 2)
+        if type(m).__name__ == "HubInject":
+            nn.init.ones_(m.bn.weight)
+    images = torch.rand(2, 3, 64, 64)
+    expected = run(net, images)
+    fused = deepcopy(net).fuse(verbose=False)
+    assert fused.is_fused()
+    assert all(m.folded for m in fused.modules() if isinstance(m, TextFoldMixin))
+    torch.testing.assert_close(run(fused, images), expected, rtol=0, atol=1e-4)
+    for p in fused.blocks(TextSemantics)[0].parameters():
+        nn.init.zeros_(p)
+    torch.testing.assert_close(run(fused, images), expected, rtol=0, atol=1e-4)  # the text is not read any more
+
+
+def test_training_unfolds(build: Build, batch: Batch) -> None:
+    net = build()
+    net.fold_text()
+    net.train()
+    assert not any(m.folded for m in net.blocks(TextFoldMixin))
+    net(batch())[0].sum().backward()
+    assert net.blocks(TextSemantics)[0].project.weight.grad.abs().sum() > 0
+
+
+# routing --------------------------------------------------------------------------------------------------------------
+
+
+def test_modes_agree_and_topk_takes_effect(build: Build) -> None:
+    net, images = build(), torch.rand(2, 3, 64, 64)
+    gather = hub(net, images)
+    net.set_moe_mode("dense")
+    torch.testing.assert_close(hub(net, images), gather, rtol=0, atol=1e-5)
+    net.set_topk(1)
+    one = hub(net, images)
+    assert (one - gather).abs().max() > 1e-3
+    net.set_moe_mode("gather")
+    torch.testing.assert_close(hub(net, images), one, rtol=0, atol=1e-5)
+    assert net.options["topk"] == 1
+    assert [g.k for g in DSMoEModel(net.yaml, nc=6, verbose=False).blocks(ExpertGate)] == [1]
+
+
+@pytest.mark.parametrize("topk", [0, 33, -1, 2.5, "all", True, None])
+def test_wrong_topk_changes_nothing(topk, build: Build) -> None:
+    net = build()
+    with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 32"):
+        net.set_topk(topk)
+    assert net.blocks(ExpertGate)[0].k == 5
+    assert net.options["topk"] == "auto"
+
+
+# errors ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(70, 64), (64, 33)])
+def test_images_must_be_multiples_of_the_stride(shape: tuple[int, int], build: Build) -> None:
+    message = f"input image: expected height and width that are multiples of 32, got {shape[0]}x{shape[1]}"
+    with pytest.raises(ShapeError, match=message):
+        build()(torch.rand(1, 3, *shape))
+
+
+def test_a_checkpoint_of_a_newer_version(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = build()
+    net.checkpoint_format = model_module.CHECKPOINT_FORMAT + 1
+    torch.save({"model": net, "train_args": {}}, tmp_path / "new.pt")
+    with pytest.raises(WeightsError, match=r"checkpoint: expected format 1 or older \(upgrade ultra-dsmoe\), got 2"):
+        YOLO(tmp_path / "new.pt")
+    monkeypatch.setattr(model_module, "CHECKPOINT_FORMAT", 2)  # the newer version itself reads it
+    assert isinstance(YOLO(tmp_path / "new.pt").model, DSMoEModel)

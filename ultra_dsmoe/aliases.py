@@ -1,0 +1,44 @@
+"""Former names of modules whose classes checkpoints name: a checkpoint of before loads after a class has moved.
+
+A pickle holds the module path of each class. Whoever moves a class that may sit in a checkpoint adds its former module
+here; entries are never taken out. Imports nothing but the standard library, since every ``import torch`` runs it.
+"""
+
+import sys
+from importlib.machinery import ModuleSpec
+
+MOVED = {
+    "ultra_dsmoe.nn.head.dual_attention": "ultra_dsmoe.nn.attention.dual_attention",
+    "ultra_dsmoe.nn.neck.cbam": "ultra_dsmoe.nn.attention.cbam",
+    "ultra_dsmoe.train.distillation": "ultra_dsmoe.train.distill_wrapper",
+    "ultra_dsmoe.train.model": "ultra_dsmoe.model.detector",
+}
+
+
+class _Aliases:
+    """Meta path finder and loader in one: a former name gives the very module that has taken its place."""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        """Return a spec for a former name, None for every other module."""
+        return ModuleSpec(name, cls) if name in MOVED else None  # type: ignore[arg-type]
+
+    @staticmethod
+    def create_module(spec):
+        """Return the module of today; import itself then writes the former name's spec into it."""
+        from importlib import import_module
+
+        module = import_module(MOVED[spec.name])
+        spec.loader_state = module.__spec__
+        return module
+
+    @staticmethod
+    def exec_module(module):
+        """Give the module its own spec back: it was executed under its own name."""
+        module.__spec__ = module.__spec__.loader_state
+
+
+def install() -> None:
+    """Let Python's import find former names; safe to call twice."""
+    if _Aliases not in sys.meta_path:
+        sys.meta_path.append(_Aliases)  # type: ignore[arg-type]  # a class with a find_spec is a finder

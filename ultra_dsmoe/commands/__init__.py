@@ -1,0 +1,1 @@
+"""Sub-commands of ``dsmoe-yolo``, one file each: arguments, help and printing."""

@@ -1,0 +1,1 @@
+"""The generated boards of ``pcb-demo``."""

@@ -1,0 +1,79 @@
+"""Put the images of a packaged set in place from an archive in YOLO layout."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from ultra_dsmoe.data import packaged
+from ultra_dsmoe.data.convert.layout_check import check_layout, find_root
+from ultra_dsmoe.data.placing import move_into_place, require_unused
+from ultra_dsmoe.errors import DataError
+
+
+def unpack(name: str, archive: str | Path, root: str | Path | None = None) -> Path:
+    """Extract an archive to the folder that a packaged data YAML expects.
+
+    Nothing appears there unless the whole archive was extracted and fits the YAML.
+
+    Args:
+        name: Name of the packaged set, such as "deeppcb".
+        archive: A tar (any compression) or zip with data.yaml, images/ and labels/.
+        root: Where to put it instead.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: If the archive is missing, unsafe, damaged or of other classes, or the folder is in use.
+    """
+    data, archive = packaged.load(name), Path(archive)
+    root = Path(root).resolve() if root else packaged.images_root(name)
+    if not archive.is_file():
+        raise DataError("archive", "a tar or zip file", f"{archive}, which is no file")
+    require_unused(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    try:
+        _extract(archive, partial)
+        inner = find_root(partial, archive.name)
+        check_layout(inner, data, archive.name)
+        move_into_place(inner, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    """Extract a tar or zip; refuse members that would land outside the folder."""
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as pack:
+                for member in pack.namelist():
+                    _require_inside(member, archive)
+                pack.extractall(folder)
+        elif tarfile.is_tarfile(archive):
+            if not hasattr(tarfile, "data_filter"):
+                raise DataError("python", "3.10.12, 3.11.4 or later, whose tarfile extracts safely", sys.version)
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+        else:
+            raise DataError(str(archive), "a tar or zip file", "something else")
+    except tarfile.FilterError as error:
+        raise DataError(str(archive), "members that stay inside the archive's folder", str(error)) from error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise DataError(str(archive), "an undamaged archive", str(error)) from error
+    except (RuntimeError, NotImplementedError) as error:  # encrypted zip, unknown compression
+        raise DataError(str(archive), "an archive without password, in a common compression", str(error)) from error
+
+
+def _require_inside(member: str, archive: Path) -> None:
+    """Refuse an absolute path and one that climbs out; zipfile would silently put such a member elsewhere."""
+    path = PurePosixPath(member.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise DataError(str(archive), "members that stay inside the archive's folder", member)

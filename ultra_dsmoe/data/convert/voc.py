@@ -1,0 +1,178 @@
+"""Convert a set with Pascal VOC labels (one XML per image) to the folder that a packaged data YAML expects.
+
+The split keeps groups together: pictures of one board, or overlapping windows of one surface, on both sides of a split
+make every score too good.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import yaml
+
+from ultra_dsmoe.data import packaged
+from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES
+from ultra_dsmoe.data.placing import move_into_place, require_unused
+from ultra_dsmoe.errors import DataError
+
+SPLITS = ("train", "val", "test")
+RATIO = (6, 2, 2)  # [DSMoE] for the board set
+SEED = 42  # [DSMoE]
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# What in a file name tells the group; the whole name where nothing is known.
+GROUPS = {"pcb": r"^([^_]+)_"}  # 01_missing_hole_03: board 01
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One labelled image: its file, its name without suffix and its label lines."""
+
+    image: Path
+    stem: str
+    lines: tuple[str, ...]
+
+
+def convert_voc(
+    name: str,
+    folder: str | Path,
+    *,
+    ratio: tuple[int, ...] = RATIO,
+    seed: int = SEED,
+    group: str | None = None,
+    root: str | Path | None = None,
+) -> Path:
+    """Copy images and convert labels into YOLO layout.
+
+    Args:
+        name: Name of the packaged set, which gives the classes.
+        folder: Folder that holds images and XML files, at any depth.
+        ratio: Shares of train, val and, if three are given, test.
+        seed: Seed of the split.
+        group: Regular expression whose first group, searched in an image's name, says what must stay together.
+        root: Where to put the set instead.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: If labels and images do not fit together or the folder is in use.
+    """
+    data, folder = packaged.load(name), Path(folder)
+    root = Path(root).resolve() if root else packaged.images_root(name)
+    if len(ratio) not in (2, 3) or min(ratio) < 0 or min(ratio[:2]) == 0:
+        raise DataError("split", "two or three shares such as 6:2:2, the first two above 0", ":".join(map(str, ratio)))
+    require_unused(root)
+    names = packaged.class_names(data)
+    samples = _read_samples(folder, names)
+    parts = _split(samples, ratio, seed, _group_pattern(name, group))
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    try:
+        for split, members in parts.items():
+            _write_split(partial, split, members)
+        own = {**{split: f"images/{split}" for split in parts}, "names": dict(enumerate(names))}
+        (partial / "data.yaml").write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+        move_into_place(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def _group_pattern(name: str, group: str | None) -> re.Pattern[str]:
+    """Compile the expression that tells the group of an image."""
+    try:
+        pattern = re.compile(group or GROUPS.get(name.removesuffix(".yaml"), "^(.*)$"))
+    except re.error as error:
+        raise DataError("group", "a regular expression", f"{group} ({error})") from error
+    if pattern.groups != 1:
+        raise DataError("group", "a regular expression with one group in parentheses", str(group))
+    return pattern
+
+
+def _read_samples(folder: Path, names: list[str]) -> list[_Sample]:
+    """Pair every XML file with its image and read its boxes, in the order of the names."""
+    images: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in IMAGE_SUFFIXES:
+            images[file.stem].append(file)
+    annotations = sorted(folder.rglob("*.xml"), key=lambda f: f.stem)
+    if not annotations:
+        raise DataError(str(folder), "a folder with Pascal VOC .xml files", "none")
+    samples = []
+    for file in annotations:
+        # Rotated copies of the board set carry the names of the upright images, in folders of other names.
+        matches = images[file.stem]
+        matches = matches if len(matches) == 1 else [m for m in matches if m.parent.name == file.parent.name]
+        if len(matches) != 1:
+            raise DataError(str(file), "one image of this name", str(len(matches)))
+        samples.append(_Sample(matches[0], file.stem, tuple(_read_boxes(file, names))))
+    stems = [s.stem for s in samples]
+    if len(set(stems)) != len(stems):
+        twice = next(a for a, b in pairwise(stems) if a == b)
+        raise DataError(str(folder), "one .xml file per image name", f"two of {twice}")
+    return samples
+
+
+def _read_boxes(file: Path, names: list[str]) -> list[str]:
+    """Return the label lines of one XML file; corners are taken as they are, in pixels from 0."""
+    try:
+        tree = ElementTree.parse(file)
+        size = [float(tree.findtext(f"size/{k}", "")) for k in ("width", "height")]
+        kinds = [o.findtext("name", "") for o in tree.iter("object")]
+        boxes = [[float(o.findtext(f"bndbox/{k}", "")) for k in CORNERS] for o in tree.iter("object")]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(str(file), "a Pascal VOC file with size and boxes", str(error)) from error
+    if min(size) <= 0:
+        raise DataError(str(file), "the image's width and height above 0", size)
+    index = {n.lower(): i for i, n in enumerate(names)}
+    lines = []
+    for kind, corners in zip(kinds, boxes, strict=True):
+        key = kind.strip().lower().replace(" ", "_")
+        if key not in index:
+            raise DataError(str(file), f"classes {', '.join(names)}", kind or "a box without a name")
+        x0, x1 = (min(max(v, 0.0), size[0]) / size[0] for v in (corners[0], corners[2]))
+        y0, y1 = (min(max(v, 0.0), size[1]) / size[1] for v in (corners[1], corners[3]))
+        if x1 <= x0 or y1 <= y0:
+            raise DataError(str(file), "boxes with xmin < xmax and ymin < ymax inside the image", corners)
+        lines.append(f"{index[key]} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}")
+    return lines
+
+
+def _split(
+    samples: list[_Sample], ratio: tuple[int, ...], seed: int, pattern: re.Pattern[str]
+) -> dict[str, list[_Sample]]:
+    """Deal whole groups out in random order, each to the split that lacks the largest share of its images."""
+    groups: dict[str, list[_Sample]] = defaultdict(list)
+    for sample in samples:
+        match = pattern.search(sample.stem)
+        groups[match[1] if match and match[1] else sample.stem].append(sample)
+    order = sorted(groups)
+    np.random.default_rng(seed).shuffle(order)
+    wanted = {s: len(samples) * r / sum(ratio) for s, r in zip(SPLITS, ratio, strict=False) if r}
+    parts: dict[str, list[_Sample]] = {split: [] for split in wanted}
+    for key in order:
+        neediest = max(wanted, key=lambda s: 1 - len(parts[s]) / wanted[s])
+        parts[neediest] += groups[key]
+    empty = [split for split, members in parts.items() if not members]
+    if empty:
+        raise DataError("split", f"at least {len(wanted)} groups of images, one per split", f"{len(order)}")
+    return parts
+
+
+def _write_split(root: Path, split: str, samples: list[_Sample]) -> None:
+    """Copy the images of one split and write their labels."""
+    images, labels = root / "images" / split, root / "labels" / split
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    for sample in samples:
+        shutil.copyfile(sample.image, images / f"{sample.stem}{sample.image.suffix.lower()}")
+        text = "".join(f"{line}\n" for line in sample.lines)
+        (labels / f"{sample.stem}.txt").write_text(text, encoding="utf-8")

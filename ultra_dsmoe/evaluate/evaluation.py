@@ -1,0 +1,267 @@
+"""Open a checkpoint and its data set, and run the host's validator over them while keeping what it saw per image."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import time
+import zipfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import yaml
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import LOGGER
+
+from ultra_dsmoe.commands.arguments import Check, parse
+from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
+from ultra_dsmoe.logs import at_level
+from ultra_dsmoe.model.detector import DSMoEModel
+
+NMS_SECONDS, NMS_SECONDS_PER_IMAGE = 2.0, 0.05  # the host's limit, of a batch and of each image in it
+# What unpickling a damaged or foreign file raises.
+_UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, AttributeError, ImportError, TypeError, IndexError)
+
+
+@dataclass
+class ImageStats:
+    """What a validation saw, one entry per image in the order of the loader.
+
+    Attributes:
+        files: Image files.
+        tp: Whether each detection is right at the 10 IoU thresholds, (D_i, 10).
+        conf: Confidences, (D_i,).
+        pred_cls: Predicted classes, (D_i,).
+        target_cls: Labelled classes, (L_i,).
+    """
+
+    files: list[str] = field(default_factory=list)
+    tp: list[np.ndarray] = field(default_factory=list)
+    conf: list[np.ndarray] = field(default_factory=list)
+    pred_cls: list[np.ndarray] = field(default_factory=list)
+    target_cls: list[np.ndarray] = field(default_factory=list)
+
+
+class Collector(DetectionValidator):
+    """The host's validator, on the very network it is given, keeping its matches per image.
+
+    ``switch`` is entered on ``stack`` when the first real batch is about to come: after the host has fused, moved and
+    warmed the network up, so that neither its dummy input nor its folding of the text meets the hooks.
+    """
+
+    def __init__(self, stack: ExitStack, switch: AbstractContextManager, **kwargs: Any) -> None:
+        """Build the validator; ``kwargs`` are the host's (dataloader, save_dir, args)."""
+        super().__init__(**kwargs)
+        self.stack, self.switch, self.images = stack, switch, ImageStats()
+
+    def get_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the network itself: hosts that validate a copy would leave our hooks behind."""
+        return model
+
+    def init_metrics(self, model: Any) -> None:
+        """Prepare the host's metrics, then switch."""
+        super().init_metrics(model)
+        self.stack.enter_context(self.switch)
+
+    def postprocess(self, preds: Any) -> Any:
+        """Suppress overlapping boxes as the host does, which drops the rest of a batch where that takes too long.
+
+        Raises:
+            DSMoEError: If it took so long, as on a machine with too much to do: the numbers would be too low.
+        """
+        begun = time.monotonic()
+        found = super().postprocess(preds)
+        took, limit = time.monotonic() - begun, NMS_SECONDS + NMS_SECONDS_PER_IMAGE * len(found)
+        if took > limit:
+            expected = f"at most {limit:.1f} s for the boxes of a batch, since the host drops images after that"
+            raise DSMoEError("NMS", f"{expected} (try a quieter machine or a smaller batch)", f"{took:.1f} s")
+        return found
+
+    def update_metrics(self, preds: Any, batch: dict[str, Any]) -> None:
+        """Match a batch as the host does and keep its file names."""
+        super().update_metrics(preds, batch)
+        self.images.files.extend(str(f) for f in batch["im_file"])
+
+    def get_stats(self) -> dict[str, Any]:
+        """Keep the matches before the host clears them."""
+        for name in ("tp", "conf", "pred_cls", "target_cls"):
+            setattr(self.images, name, list(self.metrics.stats[name]))
+        return super().get_stats()
+
+
+class Evaluation:
+    """One checkpoint and one split of a data set, ready for any number of passes.
+
+    Attributes:
+        path: The checkpoint.
+        net: Its network, in evaluation mode; the first pass fuses it and moves it to the device.
+        names: Class names in the order of their numbers.
+        split: Which images.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        """Check everything that can be checked before the first image is read.
+
+        Args:
+            options: Checked arguments, see `ultra_dsmoe.commands.arguments.COMMON`; what is not given comes from the
+                checkpoint (``data``, ``imgsz``) or the host's defaults.
+
+        Raises:
+            WeightsError: If the checkpoint is missing, damaged or holds another network.
+            ConfigError: If there is no such device or no data set is named.
+            DataError: If the data set is incomplete or has other classes.
+        """
+        self.path = Path(options["model"])
+        self.net, trained = load_network(self.path)
+        self.names = list(self.net.names.values())
+        self.split = options.get("split", "val")
+        data = options.get("data") or trained.get("data")
+        if data is None:
+            raise ConfigError("data", "a data YAML", "none")
+        self.args: dict[str, Any] = {k: trained[k] for k in ("imgsz", "single_cls") if k in trained}
+        self.args.update({k: options[k] for k in ("imgsz", "batch", "device") if k in options})
+        self.args.update(task="detect", mode="val", model=str(self.path), data=str(data), split=self.split)
+        self.args.update(plots=False, save_json=False, rect=True)
+        _check_device(self.args.get("device"))
+        _check_data(str(data), self.split, None if self.args.get("single_cls") else self.names)
+        self._loader: Any = None
+
+    def run(self, switch: AbstractContextManager | None = None) -> ImageStats:
+        """Validate once, with ``switch`` in force while images are computed.
+
+        Raises:
+            DataError: If the split has no readable image or no labelled object.
+        """
+        with TemporaryDirectory() as folder, ExitStack() as stack, quiet():
+            collector = Collector(
+                stack,
+                nullcontext() if switch is None else switch,
+                dataloader=self._loader,
+                save_dir=Path(folder),
+                args=dict(self.args),
+            )
+            try:
+                collector(model=self.net)
+            except FileNotFoundError as e:
+                raise DataError("data", f"images in its '{self.split}' split", str(e)) from e
+            self._loader = collector.dataloader
+        if not sum(len(c) for c in collector.images.target_cls):
+            raise DataError("data", f"labelled objects in its '{self.split}' split", "images without a single label")
+        return collector.images
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Keep the host's tables and progress bars back; its warnings still appear."""
+    return at_level(LOGGER, logging.WARNING)
+
+
+def load_network(path: Path) -> tuple[DSMoEModel, dict[str, Any]]:
+    """Return the network of a checkpoint and what it was trained with (``data``, ``imgsz``).
+
+    Raises:
+        WeightsError: If the file is missing, damaged or not of a DS-MoE network.
+    """
+    from ultralytics import YOLO
+
+    if path.suffix != ".pt":
+        raise WeightsError("model", "a DS-MoE checkpoint (.pt)", str(path))
+    if not path.is_file():  # the host would go and try to download it
+        raise WeightsError("model", "an existing checkpoint", f"{path}, which is not a file")
+    try:
+        with quiet():
+            yolo = YOLO(str(path))
+    except DSMoEError:
+        raise
+    except (*_UNREADABLE, pickle.UnpicklingError, zipfile.BadZipFile) as e:
+        raise WeightsError("model", "a readable checkpoint", f"{path} ({type(e).__name__}: {e})") from e
+    if not isinstance(yolo.model, DSMoEModel):
+        raise WeightsError("model", "a checkpoint of a DS-MoE network", f"{path} ({type(yolo.model).__name__})")
+    return yolo.model.float().eval(), dict(yolo.overrides)
+
+
+def _check_device(device: str | None) -> None:
+    from ultralytics.utils.torch_utils import select_device
+
+    try:
+        with quiet():
+            select_device(device or "", verbose=False)
+    except (ValueError, RuntimeError) as e:
+        raise ConfigError("device", "cpu, or the number of a GPU of this machine", str(device)) from e
+
+
+def _check_data(data: str, split: str, names: list[str] | None) -> None:
+    """Refuse a data YAML without images in ``split``, or with another number of classes than ``names``."""
+    from ultralytics.data.utils import check_det_dataset
+
+    try:
+        with quiet():
+            content = check_det_dataset(data)
+    except DSMoEError:
+        raise
+    except (OSError, SyntaxError, TypeError, yaml.YAMLError) as e:
+        raise DataError("data", f"a data YAML with images in its '{split}' split", str(e)) from e
+    places = content.get(split)
+    if not places:
+        have = ", ".join(s for s in ("train", "val", "test") if content.get(s))
+        raise DataError("data", f"a data YAML with a '{split}' split", f"{data} (has {have})")
+    for place in places if isinstance(places, list) else [places]:
+        if not Path(place).exists():
+            raise DataError("data", f"the images of its '{split}' split", f"{place}, which does not exist")
+    if names is not None and content["nc"] != len(names):
+        raise DataError("data", f"{len(names)} classes as in the model ({', '.join(names)})", f"{content['nc']}")
+
+
+def begin(
+    argv: Sequence[str], usage: str, checks: dict[str, Check], name: str
+) -> tuple[dict[str, Any], Evaluation, Path] | None:
+    """Open what the words of a command name, before any work.
+
+    Args:
+        argv: Words behind ``dsmoe-yolo NAME``.
+        usage: What to print where help is asked for.
+        checks: Check of each known key.
+        name: Folder of the results in the checkpoint's run folder, unless ``out`` names another.
+
+    Returns:
+        Checked keys, the checkpoint with its data, and where results go (not created); None where help was asked for.
+
+    Raises:
+        DSMoEError: On bad input.
+    """
+    if not argv or argv[0] in ("help", "-h", "--help"):
+        print(usage)
+        return None
+    options = parse(list(argv), checks)
+    evaluation = Evaluation(options)
+    return options, evaluation, output_folder(evaluation.path, options.get("out"), name)
+
+
+def output_folder(checkpoint: Path, given: str | None, name: str) -> Path:
+    """Return where results go, checked but not created: ``given``, or ``name`` in the checkpoint's run folder.
+
+    Raises:
+        ConfigError: If something other than a folder is in the way or it cannot be written.
+    """
+    run = checkpoint.parent.parent if checkpoint.parent.name == "weights" else checkpoint.parent
+    folder = Path(given) if given else run / name
+    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError("out", "a folder that can be written", str(folder))
+    return folder
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> list[Path]:
+    """Write files, each complete or not at all, and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, content in files.items():
+        part = folder / f"{name}.part"
+        part.write_bytes(content)
+        paths.append(part.replace(folder / name))
+    return paths

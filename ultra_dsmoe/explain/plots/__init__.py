@@ -1,0 +1,1 @@
+"""Pictures of what the package measures, one per file, on one canvas."""

@@ -1,0 +1,382 @@
+"""The detector: the host's detection model with text, routing and sparse execution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import LOGGER
+
+from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
+from ultra_dsmoe.model.criterion import DSMoECriterion
+from ultra_dsmoe.model.options import check_options
+from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.folding import LinearFoldMixin
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.ops.gray import check_gamma, gray_transform
+from ultra_dsmoe.train.router_health import RouterMonitor
+
+if TYPE_CHECKING:
+    from ultra_dsmoe.text import Taxonomy, TextBank
+
+MIN_TRANSFER = 1 / 3  # share of tensors that must fit; other scales and families reach a fifth by chance (counted)
+CHECKPOINT_FORMAT = 1  # raised when an older package could not read what a newer one writes
+
+
+class DSMoEModel(DetectionModel):
+    """A detector built from a model YAML that names blocks of this package.
+
+    Attributes:
+        text_info: Names, prompts, encoder and content hash of the text vectors, or None before any were set.
+    """
+
+    yaml: dict[str, Any]  # the host's attributes, for the type checker
+    model: Any
+    stride: torch.Tensor
+
+    def __init__(
+        self, cfg: str | dict = "dsmoe-n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
+    ) -> None:
+        """Build the net.
+
+        Args:
+            cfg: Model YAML, path or dictionary.
+            ch: Input channels.
+            nc: Number of classes, overrides the YAML.
+            verbose: Whether to print the rows.
+
+        Raises:
+            ConfigError: If the YAML's ``dsmoe:`` section has a key or value that it cannot have.
+        """
+        self.text_info: dict[str, Any] | None = None
+        self.checkpoint_format = CHECKPOINT_FORMAT
+        super().__init__(cfg, ch, nc, verbose)
+        # Here, not only where they are used: a training must not fail after its run folder exists.
+        self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The model YAML's ``dsmoe:`` section."""
+        if self.yaml.get("dsmoe") is None:  # a YAML without the section gets one: `set_topk` writes there
+            self.yaml["dsmoe"] = {}
+        return self.yaml["dsmoe"]
+
+    def blocks(self, kind: type) -> list[Any]:
+        """Return all blocks of a class."""
+        return [m for m in self.modules() if isinstance(m, kind)]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint that a newer version of this package wrote."""
+        written = state.get("checkpoint_format", CHECKPOINT_FORMAT)
+        if written > CHECKPOINT_FORMAT:
+            raise WeightsError("checkpoint", f"format {CHECKPOINT_FORMAT} or older (upgrade ultra-dsmoe)", f"{written}")
+        super().__setstate__(state)
+
+    # Text ------------------------------------------------------------------------------------------------------------
+
+    def set_text(self, bank: TextBank) -> None:
+        """Take the text vectors of a bank, one per class in the order of ``names``.
+
+        Raises:
+            TextError: If the number of classes differs, a vector is not finite, or the model has no text side.
+        """
+        for row in self.blocks(TextSemantics):
+            row.set_bank(torch.from_numpy(bank.vectors))
+        self.text_info = {
+            "names": list(bank.names),
+            "prompts": [list(p) for p in bank.prompts],
+            "encoder": bank.encoder,
+            "key": bank.key,
+        }
+        self._refold()
+
+    def text_rows(self) -> list[TextSemantics]:
+        """Return the blocks that hold text vectors."""
+        return [row for row in self.blocks(TextSemantics) if row.text]
+
+    def require_finite_text(self, source: str) -> None:
+        """Refuse text vectors that no encoder gives.
+
+        Args:
+            source: Where they come from, for the error.
+
+        Raises:
+            TextError: If one is not finite.
+        """
+        if not all(torch.isfinite(row.bank).all() for row in self.text_rows()):
+            raise TextError(f"text vectors of {source}", "finite numbers", "NaN or infinity")
+
+    def copy_text(self, source: DSMoEModel) -> None:
+        """Take over the text vectors of another net with the same number of classes and of `text_rows`."""
+        for row, other in zip(self.text_rows(), source.text_rows(), strict=True):
+            row.set_bank(other.bank)
+        self.text_info = deepcopy(source.text_info)
+
+    def set_prompts(self, prompts: dict[str, str | list[str]]) -> None:
+        """Reword classes without retraining; classes left out keep their prompts.
+
+        Raises:
+            TextError: If a class does not exist, a prompt is empty, or the model has no text side.
+        """
+        from ultra_dsmoe.text import class_names, encode_bank
+
+        if not self.text_rows():
+            raise TextError("prompts", "a model with text", "a model without a TextSemantics row")
+        info = self.text_info or {"encoder": "auto", "names": [], "prompts": None}
+        keep = info["prompts"] if info["names"] == list(class_names(self.names)) else None
+        self.set_text(encode_bank(self.names, prompts, encoder=info["encoder"], keep=keep))
+
+    def set_taxonomy(self, taxonomy: Taxonomy, seed: int = 0) -> None:
+        """Take a taxonomy of the classes: tree for the hierarchy loss, initial radii from its embedding."""
+        radii = torch.atanh(torch.from_numpy(taxonomy.embed(seed=seed)).float().norm(dim=1).clamp_max(0.96))
+        members = torch.from_numpy(taxonomy.members.astype("float32"))
+        edges = torch.tensor(taxonomy.edges, dtype=torch.long).view(-1, 2)
+        for block in self.blocks(HyperbolicFusion):
+            block.set_taxonomy(members, edges, radii)
+
+    @torch.no_grad()
+    def fold_text(self) -> None:
+        """Fold everything that depends on text alone into buffers."""
+        outputs: dict[int, torch.Tensor] = {}
+        row: Any  # the host's parser attaches i and f
+        for row in self.model:
+            i, sources = row.i, [row.f] if isinstance(row.f, int) else row.f
+            if isinstance(row, TextSemantics):
+                outputs[i] = row.text_constants()[0]
+            text = next((outputs[j] for j in (source % i for source in sources if i) if j in outputs), None)
+            for part in row.modules():  # a mixture's own gate lies inside it
+                if isinstance(part, TextFoldMixin):
+                    part.fold_text(text)
+
+    def _refold(self) -> None:
+        if any(m.folded for m in self.blocks(TextFoldMixin)):
+            self.fold_text()
+
+    def fuse(self, *args: Any, **kwargs: Any) -> DSMoEModel:
+        """Fold the text and what is linear in our blocks, and fuse the host's own modules; arguments are the host's."""
+        self.eval()
+        self.fold_text()
+        for block in self.blocks(LinearFoldMixin):
+            block.fold()
+        return super().fuse(*args, **kwargs)
+
+    # Routing ---------------------------------------------------------------------------------------------------------
+
+    def set_topk(self, topk: int | str) -> None:
+        """Change how many experts each image gets.
+
+        Raises:
+            ConfigError: If it is not ``auto`` or an integer from 1 to N, or the model has no experts.
+        """
+        self._require_experts("topk")
+        for block in (*self.blocks(ExpertGate), *self.blocks(SparseMoE)):
+            block.set_topk(topk)
+        self.options["topk"] = topk
+
+    def set_moe_mode(self, mode: str, kept: Sequence[Sequence[int]] | None = None) -> None:
+        """Choose how evaluation and exported files compute the mixtures.
+
+        Args:
+            mode: ``gather``, ``static`` or ``dense``, see `SparseMoE`.
+            kept: Experts that ``static`` keeps, one list per gate in the order of the rows.
+
+        Raises:
+            ConfigError: If the mode is unknown, ``kept`` is missing, needless or wrong, or the model has no experts.
+        """
+        self._require_experts("moe mode")
+        gates = self.blocks(ExpertGate)
+        if kept is not None and len(kept) != len(gates):
+            raise ConfigError("kept experts", f"one list for each of {len(gates)} gates", f"{len(kept)}")
+        lists = {gate: None if kept is None else kept[i] for i, gate in enumerate(gates)}
+        driver = {moe: gate for gate, moe in RouterMonitor(self).pairs}
+        for block in self.blocks(SparseMoE):
+            block.set_mode(mode, lists[driver[block]] if block in driver else None)
+        for gate in gates:
+            gate.keep(lists[gate])
+
+    def set_dynamic_conv(self, on: bool) -> None:
+        """Choose whether ``gather`` may use convolutions with gathered weights, which old TensorRT may refuse."""
+        self._require_experts("dynamic_conv")
+        for block in self.blocks(SparseMoE):
+            block.dynamic_conv = on
+
+    def _require_experts(self, argument: str) -> None:
+        if not self.blocks(SparseMoE):
+            raise ConfigError(argument, "a model with a SparseMoE row", f"{self.yaml.get('yaml_file', 'none')}")
+
+    # Images ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def gamma(self) -> float:
+        """Exponent of the gray transform that the net begins with; 1 is none."""
+        return self.options.get("gamma", 1.0)
+
+    def set_gamma(self, gamma: float) -> None:
+        """Change the exponent of the gray transform, for training, evaluation and export alike.
+
+        Raises:
+            ConfigError: If it is no finite number above 0.
+        """
+        # Copies: a net that is built from another's YAML, as the trainer does, shares the dictionary with it.
+        self.yaml = {**self.yaml, "dsmoe": {**self.options, "gamma": check_gamma("gamma", gamma)}}
+
+    # Host contract ---------------------------------------------------------------------------------------------------
+
+    def predict(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the net on images (B, C, H, W) in [0, 1], beginning with the gray transform.
+
+        Raises:
+            ShapeError: If height or width is not a multiple of the largest stride.
+        """
+        if not hasattr(self, "stride"):  # still being built: the stride is unknown, the options unchecked
+            return super().predict(x, *args, **kwargs)
+        stride = int(self.stride.max())
+        if x.shape[-2] % stride or x.shape[-1] % stride:
+            got = f"{int(x.shape[-2])}x{int(x.shape[-1])}"
+            raise ShapeError("input image", f"height and width that are multiples of {stride}", got)
+        return super().predict(gray_transform(x, self.gamma), *args, **kwargs)
+
+    def init_criterion(self) -> Any:
+        """Return the criterion; ``dsmoe: {loss: host}`` in the YAML gives the host's own."""
+        inner = super().init_criterion()
+        loss = check_options(self.options).get("loss", "dsmoe")
+        return inner if loss == "host" else DSMoECriterion(self, inner, self.options)
+
+    def load(self, weights: Any, verbose: bool = True) -> None:
+        """Load weights by name and shape; rows of another net move to where this YAML's ``transfer`` has them.
+
+        Args:
+            weights: A model, or a checkpoint dictionary.
+            verbose: Whether to print how many tensors fitted.
+
+        Raises:
+            WeightsError: If they are another architecture's.
+        """
+        source: Any = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
+        if moves := self._moves_for(source):
+            source = self._moved(source, moves)
+        self._require_same_architecture(source)
+        head, other = self.model[-1], source.model[-1]
+        if hasattr(head, "rebuild_class_branch") and _same_inputs(head, other):
+            width = other.cv3[0][-1].in_channels
+            if width != head.cv3[0][-1].in_channels:
+                head.rebuild_class_branch(width)
+                head.bias_init()
+        super().load(source, verbose and not moves)
+        if verbose and moves:
+            LOGGER.info(f"{self._fitting(_tensors(source))} of {len(_tensors(self))} tensors from {_name_of(source)}")
+
+    def _fitting(self, theirs: dict[str, torch.Size]) -> int:
+        """Return how many of these tensors have a namesake of their shape here."""
+        ours = _tensors(self)
+        return sum(ours.get(name) == shape for name, shape in theirs.items())
+
+    def _require_same_architecture(self, source: nn.Module) -> None:
+        """Refuse weights that fit here and there by chance only."""
+        theirs = _tensors(source)
+        fit = self._fitting(theirs)
+        if fit < MIN_TRANSFER * len(theirs):
+            wanted = str(self.yaml.get("yaml_file") or "this model")
+            got = f"{_name_of(source)}, of which {fit} of {len(theirs)} tensors fit"
+            raise WeightsError("pretrained weights", f"a checkpoint of {wanted.rsplit('/', 1)[-1]}", got)
+
+    def _moves_for(self, source: Any) -> dict[int, int | str] | None:
+        """Return that map of ``transfer`` by which most tensors of a net fit; None where it fits best as it is."""
+        moves = self.options.get("transfer") or {}
+        maps = list(moves.values()) if all(isinstance(m, dict) for m in moves.values()) else [moves]
+        theirs = _tensors(source)
+        best, most = None, self._fitting(theirs)
+        for candidate in maps:
+            places = {f"model.{i}": f"model.{place}" for i, place in self._places(source, candidate).items()}
+            names = ((".".join(name.split(".", 2)[:2]), name, shape) for name, shape in theirs.items())
+            moved = {places[row] + name[len(row) :]: shape for row, name, shape in names if row in places}
+            if (fit := self._fitting(moved)) > most:
+                best, most = candidate, fit
+        return best
+
+    def _places(self, source: Any, moves: dict[int, int | str]) -> dict[int, int | str]:
+        """Return where each row of a net belongs: backbone rows stay, others go as ``moves`` says."""
+        free = set(range(len(self.yaml["backbone"]))) - set(moves.values())
+        places = {i: moves.get(i, i if i in free else None) for i in range(len(source.model))}
+        return {i: place for i, place in places.items() if place is not None}
+
+    def _moved(self, source: nn.Module, moves: dict[int, int | str]) -> nn.Module:
+        """Return a copy of a net with its rows at our places; a part of a row, as in "22.csp", is a place too."""
+        rows: list[nn.Module] = [nn.Identity() for _ in self.model]
+        theirs: Any = source.model
+        for i, place in self._places(source, moves).items():
+            target, _, part = str(place).partition(".")
+            if int(target) >= len(rows):
+                continue
+            row = deepcopy(theirs[i])
+            if part:
+                rows[int(target)].add_module(part, row)
+            else:
+                rows[int(target)] = row
+        moved = deepcopy(source)
+        moved.model = nn.Sequential(*rows)
+        return moved
+
+    def gflops(self, imgsz: int | list[int] = 640) -> float:
+        """Return the work of one image in GFLOPs (2 x multiply-accumulate): k of N experts, not all."""
+        h, w = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        p = next(self.parameters())
+        training = self.training
+        self.eval()
+        try:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                self(torch.zeros(1, self.yaml.get("channels", 3), h, w, device=p.device, dtype=p.dtype))
+        finally:
+            self.train(training)
+        return counter.get_total_flops() / 1e9
+
+    def info(self, detailed: bool = False, verbose: bool = True, imgsz: int | list[int] = 640) -> Any:
+        """Print and return layers, parameters, gradients and executed GFLOPs (k of N experts).
+
+        Args:
+            detailed: Whether to print every layer, as the host does.
+            verbose: Whether to print at all; without, nothing is returned.
+            imgsz: Image size for the GFLOPs.
+        """
+        if not verbose:
+            return None
+        if detailed:
+            super().info(detailed=True, verbose=True, imgsz=imgsz)
+        layers = sum(1 for m in self.modules() if not m._modules)
+        params = sum(p.numel() for p in self.parameters())
+        grads = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        flops = self.gflops(imgsz)
+        experts = ", ".join(f"{m.k} of {m.experts} experts" for m in self.blocks(SparseMoE))
+        name = str(self.yaml.get("yaml_file", "")).rsplit("/", 1)[-1].removesuffix(".yaml") or type(self).__name__
+        LOGGER.info(
+            f"{name} summary{' (fused)' if self.is_fused() else ''}: {layers:,} layers, {params:,} parameters, "
+            f"{grads:,} gradients, {flops:.1f} GFLOPs{f' ({experts} computed)' if experts else ''}"
+        )
+        return layers, params, grads, flops
+
+
+def _tensors(net: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of a net's tensors by name, without counters, which fit everywhere."""
+    return {name: value.shape for name, value in net.state_dict().items() if value.ndim}
+
+
+def _name_of(net: Any) -> str:
+    """Return the name of a net's checkpoint or YAML."""
+    name = getattr(net, "pt_path", None) or getattr(net, "yaml", {}).get("yaml_file") or "the net"
+    return str(name).rsplit("/", 1)[-1]
+
+
+def _same_inputs(head: Any, other: Any) -> bool:
+    """Whether two heads read maps of the same widths, so that a class branch of one can run on the other's."""
+    try:
+        return [m[0].conv.in_channels for m in head.cv2] == [m[0].conv.in_channels for m in other.cv2]
+    except (AttributeError, TypeError):
+        return False

@@ -1,0 +1,1 @@
+"""Attention blocks that neck and head share."""

@@ -1,0 +1,176 @@
+"""Send our networks to our trainer and validator, and our keys to the network before a verb runs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from inspect import isgenerator
+from pathlib import Path
+from typing import Any
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.export import exporting
+from ultra_dsmoe.export.static_mode import KeptExperts
+from ultra_dsmoe.model.settings import Kept, align, in_force
+from ultra_dsmoe.plugin import distill_choice, host, keys
+from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
+from ultra_dsmoe.plugin.rows import is_ours
+
+
+def our_net(model: Any) -> Any:
+    """Return the network of a ``YOLO`` object where it is ours, looking through a distillation wrapper, else None."""
+    net = getattr(model, "model", None)
+    net = getattr(net, "student_model", net)
+    module = sys.modules.get("ultra_dsmoe.model.detector")  # a network of ours exists only where this was imported
+    return net if module is not None and isinstance(net, module.DSMoEModel) else None
+
+
+def our_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the host's task map with our network and trainer for detection; the host's validator serves both."""
+    from ultra_dsmoe.model.detector import DSMoEModel
+    from ultra_dsmoe.train.trainer import DSMoETrainer
+
+    ours = {"model": DSMoEModel, "trainer": DSMoETrainer}
+    return {**stock, "detect": {**stock["detect"], **ours}}
+
+
+def chooser(stock_class: Any) -> Any:
+    """Return a stand-in for the host's detection model that builds ours from a YAML that names layers of ours."""
+
+    @functools.wraps(stock_class, updated=())
+    def build(cfg: Any, *args: Any, **kwargs: Any) -> Any:
+        from ultralytics.nn import tasks
+
+        if not is_ours(cfg, vars(tasks)):
+            return stock_class(cfg, *args, **kwargs)
+        from ultra_dsmoe.model.detector import DSMoEModel
+
+        return DSMoEModel(cfg, *args, **kwargs)
+
+    return build
+
+
+def required_net(model: Any, given: dict[str, Any]) -> Any:
+    """Return the network of ``model``, which must be ours where one of our keys is given.
+
+    Raises:
+        ConfigError: If it is a stock model or an exported file.
+    """
+    net = our_net(model)
+    if net is None and given:
+        name = getattr(model, "model_name", None) or type(model).__name__
+        raise ConfigError(next(iter(given)), "a DS-MoE model as a .pt file", f"{name}")
+    return net
+
+
+def wrap_verb(stock: Any, verb: str) -> Any:
+    """Wrap a method of the host's ``Model`` so that our keys are in force in the network while it runs."""
+
+    @functools.wraps(stock)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = keys.take(kwargs)
+        keys.suit(verb, given)
+        net = required_net(self, given)
+        if net is not None:
+            require_classes(kwargs.get("data"))
+        if verb == "export" and net is not None:
+            distill_choice.adopt_student(self)
+            return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
+        kept = KeptExperts(self, net, given, kwargs).numbers
+        with in_force(net, given, kept):
+            align(predictor_net(self), net)
+            if verb == "val" and net is not None:
+                require_images(kwargs.get("data"), kwargs.get("split"))
+            result = stock(self, *args, **kwargs)
+        return _streamed(self, net, given, kept, result) if given and isgenerator(result) else result
+
+    return host.mark(call)
+
+
+def _streamed(model: Any, net: Any, given: dict[str, Any], kept: Kept, results: Iterator[Any]) -> Iterator[Any]:
+    """Yield the results of a streaming call, with our keys in force while they are computed."""
+    with in_force(net, given, kept):
+        align(predictor_net(model), net)
+        yield from results
+
+
+def predictor_net(model: Any) -> Any:
+    """Return the network that a ``YOLO`` object's predictor holds since an earlier call, where it is ours."""
+    return our_net(getattr(getattr(model, "predictor", None), "model", None))
+
+
+def wrap_train(stock: Any) -> Any:
+    """Wrap ``Model.train``: our trainer reads the keys itself, a stock model can only have that of the distiller."""
+
+    @functools.wraps(stock)
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = keys.take(kwargs)
+        file = _read_cfg(kwargs.get("cfg"))
+        all_given = {**keys.take(file), **given}
+        required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
+        keys.suit("train", all_given)
+        ours = our_net(self) is not None
+        if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:
+            raise ConfigError("cache", "ram or disk for a stock model (lmdb is for DS-MoE models)", "lmdb")
+        if ours:
+            _check_files(self, {**file, **kwargs}, kwargs, own_trainer=not (args or kwargs.get("trainer")))
+        if "dsmoe_prompts" in given:
+            keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
+        if trainer := distill_choice.trainer_for(self, ours, all_given, {**file, **kwargs}):
+            if args or kwargs.get("trainer"):
+                raise ConfigError("dsmoe_kd", "the trainer that it brings, without another", "a trainer of your own")
+            kwargs["trainer"] = trainer
+        return stock(self, *args, **kwargs, **given)
+
+    return host.mark(train)
+
+
+def _check_files(model: Any, arguments: dict[str, Any], kwargs: dict[str, Any], own_trainer: bool) -> None:
+    """Check the files that a training of ours names, before a run folder exists.
+
+    Weights of an encoder go on in a form that hosts leave alone and our own trainer understands.
+
+    Raises:
+        DSMoEError: If data YAML or weights cannot be used.
+    """
+    if arguments.get("resume"):
+        return
+    require_classes(arguments.get("data"))
+    given = arguments.get("pretrained")
+    if isinstance(given, (str, Path)) and own_trainer:
+        from ultra_dsmoe.model import pretrained
+
+        kwargs["pretrained"] = pretrained.check(our_net(model), given)
+
+
+def _read_cfg(cfg: Any) -> dict[str, Any]:
+    """Return the content of a file given as ``cfg=``, which the host reads only later and for any model."""
+    if not cfg:
+        return {}
+    from ultralytics.utils import YAML, checks
+
+    return YAML.load(checks.check_yaml(cfg))
+
+
+def patch_yolo(module: Any) -> None:
+    """Extend the host's task map and wrap the verbs of its ``Model``."""
+    yolo, model = module.YOLO, module.Model
+    stock_map = vars(yolo)["task_map"]
+    if not host.is_marked(stock_map):
+
+        def task_map(self: Any) -> dict[str, dict[str, Any]]:
+            stock = stock_map.fget(self)
+            if our_net(self) is not None:
+                return our_map(stock)
+            if distill_choice.is_wrapped(self.model):  # a stock student whose training goes on
+                return distill_choice.wrapped_map(stock)
+            if self.model is None:  # being built from a YAML
+                return {**stock, "detect": {**stock["detect"], "model": chooser(stock["detect"]["model"])}}
+            return stock
+
+        host.replace(yolo, "task_map", property(host.mark(task_map), doc=stock_map.__doc__))
+    if not host.is_marked(model.val):
+        for verb in ("val", "predict", "export", "benchmark"):
+            host.replace(model, verb, wrap_verb(getattr(model, verb), verb))
+        host.replace(model, "train", wrap_train(model.train))

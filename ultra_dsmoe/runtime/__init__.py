@@ -1,0 +1,1 @@
+"""Exported detectors without torch and without the host: sessions, engine builder, decoding, model file."""

@@ -1,0 +1,122 @@
+"""Validate the best checkpoint of one finished training and keep what was seen per image.
+
+Runs in a process of its own: ``python cell.py FOLDER [--knockouts]``, where the folder holds ``cell.json`` and
+the host's ``train/``. Writes ``matches.npz``, then ``result.json``, then the knock-outs' ``knockout.csv``, each
+complete or not at all; what is there already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.metadata
+import json
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ultra_dsmoe.evaluate.evaluation import Collector, Evaluation, ImageStats, quiet, write_files
+from ultra_dsmoe.explain import knockout
+from ultra_dsmoe.explain.catalogue import CONTROL, applicable
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.study.store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
+
+# Arguments of the training that change what a validation gives.
+ALSO_VALIDATION = (
+    "imgsz",
+    "batch",
+    "data",
+    "device",
+    "workers",
+    "single_cls",
+    "iou",
+    "conf",
+    "max_det",
+    "agnostic_nms",
+)
+FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device")
+PACKAGES = {"ultralytics": "ultralytics", "torch": "torch", "ultra_dsmoe": "ultra-dsmoe"}
+
+
+def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str, Any]]:
+    """Run the host's validator over the val split.
+
+    Args:
+        best: Checkpoint.
+        settings: Arguments of the training.
+
+    Returns:
+        Matches per image, and the host's mAP50, mAP50-95, precision, recall, per-class AP, with the hash of the text
+        vectors where the net has any.
+    """
+    from ultralytics import YOLO
+
+    args = {k: settings[k] for k in ALSO_VALIDATION if k in settings}
+    args |= {"task": "detect", "mode": "val", "model": str(best), "plots": False, "rect": True, "split": "val"}
+    with TemporaryDirectory() as folder, ExitStack() as stack, quiet():
+        net: Any = YOLO(str(best)).model
+        net.float().eval()
+        collector = Collector(stack, nullcontext(), dataloader=None, save_dir=Path(folder), args=args)
+        collector(model=net)
+    box = collector.metrics.box
+    names: Any = collector.names  # None before a validation
+    ap = {names[c]: float(a) for c, a in zip(box.ap_class_index, box.ap, strict=True)}
+    info = getattr(net, "text_info", None) or {}
+    scores = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "precision": float(box.mp),
+              "recall": float(box.mr)}  # fmt: skip
+    return collector.images, {**scores, "per_class_AP": ap, "prompt_hash": info.get("key", "")}
+
+
+def training_seconds(file: Path) -> float:
+    """Return the time of a training from the host's ``results.csv``, whose clock starts anew when one is resumed."""
+    with file.open(newline="") as f:
+        times = [float(row["time"]) for row in csv.DictReader(f, skipinitialspace=True)]
+    ends = [t for t, after in zip(times, [*times[1:], 0.0], strict=True) if after < t]
+    return sum(ends)
+
+
+def knockouts(best: Path, settings: dict[str, Any]) -> str:
+    """Evaluate a net with one thing switched off at a time.
+
+    Args:
+        best: Checkpoint.
+        settings: Arguments of the training.
+
+    Returns:
+        The table of ``dsmoe-yolo knockout``; empty for a net with nothing to switch off, as a stock one.
+    """
+    from ultralytics import YOLO
+
+    with quiet():
+        net = YOLO(str(best)).model
+    if not isinstance(net, DSMoEModel) or {k.name for k in applicable(net, None)[0]} <= {CONTROL}:
+        return ""
+    evaluation = Evaluation({"model": best, **{k: settings[k] for k in FOR_KNOCKOUTS if k in settings}})
+    return knockout.as_csv(knockout.evaluate(evaluation, progress=lambda line: print(line, flush=True)))
+
+
+def keep(folder: Path, stats: ImageStats, result: dict[str, Any]) -> None:
+    """Write what a validation gave."""
+    result["seconds"] = training_seconds(folder / "train" / "results.csv")
+    result |= {key: importlib.metadata.version(name) for key, name in PACKAGES.items()}
+    write_files(folder, {MATCHES: compressed(pack(stats))})
+    write_files(folder, {RESULT: json.dumps(result, indent=2).encode()})
+
+
+def main() -> None:
+    """Validate the cell in the folder that is named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--knockouts", action="store_true")
+    args = parser.parse_args()
+    folder, best = args.folder, args.folder / "train" / "weights" / "best.pt"
+    cell = json.loads((folder / "cell.json").read_text())
+    if not all((folder / name).is_file() for name in (MATCHES, RESULT)):
+        keep(folder, *validate(best, cell["settings"]))
+    if args.knockouts and not (folder / KNOCKOUTS).is_file():
+        write_files(folder, {KNOCKOUTS: knockouts(best, cell["settings"]).encode()})
+
+
+if __name__ == "__main__":
+    main()
