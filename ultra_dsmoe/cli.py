@@ -1,4 +1,4 @@
-"""``dsmoe-yolo``: the host's command line with the plugin on, plus our own sub-commands.
+"""``dsmoe-yolo``: our sub-commands; every other word goes to the host's command line, with the plugin on.
 
 The script's name ends in ``yolo`` because the host decides by that whether pictures are saved.
 """
@@ -6,22 +6,16 @@ The script's name ends in ``yolo`` because the host decides by that whether pict
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 
 import ultra_dsmoe  # noqa: F401  # puts the plugin into the host also where torch has no entry points (before 2.5)
+from ultra_dsmoe import commands
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin.entry import one_line_errors
 
-SUBCOMMANDS = {
-    "data": "ultra_dsmoe.commands.data",
-    "distill-masks": "ultra_dsmoe.explain.distill_masks",
-    "data sizes": "ultra_dsmoe.commands.data_sizes",
-    "edge": "ultra_dsmoe.commands.edge",
-    "knockout": "ultra_dsmoe.explain.knockout",
-    "pictures": "ultra_dsmoe.explain.pictures",
-    "routing": "ultra_dsmoe.explain.routing_map",
-    "text": "ultra_dsmoe.commands.text",
-    "topk": "ultra_dsmoe.explain.topk",
-}
+HOST_PAGE = """
+Every other word goes to the host's own command line, with this plugin on:
+
+  dsmoe-yolo train|val|predict|track|export|benchmark key=value ...    as `yolo`, whose help is `yolo help`"""
 
 
 def main() -> int:
@@ -30,14 +24,31 @@ def main() -> int:
     Returns:
         The exit code.
     """
+    words = sys.argv[1:]
+    if not words or words[0] in ("help", "-h", "--help"):
+        print(commands.page() + HOST_PAGE)
+        return 0
     with one_line_errors():
-        for words in (2, 1):  # the longer name first
-            if (name := " ".join(sys.argv[1 : 1 + words])) in SUBCOMMANDS:
-                return import_module(SUBCOMMANDS[name]).main(sys.argv[1 + words :]) or 0
+        if (code := commands.run(words)) is not None:
+            return code
+        refuse_typo(words[0])
         from ultralytics.cfg import entrypoint
 
         entrypoint()
     return 0
+
+
+def refuse_typo(word: str) -> None:
+    """Refuse a first word that neither we nor the host know, but that is spelled like a sub-command.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    from ultralytics.cfg import MODES, TASKS
+
+    near = None if "=" in word or word in (*MODES, *TASKS) else commands.near_miss(word)
+    if near is not None:
+        raise ConfigError("command", f"one of ours or of the host's (did you mean '{near}'?)", word)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from ultra_dsmoe.commands.data import main
+from ultra_dsmoe.commands import run
 from ultra_dsmoe.data import packaged
-from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.errors import ConfigError, DataError
 
 
 def test_list_shows_what_is_here(
     make_set: Callable[..., Path], sets_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     shutil.copytree(make_set("neu-det"), sets_folder / "NEU-DET")
-    assert main(["list"]) == 0
+    assert run(["data", "list"]) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
     assert set(rows) == set(packaged.COMMANDS)
     assert "here" in rows["neu-det"]
@@ -31,7 +31,7 @@ def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     out = tmp_path / "boards"
     options = ["--train", "2", "--val", "1", "--seed", "3", "--size", "128", "--out", str(out)]
-    assert main(["make", "pcb-demo", *options]) == 0
+    assert run(["data", "make", "pcb-demo", *options]) == 0
     assert str(out / "data.yaml") in capsys.readouterr().out
     assert len(list((out / "images" / "train").iterdir())) == 2
     label = (out / "labels" / "val" / "board_00000.txt").read_text().splitlines()
@@ -39,7 +39,7 @@ def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_make_goes_where_the_yaml_looks(sets_folder: Path) -> None:
-    main(["make", "pcb-demo.yaml", "--train", "1", "--val", "1", "--size", "96"])
+    run(["data", "make", "pcb-demo.yaml", "--train", "1", "--val", "1", "--size", "96"])
     assert (sets_folder / "pcb-demo" / "images" / "val").is_dir()
 
 
@@ -47,11 +47,11 @@ def test_unpack_and_its_message(
     make_set: Callable[..., Path], sets_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     archive = shutil.make_archive(str(tmp_path / "a"), "zip", make_set())
-    main(["unpack", "deeppcb", archive])
+    run(["data", "unpack", "deeppcb", archive])
     assert (
         capsys.readouterr().out == f"deeppcb: images are in {sets_folder / 'DeepPCB'}; train with data=deeppcb.yaml\n"
     )
-    main(["unpack", "deeppcb", archive, "--out", str(tmp_path / "other")])
+    run(["data", "unpack", "deeppcb", archive, "--out", str(tmp_path / "other")])
     assert f"train with data={tmp_path / 'other' / 'data.yaml'}" in capsys.readouterr().out
 
 
@@ -59,7 +59,7 @@ def test_convert_voc_passes_its_options_on(tmp_path: Path, write_voc: Callable[.
     for i in range(8):
         write_voc(tmp_path / "voc", f"{i % 4}_spur_{i}")
     options = ["--split", "1:1", "--seed", "5", "--group", r"_(\d)$", "--out", str(tmp_path / "set")]
-    assert main(["convert-voc", "pcb", str(tmp_path / "voc"), *options]) == 0
+    assert run(["data", "convert-voc", "pcb", str(tmp_path / "voc"), *options]) == 0
     assert len(list((tmp_path / "set" / "images" / "train").iterdir())) == 4
     assert not (tmp_path / "set" / "images" / "test").exists()
 
@@ -76,24 +76,24 @@ def test_convert_voc_passes_its_options_on(tmp_path: Path, write_voc: Callable[.
 )
 def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path) -> None:
     with pytest.raises(DataError, match=message):
-        main(argv)
+        run(["data", *argv])
     assert not sets_folder.exists() or not list(sets_folder.iterdir())
 
 
-WRONG_USAGE = (
-    [],
-    ["fetch"],
-    ["make", "pcb-demo", "--train", "many"],
-    ["convert-voc", "pcb", "x", "--split", "a:b"],
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["fetch"], "data: expected list, make, unpack, convert-voc, sizes, got fetch"),
+        (["mke", "pcb-demo"], r"did you mean 'make'\?"),
+        (["make", "pcb-demo", "--train", "many"], "train: expected a whole number of at least 0, got many"),
+        (["make", "pcb-demo", "--sede", "3"], r"sede: .*did you mean 'seed'\?"),
+        (["unpack", "deeppcb"], "archive: expected a tar or zip in YOLO layout, got none"),
+        (["convert-voc", "pcb", "x", "--split", "a:b"], "split: expected shares such as 6:2:2, got a:b"),
+    ],
 )
-
-
-@pytest.mark.parametrize("argv", WRONG_USAGE)
-def test_wrong_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        main(argv)
-    assert exit_info.value.code == 2
-    assert "usage: dsmoe-yolo data" in capsys.readouterr().err
+def test_wrong_words_are_named(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(["data", *argv])
 
 
 def test_script_prints_one_line_and_fails(run_yolo: Callable) -> None:

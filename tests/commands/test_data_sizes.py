@@ -17,7 +17,7 @@ def test_command_prints_and_draws(
     tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "sizes.png"
-    words = ["dsmoe-yolo", "data", "sizes", str(tiny_boards), "imgsz=96", "clusters=3", f"output={output}"]
+    words = ["dsmoe-yolo", "data", "sizes", str(tiny_boards), "imgsz=96", "clusters=3", f"out={output}"]
     monkeypatch.setattr(sys, "argv", words)
     assert cli.main() == 0
     out = capsys.readouterr().out.splitlines()
@@ -39,8 +39,8 @@ def test_command_prints_and_draws(
         (["DATA", "imgzs=64"], r"imgzs: expected one of .*\(did you mean 'imgsz'\?\), got an unknown key"),
         (["DATA", "clusters=0"], "clusters: expected a whole number from 1 to 64, got 0"),
         (["DATA", "clusters=64"], r"clusters: expected at most \d+, the number of different box sizes, got 64"),
-        (["DATA", "output=sizes.jpg"], "output: expected a .png file"),
-        (["DATA", "output=nowhere/sizes.png"], "output: expected a .png file in a folder that can be written"),
+        (["DATA", "out=sizes.jpg"], "out: expected a file that ends in .png"),
+        (["DATA", "out=nowhere/sizes.png"], "out: expected a file in a folder that exists and can be written"),
         (["DATA", "other.yaml"], "other.yaml: expected a value, as in 'key=value', got none"),
     ],
 )
@@ -49,17 +49,17 @@ def test_wrong_words_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
-        data_sizes.main([str(tiny_boards) if word == "DATA" else word for word in words])
+        data_sizes.COMMAND.main([str(tiny_boards) if word == "DATA" else word for word in words])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"data: expected a data YAML whose images are here, got .*none\.yaml"):
-        data_sizes.main(["none.yaml"])
+        data_sizes.COMMAND.main(["none.yaml"])
     assert not list(tmp_path.iterdir())
 
 
 def test_help(capsys: pytest.CaptureFixture) -> None:
-    assert data_sizes.main([]) == 0
-    assert capsys.readouterr().out.startswith("usage: dsmoe-yolo data sizes DATA.yaml")
+    assert data_sizes.COMMAND.main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: dsmoe-yolo data sizes DATA")

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from ultra_dsmoe import cli
-from ultra_dsmoe.commands.edge import main
+from ultra_dsmoe.commands import run
 from ultra_dsmoe.edge import preflight
 from ultra_dsmoe.edge.preflight import Report
 from ultra_dsmoe.errors import ConfigError
@@ -39,14 +39,14 @@ def save(path: Path, operator: str, *, batch: int | str = 1, opset: int = 17) ->
 
 
 def test_lint_of_a_sound_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["lint", save(tmp_path / "a.onnx", "Relu")]) == 0
+    assert run(["edge", "lint", save(tmp_path / "a.onnx", "Relu")]) == 0
     note, last = capsys.readouterr().out.splitlines()
     assert note.startswith("untried: first (Conv): weights are computed in the graph")
     assert last == "a.onnx: 2 nodes, opset 17: no fault for TensorRT 8.6"
 
 
 def test_lint_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["lint", save(tmp_path / "a.onnx", "Det", batch="n", opset=18)]) == 1
+    assert run(["edge", "lint", save(tmp_path / "a.onnx", "Det", batch="n", opset=18)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     assert lines[0].startswith("misread: test (graph): opset 18")
@@ -57,9 +57,9 @@ def test_lint_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
 
 def test_open_axes_may_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = save(tmp_path / "a.onnx", "Relu", batch="n")
-    assert main(["lint", file]) == 1
+    assert run(["edge", "lint", file]) == 1
     assert "1 fault for" in capsys.readouterr().out
-    assert main(["lint", file, "--dynamic"]) == 0
+    assert run(["edge", "lint", file, "--dynamic"]) == 0
 
 
 def test_without_onnx_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +74,11 @@ def test_without_onnx_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.delitem(sys.modules, f"ultra_dsmoe.export.{name}", raising=False)
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"onnx: expected the package: pip install 'ultra-dsmoe\[edge\]', got none"):
-        main(["lint", "any.onnx"])
+        run(["edge", "lint", "any.onnx"])
 
 
 def test_check_prints_the_recipe(capsys: pytest.CaptureFixture) -> None:
-    assert main(["check", "--gpu", "GTX 1080"]) == 0
+    assert run(["edge", "check", "--gpu", "GTX 1080"]) == 0
     by_name = capsys.readouterr().out
     assert by_name.startswith("GTX 1080, SM 6.1\n")
     for row in ("python     3.10 or 3.11", "torch      2.3.1", "tensorrt   8.6.1", "opset      17", "driver     525"):
@@ -91,13 +91,13 @@ def test_check_prints_the_recipe(capsys: pytest.CaptureFixture) -> None:
     assert "yolo export model=best.pt data=DATA.yaml format=onnx opset=17 dsmoe_moe=static\n" in by_name
     assert "not from a run on such a card" in by_name
     assert by_name.endswith("nothing speaks against it\n")
-    assert main(["check", "--sm", "6.1"]) == 0
+    assert run(["edge", "check", "--sm", "6.1"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == by_name.splitlines()[1:]
 
 
 def test_check_refuses_what_cannot_work(capsys: pytest.CaptureFixture) -> None:
     options = ["--python", "3.12", "--torch", "2.15.0", "--tensorrt", "10.9", "--driver", "590"]
-    assert main(["check", "--sm", "6.1", *options, "--precision", "fp16", "--opset", "18"]) == 1
+    assert run(["edge", "check", "--sm", "6.1", *options, "--precision", "fp16", "--opset", "18"]) == 1
     out = capsys.readouterr().out
     refused = [line for line in out.splitlines() if line.startswith("refused: ")]
     assert len(refused) == 6
@@ -107,20 +107,20 @@ def test_check_refuses_what_cannot_work(capsys: pytest.CaptureFixture) -> None:
 def test_check_of_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     box = Report(gpu="Some Card", sm=(6, 1), python="3.11.2", torch="2.3.1+cu121", cuda="12.1", arches=("sm_60",))
     monkeypatch.setattr(preflight, "machine", lambda: box)
-    assert main(["check"]) == 0
+    assert run(["edge", "check"]) == 0
     assert capsys.readouterr().out.startswith("Some Card, SM 6.1, python 3.11.2, torch 2.3.1+cu121\n")
-    assert main(["check", "--torch", "2.15.0"]) == 1, "the installed torch's architectures excuse another one"
-    assert main(["check", "--tensorrt", "10.3"]) == 1
-    assert main(["check", "--precision", "int8", "--mode", "gather"]) == 0
+    assert run(["edge", "check", "--torch", "2.15.0"]) == 1, "the installed torch's architectures excuse another one"
+    assert run(["edge", "check", "--tensorrt", "10.3"]) == 1
+    assert run(["edge", "check", "--precision", "int8", "--mode", "gather"]) == 0
     assert "caution: int8 with mode gather" in capsys.readouterr().out
 
 
 def test_check_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(preflight, "machine", lambda: Report(python="3.11.2", torch="2.15.0"))
-    assert main(["check"]) == 0
+    assert run(["edge", "check"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("no NVIDIA GPU, python 3.11.2, torch 2.15.0\n")
-    assert "dsmoe-yolo edge check --gpu NAME" in out
+    assert "dsmoe-yolo edge check gpu=NAME" in out
     assert "yolo export format=onnx opset=17" in out
 
 
@@ -129,23 +129,17 @@ def test_check_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     [
         (["lint", "none.onnx"], r"ONNX file: expected an existing file, got none\.onnx"),
         (["check", "--gpu", "GTX 1081"], r"gpu: expected .*did you mean 'gtx 1080'\?.* got GTX 1081"),
+        (["fix"], "edge: expected lint, check, quantize, build, got fix"),
+        (["check", "--gpu", "x", "--sm", "6.1"], "sm: expected either gpu= or sm=, got gpu=x sm=6.1"),
+        (["check", "--opset", "x"], "opset: expected a whole number of at least 1, got x"),
+        (["check", "--mode", "gathr"], r"mode: expected one of .*did you mean 'gather'\?"),
         (["check", "--sm", "61"], r"sm: expected a compute capability such as 6\.1, got 61"),
         (["check", "--sm", "6.1", "--torch", "new"], r"torch: expected a version such as 8\.6\.1, got new"),
     ],
 )
 def test_faults_are_user_errors(argv: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        main(argv)
-
-
-@pytest.mark.parametrize(
-    "argv", [[], ["fix"], ["lint"], ["check", "--gpu", "x", "--sm", "6.1"], ["check", "--opset", "x"]]
-)
-def test_wrong_usage_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        main(argv)
-    assert exit_info.value.code == 2
-    assert "usage: dsmoe-yolo edge" in capsys.readouterr().err
+        run(["edge", *argv])
 
 
 def test_script_passes_the_exit_code_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

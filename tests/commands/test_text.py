@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ultra_dsmoe import cli
-from ultra_dsmoe.commands import text
+from ultra_dsmoe.commands import run
 from ultra_dsmoe.errors import DSMoEError
 from ultra_dsmoe.text import HashEncoder, bank, cache, encode_bank, read_prompts
 
@@ -49,14 +49,14 @@ def parrots() -> ModuleType:
 
 
 def test_lint_of_sound_prompts(data: Path, capsys: pytest.CaptureFixture) -> None:
-    assert text.main(["lint", str(data), "encoder=hash"]) == 0
+    assert run(["text", "lint", str(data), "encoder=hash"]) == 0
     assert capsys.readouterr().out == "3 descriptions of 2 classes, hash: no fault\n"
 
 
 def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture) -> None:
     wrong = Path("wrong.yaml")
     wrong.write_text(yaml.safe_dump({"sprue": "a spike", "spur": ["same words here", "same words here"]}))
-    assert text.main(["lint", str(data), f"prompts={wrong}", "encoder=hash"]) == 1
+    assert run(["text", "lint", str(data), f"prompts={wrong}", "encoder=hash"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         "fault",
@@ -65,18 +65,18 @@ def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture) -> 
         "2 descriptions of 2 classes, hash",
     ]
     assert lines[-1].endswith(": 1 fault")
-    assert text.main(["lint", str(data), "closest=0", "encoder=hash"]) == 1
+    assert run(["text", "lint", str(data), "closest=0", "encoder=hash"]) == 1
     assert "limit 0" in capsys.readouterr().out
 
 
 def test_a_packaged_yaml_is_found_by_name(capsys: pytest.CaptureFixture) -> None:
-    assert text.main(["lint", "neu-det.yaml", "encoder=hash"]) == 0
-    assert text.main(["encode", "deeppcb.yaml"]) == 0  # with its shipped vectors, and no model here
+    assert run(["text", "lint", "neu-det.yaml", "encoder=hash"]) == 0
+    assert run(["text", "encode", "deeppcb.yaml"]) == 0  # with its shipped vectors, and no model here
     assert "encoder  sentence:all-MiniLM-L6-v2@" in capsys.readouterr().out
 
 
 def test_encode_prints_what_training_takes(data: Path, capsys: pytest.CaptureFixture) -> None:
-    assert text.main(["encode", str(data), "encoder=hash"]) == 0
+    assert run(["text", "encode", str(data), "encoder=hash"]) == 0
     made = encode_bank(["spur", "pin_hole"], PROMPTS, "hash")
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == ["encoder  hash", f"hash     {made.key}", "vectors  2 x 1536, float32"]
@@ -95,7 +95,7 @@ def test_encode_writes_the_file_that_another_machine_finds(
 
     monkeypatch.setattr(bank, "local_encoders", lambda: iter([Model(8)]))
     monkeypatch.setattr(bank, "HashEncoder", type("Other", (), {}))
-    assert text.main(["encode", str(data), "output=vectors.npz"]) == 0
+    assert run(["text", "encode", str(data), "out=vectors.npz"]) == 0
     shown = capsys.readouterr().out
     made = encode_bank(["spur", "pin_hole"], PROMPTS)
     assert f"kept     {cache.cache_folder() / made.key}.npz" in shown
@@ -114,18 +114,18 @@ def test_generate_writes_what_lint_and_training_read(
         "pin_hole": ["a white speck in copper"],
     }
     model = parrots.make_parrot(tmp_path / "parrot", sayings, parrots.BY_CLASS)
-    assert text.main(["generate", str(data), f"model={model}", "per_class=2", "output=mine.yaml"]) == 0
+    assert run(["text", "generate", str(data), f"model={model}", "per_class=2", "out=mine.yaml"]) == 0
     assert read_prompts("mine.yaml") == PROMPTS
     assert "REVIEW" in Path("mine.yaml").read_text().splitlines()[0]
     out, err = capsys.readouterr()
     assert "caution: fewer than 2 usable descriptions: pin_hole (1)" in out
     assert "describing 2/2 pin_hole" in err
-    assert text.main(["lint", str(data), "prompts=mine.yaml", "encoder=hash"]) == 0
-    again = ["generate", str(data), f"model={model}", "per_class=1", "output=mine.yaml"]
-    with pytest.raises(DSMoEError, match=r"output: expected a new file \(or overwrite=True\), got mine\.yaml, which"):
-        text.main(again)
+    assert run(["text", "lint", str(data), "prompts=mine.yaml", "encoder=hash"]) == 0
+    again = ["generate", str(data), f"model={model}", "per_class=1", "out=mine.yaml"]
+    with pytest.raises(DSMoEError, match=r"out: expected a new file \(or overwrite=True\), got mine\.yaml, which"):
+        run(["text", *again])
     assert read_prompts("mine.yaml") == PROMPTS
-    assert text.main([*again, "overwrite=True"]) == 0
+    assert run(["text", *again, "overwrite=True"]) == 0
     assert read_prompts("mine.yaml")["spur"] == PROMPTS["spur"][:1]
     assert sorted(os.listdir()) == ["data.yaml", "mine.yaml"]
 
@@ -134,7 +134,7 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
     sayings = {"spur": ["a thin spike of copper"], "pin_hole": ["Sure!"]}
     model = parrots.make_parrot(tmp_path / "parrot", sayings, parrots.BY_CLASS)
     with pytest.raises(DSMoEError, match="model: expected a description of 'pin_hole'"):
-        text.main(["generate", str(data), f"model={model}"])
+        run(["text", "generate", str(data), f"model={model}"])
     assert os.listdir() == ["data.yaml"]
 
 
@@ -155,15 +155,15 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
         (["lint", "listed.yaml"], "prompts: expected a mapping"),
         (["lint", "data.yaml", "prompts=none.yaml"], "prompts file: expected a readable YAML file"),
         (["lint", "data.yaml", "encoder=hsh"], "text encoder: .*did you mean 'hash'"),
-        (["encode", "data.yaml", "encoder=hash", "output=v.npz"], "output: expected a language model's vectors"),
-        (["encode", "data.yaml", "output=v.txt"], r"output: expected a file that ends in \.npz, got v\.txt"),
-        (["encode", "data.yaml", "output=no/v.npz"], "output: expected a file in a folder that exists"),
+        (["encode", "data.yaml", "encoder=hash", "out=v.npz"], "out: expected a language model's vectors"),
+        (["encode", "data.yaml", "out=v.txt"], r"out: expected a file that ends in \.npz, got v\.txt"),
+        (["encode", "data.yaml", "out=no/v.npz"], "out: expected a file in a folder that exists"),
         (["generate", "data.yaml"], "model: expected a causal language model: model=FOLDER"),
         (["generate", "data.yaml", "model=."], r"model: expected a model folder with a config\.json"),
         (["generate", "data.yaml", "model=no/such/folder"], "model: expected an existing folder or a model id"),
         (["generate", "data.yaml", "model=.", "overwrite=yes"], "overwrite: expected True or False, got yes"),
         (["generate", "data.yaml", "model=.", "per_class=0"], "per_class: expected a whole number from 1 to 20"),
-        (["generate", "data.yaml", "model=.", "output=data.yaml"], "output: expected a new file"),
+        (["generate", "data.yaml", "model=.", "out=data.yaml"], "out: expected a new file"),
         (["generate", "data.yaml", "model=.", "device=cuda:99"], "device: expected cpu, or a device of this machine"),
     ],
 )
@@ -174,7 +174,7 @@ def test_bad_input_is_one_line(words: list[str], message: str, data: Path) -> No
     Path("listed.yaml").write_text("names: [spur]\nprompts: [a thing]")
     before = sorted(os.listdir())
     with pytest.raises(DSMoEError, match=message) as caught:
-        text.main(words)
+        run(["text", *words])
     assert "\n" not in str(caught.value)
     assert sorted(os.listdir()) == before
 
@@ -191,5 +191,5 @@ def test_the_script_knows_the_commands(
     err = capsys.readouterr().err
     assert err == "error: data: expected an existing data YAML, got none.yaml\n"
     for words in ([], ["help"], ["lint"], ["generate"], ["encode", "-h"], ["paraphrases"]):
-        assert text.main(words) == 0
+        assert run(["text", *words]) == 0
         assert capsys.readouterr().out.startswith("usage: dsmoe-yolo text")

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from ultralytics.nn.tasks import DetectionModel
 
+from ultra_dsmoe.commands.distill_masks import COMMAND
 from ultra_dsmoe.distill import scale_mask
 from ultra_dsmoe.errors import DSMoEError
-from ultra_dsmoe.explain.distill_masks import LevelMasks, level_masks, main, telling
+from ultra_dsmoe.explain.distill_masks import LevelMasks, level_masks, telling
 from ultra_dsmoe.explain.plots.distill_masks import draw
 
 LARGE, SMALL = [0.5, 0.5, 0.8, 0.8], [0.6, 0.4, 0.1, 0.1]
@@ -64,7 +65,9 @@ def test_a_small_box_in_a_large_one_shows() -> None:
 def test_the_command_writes_pictures(
     checkpoint: Path, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main([str(checkpoint), f"data={tiny_boards}", "imgsz=96", "images=2", f"out={tmp_path / 'new'}"]) == 0
+    assert (
+        COMMAND.main([str(checkpoint), f"data={tiny_boards}", "imgsz=96", "images=2", f"out={tmp_path / 'new'}"]) == 0
+    )
     files = sorted((tmp_path / "new").glob("distill_masks_*.png"))
     assert len(files) == 2
     assert str(files[0]) in capsys.readouterr().out
@@ -72,7 +75,7 @@ def test_the_command_writes_pictures(
 
 
 def test_help(capsys: pytest.CaptureFixture) -> None:
-    assert main([]) == 0
+    assert COMMAND.main([]) == 0
     assert "usage: dsmoe-yolo distill-masks" in capsys.readouterr().out
 
 
@@ -93,6 +96,6 @@ def test_bad_input_is_one_line(
 ) -> None:
     words = [str(checkpoint) if w == "T" else w.replace("=D", f"={tiny_boards}") for w in words]
     with pytest.raises(DSMoEError, match=message) as e:
-        main([*words, f"out={tmp_path / 'new'}"])
+        COMMAND.main([*words, f"out={tmp_path / 'new'}"])
     assert "\n" not in str(e.value)
     assert not (tmp_path / "new").exists()

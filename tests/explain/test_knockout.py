@@ -10,14 +10,14 @@ import torch
 import yaml
 
 from ultra_dsmoe import cli
-from ultra_dsmoe.commands import arguments
+from ultra_dsmoe.commands.knockout import COMMAND
+from ultra_dsmoe.commands.opening import output_folder
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
-from ultra_dsmoe.evaluate.evaluation import Evaluation, output_folder, write_files
+from ultra_dsmoe.evaluate.evaluation import Evaluation, write_files
 from ultra_dsmoe.evaluate.paired import Effect
 from ultra_dsmoe.evaluate.tables import aligned
-from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import KNOCKOUTS
-from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, main, markdown
+from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, markdown
 
 
 def data_yaml(folder, source, **changes):
@@ -29,7 +29,7 @@ def data_yaml(folder, source, **changes):
 
 def test_arguments_are_read_in_the_hosts_style():
     words = ["best.pt", "imgsz=96", "only=text-zero, control,text-zero", "boot=200", "seed=0", "split=test"]
-    assert arguments.parse(words, knockout.KEYS) == {
+    assert COMMAND.parse(words) == {
         "model": "best.pt",
         "imgsz": 96,
         "only": ["text-zero", "control"],
@@ -37,7 +37,7 @@ def test_arguments_are_read_in_the_hosts_style():
         "seed": 0,
         "split": "test",
     }
-    assert arguments.parse(["model=a=b.pt"], knockout.KEYS) == {"model": "a=b.pt"}
+    assert COMMAND.parse(["model=a=b.pt"]) == {"model": "a=b.pt"}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_arguments_are_read_in_the_hosts_style():
 )
 def test_wrong_arguments_are_named(words, message):
     with pytest.raises(ConfigError, match=message):
-        main(words)
+        COMMAND.main(words)
 
 
 def test_bad_checkpoints_are_named(tmp_path, tiny_boards, monkeypatch):
@@ -82,7 +82,7 @@ def test_bad_checkpoints_are_named(tmp_path, tiny_boards, monkeypatch):
         ("stock.pt", "a checkpoint of a DS-MoE network"),
     ):
         with pytest.raises(WeightsError, match=f"model: expected {message}"):
-            main([name, data])
+            COMMAND.main([name, data])
     assert not (tmp_path / "knockout").exists()
 
 
@@ -100,18 +100,18 @@ def test_bad_checkpoints_are_named(tmp_path, tiny_boards, monkeypatch):
 def test_bad_data_is_named(tmp_path, checkpoint, tiny_boards, changes, words, message):
     data = data_yaml(tmp_path, tiny_boards, **changes)
     with pytest.raises(DataError, match=f"data: expected {message}"):
-        main([str(checkpoint), data, f"out={tmp_path / 'out'}", *words])
+        COMMAND.main([str(checkpoint), data, f"out={tmp_path / 'out'}", *words])
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_yaml_unknown_device_and_blocked_folder_are_named(tmp_path, checkpoint):
     with pytest.raises(DataError, match="data: expected"):
-        main([str(checkpoint), f"data={tmp_path / 'none.yaml'}"])
+        COMMAND.main([str(checkpoint), f"data={tmp_path / 'none.yaml'}"])
     with pytest.raises(ConfigError, match="device: expected cpu, or the number of a GPU"):
-        main([str(checkpoint), "device=77"])
+        COMMAND.main([str(checkpoint), "device=77"])
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="out: expected a folder that can be written"):
-        main([str(checkpoint), f"out={tmp_path / 'file'}", "device=cpu"])
+        COMMAND.main([str(checkpoint), f"out={tmp_path / 'file'}", "device=cpu"])
 
 
 def test_split_without_images_or_labels_is_named(tmp_path, checkpoint, tiny_boards):
@@ -123,7 +123,7 @@ def test_split_without_images_or_labels_is_named(tmp_path, checkpoint, tiny_boar
     for place, message in (("bare", "labelled objects"), ("empty", "images in its")):
         data = data_yaml(tmp_path, tiny_boards, path=str(tmp_path), train=f"images/{place}", val=f"images/{place}")
         with pytest.raises(DataError, match=message):
-            main([str(checkpoint), data, out, "device=cpu"])
+            COMMAND.main([str(checkpoint), data, out, "device=cpu"])
     assert not (tmp_path / "out").exists()
 
 
@@ -143,16 +143,16 @@ def test_command_line_prints_one_line_and_fails(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize("words", [[], ["help"], ["--help"]])
 def test_help_names_every_key_and_knockout(words, capsys):
-    assert main(words) == 0
+    assert COMMAND.main(words) == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in (*KNOCKOUTS, *(k for k in knockout.KEYS if k != "model")))
+    assert all(name in text for name in (*KNOCKOUTS, *(k for k in COMMAND.options if k != "model")))
 
 
 def test_whole_run(checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = checkpoint.read_bytes()
     only = "text-zero,mixture-constant,control"
-    assert main([str(checkpoint), "device=cpu", "batch=3", "boot=100", f"only={only}"]) == 0
+    assert COMMAND.main([str(checkpoint), "device=cpu", "batch=3", "boot=100", f"only={only}"]) == 0
     folder = checkpoint.parent.parent / "knockout"
     assert sorted(p.name for p in folder.iterdir()) == ["knockout.csv", "knockout.md"]
     rows = list(csv.DictReader((folder / "knockout.csv").open()))

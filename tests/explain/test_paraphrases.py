@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from ultra_dsmoe.commands.paraphrases import COMMAND
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
 from ultra_dsmoe.evaluate.paired import Effect
@@ -21,7 +22,6 @@ from ultra_dsmoe.explain.paraphrases import (
     as_csv,
     cells,
     evaluate,
-    main,
     reword,
     sentence,
     trained_bank,
@@ -110,7 +110,7 @@ def test_wordings_arrive_as_by_set_prompts(
 def test_command_writes_its_table(described: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
     words = [str(described), f"prompts={other},{other}", "device=cpu", "batch=4", "boot=100", f"out={out}"]
-    assert main(words) == 0
+    assert COMMAND.main(words) == 0
     rows = list(csv.DictReader(io.StringIO((out / "paraphrases.csv").read_text())))
     assert [row["wording"] for row in rows] == ["as-trained", str(other)]
     assert rows[1]["reworded"] == "2"
@@ -139,7 +139,7 @@ def test_bad_input_is_one_line_and_writes_nothing(described: Path, checkpoint: P
         ),
     ):
         with pytest.raises(kind, match=message) as caught:
-            main([*words, out, "device=cpu"])
+            COMMAND.main([*words, out, "device=cpu"])
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
 

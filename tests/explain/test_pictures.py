@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ultra_dsmoe import cli
+from ultra_dsmoe import cli, commands
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain import pictures
@@ -44,7 +44,9 @@ def test_one_command_draws_everything(checkpoint, tmp_path, capsys, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [*("gate", "sizes"), *["disk"] * 2, *["written"] * 8]
     # The same routes as from the command of their own, to the last digit.
-    assert routing.main([str(checkpoint), "device=cpu", f"out={tmp_path / 'alone'}", "shuffles=20"]) == 0
+    assert (
+        commands.routing.COMMAND.main([str(checkpoint), "device=cpu", f"out={tmp_path / 'alone'}", "shuffles=20"]) == 0
+    )
     for name in ROUTING:
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
@@ -68,7 +70,7 @@ def test_titles_of_several_gates_name_their_row(checkpoint, monkeypatch):
 
 def test_tables_hold_the_numbers(checkpoint, tmp_path):
     out = tmp_path / "pictures"
-    pictures.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"])
+    commands.pictures.COMMAND.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"])
     rows = list(csv.DictReader((out / "routing_sizes.csv").open()))
     assert len(rows) % 32 == 0
     first = rows[::32]
@@ -119,24 +121,24 @@ def test_without_hyperbolic_part_the_disk_is_left_out(checkpoint, tmp_path, caps
 
     monkeypatch.setattr("ultra_dsmoe.evaluate.evaluation.Evaluation", Flat)
     out = tmp_path / "pictures"
-    assert pictures.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
+    assert commands.pictures.COMMAND.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
     assert sorted(p.name for p in out.iterdir()) == sorted(ROUTING + SIZES)
     assert "disk: left out, the model compares nothing by hyperbolic distance\n" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line_and_writes_nothing(checkpoint, tmp_path, content, tiny_boards, capsys):
-    assert pictures.main(["help"]) == 0
+    assert commands.pictures.COMMAND.main(["help"]) == 0
     assert capsys.readouterr().out.startswith("usage: dsmoe-yolo pictures best.pt")
     out = tmp_path / "pictures"
     with pytest.raises(ConfigError, match=r"shufles: expected .*did you mean 'shuffles'"):
-        pictures.main(["best.pt", "shufles=3"])
+        commands.pictures.COMMAND.main(["best.pt", "shufles=3"])
     with pytest.raises(ConfigError, match="shuffles: expected a whole number from 20"):
-        pictures.main([str(checkpoint), f"out={out}", "shuffles=3"])
+        commands.pictures.COMMAND.main([str(checkpoint), f"out={out}", "shuffles=3"])
     content.update(path=str(tiny_boards.parent), taxonomy={"marks": ["spurr"]})
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(
         TextError, match="taxonomy: expected leaves that are classes of this data set, got 'spurr'"
     ) as e:
-        pictures.main([str(checkpoint), "device=cpu", f"out={out}", f"data={tmp_path / 'bad.yaml'}"])
+        commands.pictures.COMMAND.main([str(checkpoint), "device=cpu", f"out={out}", f"data={tmp_path / 'bad.yaml'}"])
     assert "\n" not in str(e.value)
     assert not out.exists()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from ultra_dsmoe import commands
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain import routing_map as command
@@ -140,7 +141,7 @@ def test_planted_gate_is_counted_image_by_image(checkpoint, monkeypatch):
 
 def test_whole_command(checkpoint, tmp_path, capsys):
     out = tmp_path / "map"
-    assert command.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
+    assert commands.routing.COMMAND.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["routing_images.csv", "routing_map.csv", "routing_map.png"]
     rows = list(csv.DictReader((out / "routing_images.csv").open()))
     assert len(rows) == 4
@@ -158,12 +159,12 @@ def test_several_gates_get_a_map_each(checkpoint, monkeypatch):
 
 
 def test_bad_input_is_named(tmp_path, tiny_boards):
-    assert command.main([]) == 0
+    assert commands.routing.COMMAND.main([]) == 0
     with pytest.raises(ConfigError, match=r"shufles: expected .*did you mean 'shuffles'"):
-        command.main(["best.pt", "shufles=3"])
+        commands.routing.COMMAND.main(["best.pt", "shufles=3"])
     rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "CBAM", []]]
     net = DSMoEModel({"nc": 6, "backbone": rows, "head": [[[2], 1, "Detect", ["nc"]]]}, verbose=False)
     torch.save({"model": net, "ema": None, "train_args": {"task": "detect"}}, tmp_path / "gateless.pt")
     with pytest.raises(ConfigError, match="model: expected a network with an ExpertGate"):
-        command.main([str(tmp_path / "gateless.pt"), f"data={tiny_boards}", "device=cpu"])
+        commands.routing.COMMAND.main([str(tmp_path / "gateless.pt"), f"data={tiny_boards}", "device=cpu"])
     assert [p.name for p in tmp_path.iterdir()] == ["gateless.pt"]

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from ultra_dsmoe.commands.topk import COMMAND, several_k
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain import topk
 from ultra_dsmoe.explain.plots.topk import draw
-from ultra_dsmoe.explain.topk import Row, as_csv, cells, latencies, measure, several_k
+from ultra_dsmoe.explain.topk import Row, as_csv, cells, latencies, measure
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
 ROWS = [
@@ -44,7 +45,7 @@ def test_command_fills_the_table(
 
     monkeypatch.setattr(Evaluation, "run", watched)
     monkeypatch.setattr(topk, "mean_ap", lambda stats: (len(evaluated) / 10, len(stats.conf) / 10))
-    assert topk.main([str(checkpoint), "k=2,32", "rounds=3", "device=cpu", "batch=4", f"out={out}"]) == 0
+    assert COMMAND.main([str(checkpoint), "k=2,32", "rounds=3", "device=cpu", "batch=4", f"out={out}"]) == 0
     rows = list(csv.DictReader(io.StringIO((out / "topk.csv").read_text())))
     assert [int(r["k"]) for r in rows] == [2, 32]
     assert evaluated == [2, 32]
@@ -79,14 +80,14 @@ def test_errors(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^k: expected numbers from 1 to 32 .*, got 33"):
         measure(evaluation, [1, 33])
     with pytest.raises(ConfigError, match="rounds: expected a whole number from 1"):
-        topk.main([str(checkpoint), "rounds=0"])
+        COMMAND.main([str(checkpoint), "rounds=0"])
     for block in evaluation.net.blocks(SparseMoE):
         block.experts = 9
     assert topk._fitting(evaluation, None) == [1, 2, 4, 5, 8]
     evaluation.net.model = torch.nn.Sequential(*[m for m in evaluation.net.model if not isinstance(m, SparseMoE)])
     with pytest.raises(ConfigError, match="model: expected a network with a SparseMoE"):
         measure(evaluation)
-    assert topk.main([]) == 0
+    assert COMMAND.main([]) == 0
 
 
 def test_what_is_written() -> None:

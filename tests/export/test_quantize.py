@@ -12,9 +12,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from ultra_dsmoe import commands
 from ultra_dsmoe.edge.lint import lint
-from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
-from ultra_dsmoe.export import quantize as command
+from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
 from ultra_dsmoe.export.openvino_folder import save_openvino
 from ultra_dsmoe.export.quantize import Quantized, int8_convolutions, quantize
 from ultra_dsmoe.export.runners import exported_runner
@@ -233,7 +233,7 @@ def test_calibration_sees_the_gray_transform(exported: Export, tmp_path: Path) -
 def test_command(exported: Export, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = exported("yolov8n.yaml", opset=17)
     out = tmp_path / "out.onnx"
-    assert command.main([str(source), f"data={tiny_boards}", "images=2", f"output={out}"]) == 0
+    assert commands.run(["edge", "quantize", str(source), f"data={tiny_boards}", "images=2", f"out={out}"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"calibrating {source} on 2 images"
     assert printed[-1] == f"{out}: 57 of 64 convolutions in INT8"
@@ -244,20 +244,20 @@ def test_command(exported: Export, tiny_boards: Path, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "model: expected one .onnx file, got none"),
-        (["a.onnx", "b.onnx"], "model: expected one .onnx file, got a.onnx b.onnx"),
+        (["images=2"], "model: expected one .onnx file as first argument, such as best.onnx, got none"),
+        (["a.onnx", "b.onnx"], "b.onnx: expected a value, as in 'key=value', got none"),
         (["a.onnx"], "data: expected a data YAML with a 'val' split, for calibration, got none"),
-        (["a.onnx", "dato=x"], "dato: expected one of data, images, target, output"),
-        (["a.onnx", "data="], "data: expected one of data, images, target, output, as in 'key=value', got no value"),
+        (["a.onnx", "dato=x"], r"dato: expected one of model, data, images, target, out \(did you mean 'data'\?\)"),
+        (["a.onnx", "data="], "data: expected a value, as in 'key=value', got none"),
         (["a.onnx", "data=x", "images=0"], "images: expected a whole number of at least 1, got 0"),
         (["a.onnx", "data=x", "images=all"], "images: expected a whole number of at least 1, got all"),
         (["a.onnx", "target=gpu", "data=x"], "target: expected one of tensorrt, cpu, openvino, got gpu"),
         (["a.onnx", "data=gone.yaml"], "data: expected a data YAML with images in its 'val' split"),
     ],
 )
-def test_command_lines_that_are_wrong(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(words) == 1
-    assert capsys.readouterr().err.startswith(f"error: {message}")
+def test_command_lines_that_are_wrong(words: list[str], message: str) -> None:
+    with pytest.raises(DSMoEError, match=message):
+        commands.run(["edge", "quantize", *words])
 
 
 def test_files_that_do_not_suit(exported: Export, int8, tmp_path: Path) -> None:

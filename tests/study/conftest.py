@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ import pytest
 import torch
 import yaml
 
+from ultra_dsmoe import commands
+from ultra_dsmoe.commands import study as command
 from ultra_dsmoe.data.boards import demo
+from ultra_dsmoe.errors import DSMoEError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import ImageStats
-from ultra_dsmoe.study import __main__ as command
 from ultra_dsmoe.study import runner
 from ultra_dsmoe.study.reader import read_plan
 from ultra_dsmoe.study.store import pack
@@ -144,10 +145,14 @@ def run(
         monkeypatch.setattr(runner, "memory_for", lambda device: runner.Memory(endless, 0.01))
         monkeypatch.setattr(subprocess, "Popen", host or Host())
         places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-        monkeypatch.setattr(sys, "argv", ["study", str(file), *places, *more])
         monkeypatch.setattr(command.signal, "signal", lambda *_: None)
-        code = int(command.main())
+        wrong = ""
+        try:
+            code = commands.run(["study", str(file), *places, *more])
+        except DSMoEError as e:  # as the script prints it
+            code, wrong = 1, f"error: {e}\n"
         out, err = capsys.readouterr()
-        return code, out, err
+        assert code is not None
+        return code, out, err + wrong
 
     return run

@@ -12,8 +12,8 @@ import yaml
 from ultralytics import YOLO
 from ultralytics.nn.tasks import yaml_model_load
 
+from ultra_dsmoe.commands.study import COMMAND
 from ultra_dsmoe.errors import ConfigError, DataError, TextError
-from ultra_dsmoe.study.__main__ import parsed
 from ultra_dsmoe.study.reader import read_plan
 from ultra_dsmoe.study.table import read_rows
 from ultra_dsmoe.study.variant import as_file
@@ -154,16 +154,17 @@ def test_changes_of_the_command_line(write: Callable[..., Path], boards: Path) -
                    for c in plan.cells()}  # fmt: skip
     assert settings == str({"imgsz": 128, "epochs": 7, "seed": 5, "workers": 2, "lr0": 0.1, "classes": None})
     assert plan.name == "large"
-    words = ["s.yaml", "--set", "name=large", "imgsz=128", "--jobs", "2", "--set", "seeds=[5]"]
-    assert parsed(words).changes == ["name=large", "imgsz=128", "seeds=[5]"]
+    given = COMMAND.parse(["s.yaml", "name=large", "imgsz=128", "--jobs", "2", "seeds=[5]"])
+    assert given.more == ["name=large", "imgsz=128", "seeds=[5]"]
+    assert given == {"study": "s.yaml", "jobs": 2}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("epochs", "--set: expected KEY=VALUE, of a key .*, got epochs"),
-        ("models=[yolov8n]", "--set: expected KEY=VALUE"),
-        ("seeds=[", r"--set seeds: expected a value as in YAML, got \["),
+        ("epochs", "change: expected KEY=VALUE, of a key .*, got epochs"),
+        ("models=[yolov8n]", "change: expected KEY=VALUE"),
+        ("seeds=[", r"seeds: expected a value as in YAML, got \["),
         ("epochs=many", "epochs: expected whole numbers of at least 1, got many"),
         ("lr00=1", r"overrides: lr00: expected .*did you mean 'lr0'"),
     ],

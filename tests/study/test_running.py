@@ -18,12 +18,13 @@ import psutil
 import pytest
 import torch
 
+from ultra_dsmoe.commands.study import results
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.study import runner
-from ultra_dsmoe.study.__main__ import parsed
 from ultra_dsmoe.study.table import read_rows
 
 PATIENCE = 120  # seconds until a stand-in gives up, on a busy machine
+DSMOE_YOLO = (sys.executable, "-m", "ultra_dsmoe.cli")
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -159,7 +160,7 @@ def test_full_disk(
         patched.setattr(os, "write", full)
         code, _, err = run(file, host, "--jobs", "2")
     assert code == 1
-    assert err == f"study: {table}: expected space for the row of boards-yolov8n-0, got No space left on device\n"
+    assert err == f"error: {table}: expected space for the row of boards-yolov8n-0, got No space left on device\n"
     assert stopped.is_set()
     host = host_class()
     code, _, err = run(file, host)
@@ -185,7 +186,7 @@ def test_full_disk_before_a_training(
         code, _, err = run(write(), host)
     folder = tmp_path / "runs" / "tiny"
     assert (code, host.commands) == (1, [])
-    assert err == f"study: {folder}: expected space for the files of its cells, got {os.strerror(errno.EDQUOT)}\n"
+    assert err == f"error: {folder}: expected space for the files of its cells, got {os.strerror(errno.EDQUOT)}\n"
     assert run(write(), host)[0] == 0
 
 
@@ -274,7 +275,7 @@ def test_changed_settings(
     host = host_class()
     code, _, err = run(write(epochs=5), host)
     assert (code, host.commands, len(err.splitlines())) == (1, [], 1)
-    assert "study: cell boards-yolov8n-0: expected the settings it was run with" in err
+    assert "error: cell boards-yolov8n-0: expected the settings it was run with" in err
     assert err.endswith("got epochs 3 -> 5\n")
     shutil.rmtree(tmp_path / "runs")
     assert "got settings_hash " in run(write(epochs=5))[2]
@@ -303,9 +304,8 @@ def test_real_processes(write: Callable[..., Path], tmp_path: Path) -> None:
     edit = {"name": "edit", "model": "dsmoe-n", "rows": {"14 CBAM": [-1, 1, "nn.Identity", []]}, "text": "shuffled"}
     models = ["yolov8n", {"name": "zero", "model": "dsmoe-n", "text": "zero"}, edit]
     file = write(seeds=[0], epochs=1, overrides={"device": "cpu", "workers": 0}, models=models, knockouts=True)
-    script = CHECKOUT / "ultra_dsmoe" / "study"
     places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-    command = [sys.executable, str(script), str(file), *places]
+    command = [*DSMOE_YOLO, "study", str(file), *places]
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stdout + first.stderr
     rows = (tmp_path / "out" / "tiny.csv").read_text().splitlines()
@@ -347,7 +347,7 @@ def test_killed_in_the_middle(write: Callable[..., Path], tmp_path: Path) -> Non
     epochs, cells = 5, ["boards-yolov8n-0", "boards-k2-0"]
     file = write(seeds=[0], epochs=epochs, overrides={"device": "cpu", "workers": 0})
     places = ["--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
-    command = [sys.executable, str(CHECKOUT / "ultra_dsmoe" / "study"), str(file), *places]
+    command = [*DSMOE_YOLO, "study", str(file), *places]
     table, begun = tmp_path / "out" / "tiny.csv", tmp_path / "runs" / "tiny" / cells[1] / "train"
     with (tmp_path / "log.txt").open("w") as log:
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -381,12 +381,12 @@ def test_two_at_once(write: Callable[..., Path], run: Callable[..., Any], tmp_pa
         fcntl.flock(other, fcntl.LOCK_EX)
         code, _, err = run(write())
     assert code == 1
-    assert err == f"study: {folder}: expected no other study at work there, got one, or a training that it left\n"
+    assert err == f"error: {folder}: expected no other study at work there, got one, or a training that it left\n"
 
 
 def test_results_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the checkout its docs; elsewhere beside the trainings, not a new ``docs`` in some folder of the user's."""
     monkeypatch.chdir(CHECKOUT)
-    assert parsed(["x.yaml"]).out == "docs/results"
+    assert results() == "docs/results"
     monkeypatch.chdir(tmp_path)
-    assert parsed(["x.yaml"]).out == "runs/studies"
+    assert results() == "runs/studies"

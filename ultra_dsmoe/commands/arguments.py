@@ -1,19 +1,18 @@
-"""Host-style arguments of this folder's commands: one file and ``key=value`` pairs, checked before any work."""
+"""Arguments of our commands in the host's dialect, ``key=value``, checked before any work.
+
+``--key value`` and ``--key=value`` mean the same.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from ultra_dsmoe.constants import MAX_SEED, MIN_PIXELS, SPLITS
 from ultra_dsmoe.errors import ConfigError, did_you_mean
-
-SPLITS = ("train", "val", "test")
-MIN_PIXELS = 32  # the largest stride of our model YAMLs
-MAX_SEED = 2**32 - 1  # of the random generators
-
-CHECKPOINT = ("model", "a DS-MoE checkpoint as first argument, such as best.pt")
-DATA = ("data", "a data YAML as first argument, such as neu-det.yaml")
 
 Check = Callable[[str, str], Any]
 
@@ -81,43 +80,152 @@ def several_of(options: Iterable[str]) -> Check:
     return check
 
 
-COMMON: dict[str, Check] = {
-    "model": text,
-    "data": text,
-    "imgsz": whole(MIN_PIXELS),
-    "batch": whole(1),
-    "split": one_of(SPLITS),
-    "device": text,
-    "seed": whole(0, MAX_SEED),
-    "out": text,
-}
+@dataclass(frozen=True)
+class Option:
+    """One key of a command.
 
-
-def parse(argv: list[str], checks: dict[str, Check], first: tuple[str, str] = CHECKPOINT) -> dict[str, Any]:
-    """Read ``best.pt key=value ...``; the first word may also be given with its key, as ``model=best.pt``.
-
-    Args:
-        argv: Words of the command line.
-        checks: Check of each known key.
-        first: Key of the word that stands without one, and what is expected of it.
-
-    Returns:
-        The checked values of the keys that were given.
-
-    Raises:
-        ConfigError: If a word is no known key with a proper value, or the first word is missing.
+    Attributes:
+        check: Turns the text of the command line into a value.
+        about: What it is, for the help.
+        default: What holds where it is not given, for the help; nothing where the key must be given.
+        flag: Whether ``--key`` alone means True.
     """
-    bare, expected = first
-    values: dict[str, Any] = {}
-    for word in argv:
+
+    check: Check
+    about: str
+    default: str = ""
+    flag: bool = False
+
+
+class Given(dict[str, Any]):
+    """Checked values of the keys that were given.
+
+    Attributes:
+        line: The command that gave them.
+        more: Pairs of a command that takes others than its own.
+    """
+
+    def __init__(self, line: str = "") -> None:
+        """Begin without a key."""
+        super().__init__()
+        self.line = line
+        self.more: list[str] = []
+
+
+@dataclass(frozen=True)
+class Command:
+    """One sub-command: what it takes, and what it does with that.
+
+    Attributes:
+        words: Its name, as in ``text lint``.
+        about: Paragraph for the help.
+        options: Its keys.
+        run: Does the work; returns the exit code.
+        bare: Keys whose values may stand without them, in this order, and what each must be. All of them are needed.
+        more: What other ``key=value`` pairs mean, for the help; they are kept as they come. Empty where there are none.
+    """
+
+    words: str
+    about: str
+    options: Mapping[str, Option]
+    run: Callable[[Given], int]
+    bare: Mapping[str, str] = field(default_factory=dict)
+    more: str = ""
+
+    def main(self, argv: list[str]) -> int:
+        """Run the command.
+
+        Args:
+            argv: Words behind its name.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            DSMoEError: On bad input, before anything is written.
+        """
+        if any(word in HELP for word in argv) or (self.bare and not argv):
+            print(self.usage())
+            return 0
+        return self.run(self.parse(argv))
+
+    def usage(self) -> str:
+        """Return the help page."""
+        names = " ".join(key.upper() for key in self.bare)
+        lines = [
+            f"usage: {PROGRAM} {self.words} {names} [key=value ...]".replace("  ", " "),
+            "",
+            textwrap.fill(" ".join(self.about.split()), WIDTH),
+            "",
+        ]
+        shown = {key: f"{option.about}{option.default and f' (default: {option.default})'}"
+                 for key, option in self.options.items()}  # fmt: skip
+        width = max(map(len, shown), default=0)
+        lines += [f"  {key:<{width}}  {text}" for key, text in shown.items()]
+        lines += [f"  other keys: {self.more}"] if self.more else []
+        return "\n".join(lines)
+
+    def parse(self, argv: list[str]) -> Given:
+        """Read ``best.pt key=value --key value --flag ...``.
+
+        Raises:
+            ConfigError: If a word is no known key with a proper value, or one that must be there is missing.
+        """
+        given = Given(" ".join([PROGRAM, self.words, *argv]))
+        left, words = list(self.bare), list(argv)
+        while words:
+            key, value = self._next(words, left)
+            if key not in self.options:
+                if self.more and value:
+                    given.more.append(f"{key}={value}")
+                    continue
+                known = ", ".join(self.options)
+                raise ConfigError(key, f"one of {known}{did_you_mean(key, self.options)}", "an unknown key")
+            given[key] = self.options[key].check(key, value)
+            if key in left:
+                left.remove(key)
+        if left:
+            raise ConfigError(left[0], self.bare[left[0]], "none")
+        return given
+
+    def _next(self, words: list[str], left: list[str]) -> tuple[str, str]:
+        """Take one key and its value from the front of ``words``; ``left`` are the bare keys still to come."""
+        word = words.pop(0)
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            if equals:
+                return key, value
+            option = self.options.get(key)
+            if option and option.flag and not (words and words[0].lower() in ("true", "false")):
+                return key, "True"
+            if option and not words:
+                raise ConfigError(key, "a value, as in '--key value'", "none")
+            return key, words.pop(0) if option else ""
         key, equals, value = word.partition("=")
-        if not equals:
-            if word in checks or bare in values:
-                raise ConfigError(word, "a value, as in 'key=value'", "none")
-            key, value = bare, word
-        if key not in checks:
-            raise ConfigError(key, f"one of {', '.join(checks)}{did_you_mean(key, checks)}", "an unknown key")
-        values[key] = checks[key](key, value)
-    if bare not in values:
-        raise ConfigError(bare, expected, "none")
-    return values
+        if equals:
+            return key, value
+        if word in self.options or not left:
+            raise ConfigError(word, "a value, as in 'key=value'", "none")
+        return left[0], word
+
+
+PROGRAM = "dsmoe-yolo"
+WIDTH = 100  # of a help page, in characters
+HELP = ("help", "-h", "--help")
+CHECKPOINT = {"model": "a DS-MoE checkpoint as first argument, such as best.pt"}
+DATA = {"data": "a data YAML as first argument, such as neu-det.yaml"}
+
+
+def evaluation_options(folder: str) -> dict[str, Option]:
+    """Return the keys of a command that looks at a checkpoint on a split of its data; results go to ``folder``."""
+    return {
+        "model": Option(text, "checkpoint, such as best.pt"),
+        "data": Option(text, "data YAML", "the one the checkpoint was trained on"),
+        "imgsz": Option(whole(MIN_PIXELS), "image size in pixels", "as trained"),
+        "batch": Option(whole(1), "images per batch", "16"),
+        "split": Option(one_of(SPLITS), "|".join(SPLITS), "val"),
+        "device": Option(text, "cpu, 0, ...", "the first GPU, or cpu"),
+        "seed": Option(whole(0, MAX_SEED), "of whatever is drawn at random", "0"),
+        "out": Option(text, "folder of the results", f"{folder}/ in the checkpoint's run folder"),
+    }

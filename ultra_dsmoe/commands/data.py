@@ -1,100 +1,47 @@
-"""``dsmoe-yolo data``: list the packaged sets, make the board set, unpack or convert a set that was fetched.
-
-Errors are raised as `DataError`; the calling script prints them as one line.
-"""
+"""``dsmoe-yolo data list | make | unpack | convert-voc``: the packaged sets and their images."""
 
 from __future__ import annotations
 
-import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from ultra_dsmoe.commands.arguments import Command, Given, Option, text, whole
+from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.boards import demo
 from ultra_dsmoe.data.convert import archive, voc
-from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.errors import ConfigError, DataError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``dsmoe-yolo data ...``.
-
-    Args:
-        argv: Arguments after ``data``; those of the process if left out.
-
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        DataError: If the command cannot be carried out.
-    """
-    args = _parser().parse_args(argv)
-    args.run(args)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Build the parser of the four commands."""
-    sizes = "'dsmoe-yolo data sizes DATA.yaml' says what the box sizes of a set ask of image size and head."
-    parser = argparse.ArgumentParser(
-        prog="dsmoe-yolo data", description="Packaged data sets and their images.", epilog=sizes
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser("list", help="table of the packaged sets and whether their images are here")
-    command.set_defaults(run=_list)
-
-    command = commands.add_parser("make", help="generate pcb-demo, or a variant of it under --out")
-    command.add_argument("name", metavar="pcb-demo")
-    command.add_argument("--train", type=int, default=demo.TRAIN, help="training boards (%(default)s)")
-    command.add_argument("--val", type=int, default=demo.VAL, help="validation boards (%(default)s)")
-    command.add_argument("--seed", type=int, default=demo.SEED, help="%(default)s")
-    command.add_argument("--size", type=int, default=demo.SIZE, help="side of the images in pixels (%(default)s)")
-    command.add_argument("--out", help="folder to make; the one that pcb-demo.yaml expects if left out")
-    command.set_defaults(run=_make)
-
-    command = commands.add_parser("unpack", help="put the images of a set in place from a tar or zip in YOLO layout")
-    command.add_argument("name", help="name of a packaged set, such as deeppcb")
-    command.add_argument("archive", help="tar or zip with data.yaml, images/ and labels/")
-    command.add_argument("--out", help="folder to make; the one that the set's YAML expects if left out")
-    command.set_defaults(run=_unpack)
-
-    command = commands.add_parser("convert-voc", help="convert a folder of images and Pascal VOC .xml files")
-    command.add_argument("name", help="name of a packaged set, such as pcb")
-    command.add_argument("folder", help="folder with the images and .xml files, at any depth")
-    command.add_argument("--split", type=_shares, default=voc.RATIO, help="shares of train:val[:test] (6:2:2)")
-    command.add_argument("--seed", type=int, default=voc.SEED, help="seed of the split (%(default)s)")
-    command.add_argument("--group", help="regular expression; images with the same first group stay together")
-    command.add_argument("--out", help="folder to make; the one that the set's YAML expects if left out")
-    command.set_defaults(run=_convert)
-    return parser
-
-
-def _shares(text: str) -> tuple[int, ...]:
-    """Read shares such as 6:2:2."""
+def shares(key: str, value: str) -> tuple[int, ...]:
+    """Check shares such as 6:2:2."""
     try:
-        return tuple(int(v) for v in text.split(":"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected shares such as 6:2:2, got {text}") from None
+        return tuple(int(part) for part in text(key, value).split(":"))
+    except ValueError as e:
+        raise ConfigError(key, "shares such as 6:2:2", value) from e
 
 
-def _list(args: argparse.Namespace) -> None:
+def show(options: Given) -> int:
     """Print one row per packaged set."""
     print(f"{'set':<11}{'classes':>7}  {'images':<8}folder, or the command that brings them")
     for name, command in packaged.COMMANDS.items():
         data, root = packaged.load(name), packaged.images_root(name)
         here = all((root / data[split]).is_dir() for split in ("train", "val"))
         print(f"{name:<11}{len(data['names']):>7}  {'here' if here else 'missing':<8}{root if here else command}")
+    return 0
 
 
-def _make(args: argparse.Namespace) -> None:
+def make(options: Given) -> int:
     """Generate the boards."""
-    if args.name.removesuffix(".yaml") != "pcb-demo":
-        raise DataError("name", "pcb-demo, the only set that is generated", args.name)
-    root = Path(args.out) if args.out else packaged.images_root("pcb-demo")
+    if options["name"].removesuffix(".yaml") != "pcb-demo":
+        raise DataError("name", "pcb-demo, the only set that is generated", options["name"])
+    root = Path(options["out"]) if "out" in options else packaged.images_root("pcb-demo")
+    train, val = options.get("train", demo.TRAIN), options.get("val", demo.VAL)
     start = time.monotonic()
-    file = demo.generate(root, args.train, args.val, args.seed, args.size, _bar)
-    print(f"pcb-demo: {args.train} + {args.val} boards in {time.monotonic() - start:.1f} s; train with data={file}")
+    file = demo.generate(root, train, val, options.get("seed", demo.SEED), options.get("size", demo.SIZE), _bar)
+    print(f"pcb-demo: {train} + {val} boards in {time.monotonic() - start:.1f} s; train with data={file}")
+    return 0
 
 
 def _bar(counter: Iterator[int], total: int) -> Iterator[int]:
@@ -104,19 +51,63 @@ def _bar(counter: Iterator[int], total: int) -> Iterator[int]:
     return iter(TQDM(counter, total=total, desc="boards"))
 
 
-def _unpack(args: argparse.Namespace) -> None:
+def unpack(options: Given) -> int:
     """Unpack an archive."""
-    root = archive.unpack(args.name, args.archive, args.out)
-    _say_done(args, root)
+    return _say_done(options, archive.unpack(options["name"], options["archive"], options.get("out")))
 
 
-def _convert(args: argparse.Namespace) -> None:
+def convert_voc(options: Given) -> int:
     """Convert VOC labels."""
-    root = voc.convert_voc(args.name, args.folder, ratio=args.split, seed=args.seed, group=args.group, root=args.out)
-    _say_done(args, root)
+    ratio, seed = options.get("split", voc.RATIO), options.get("seed", voc.SEED)
+    name, folder, group = options["name"], options["folder"], options.get("group")
+    return _say_done(
+        options, voc.convert_voc(name, folder, ratio=ratio, seed=seed, group=group, root=options.get("out"))
+    )
 
 
-def _say_done(args: argparse.Namespace, root: Path) -> None:
+def _say_done(options: Given, root: Path) -> int:
     """Tell where the images are and how to use them."""
-    name = args.name.removesuffix(".yaml")
-    print(f"{name}: images are in {root}; train with data={root / 'data.yaml' if args.out else name + '.yaml'}")
+    name = options["name"].removesuffix(".yaml")
+    print(f"{name}: images are in {root}; train with data={root / 'data.yaml' if 'out' in options else name + '.yaml'}")
+    return 0
+
+
+_NAME = {"name": "name of a packaged set, such as deeppcb ('dsmoe-yolo data list' shows them)"}
+_NAME_OPTION = Option(text, "packaged set")
+_OUT = Option(text, "folder to make", "the one that the set's YAML expects")
+LIST = Command("data list", "Lists the packaged sets and whether their images are here.", {}, show)
+MAKE = Command(
+    "data make",
+    "Generates pcb-demo, or a variant of it under out=.",
+    {
+        "name": Option(text, "pcb-demo"),
+        "train": Option(whole(0), "training boards", str(demo.TRAIN)),
+        "val": Option(whole(0), "validation boards", str(demo.VAL)),
+        "seed": Option(whole(0, MAX_SEED), "of what is drawn", str(demo.SEED)),
+        "size": Option(whole(1), "side of the images in pixels", str(demo.SIZE)),
+        "out": _OUT,
+    },
+    make,
+    {"name": "pcb-demo, the only set that is generated"},
+)
+UNPACK = Command(
+    "data unpack",
+    "Puts the images of a set in place from a tar or zip in YOLO layout.",
+    {"name": _NAME_OPTION, "archive": Option(text, "tar or zip with data.yaml, images/ and labels/"), "out": _OUT},
+    unpack,
+    {**_NAME, "archive": "a tar or zip in YOLO layout"},
+)
+CONVERT_VOC = Command(
+    "data convert-voc",
+    "Converts a folder of images and Pascal VOC .xml files.",
+    {
+        "name": _NAME_OPTION,
+        "folder": Option(text, "folder with the images and .xml files, at any depth"),
+        "split": Option(shares, "shares of train:val[:test]", ":".join(map(str, voc.RATIO))),
+        "seed": Option(whole(0, MAX_SEED), "of the split", str(voc.SEED)),
+        "group": Option(text, "regular expression; images with the same first group stay together", "none"),
+        "out": _OUT,
+    },
+    convert_voc,
+    {**_NAME, "folder": "a folder with images and .xml files"},
+)

@@ -1,59 +1,26 @@
-"""``dsmoe-yolo data sizes``: what the box sizes of a data set ask of image size, levels and head."""
+"""``dsmoe-yolo data sizes``."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ultra_dsmoe.commands import arguments
+from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, text, whole
+from ultra_dsmoe.commands.opening import output_file, tell
+from ultra_dsmoe.constants import MAX_SEED, MIN_PIXELS
 from ultra_dsmoe.data import box_sizes as sizes
 from ultra_dsmoe.data.box_sizes import Advice, Boxes, Clusters
-from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import write_files
 from ultra_dsmoe.evaluate.tables import aligned
 
-KEYS: dict[str, arguments.Check] = {
-    "data": arguments.text,
-    "imgsz": arguments.whole(arguments.MIN_PIXELS, 8192),
-    "clusters": arguments.whole(1, 64),
-    "seed": arguments.whole(0, arguments.MAX_SEED),
-    "output": arguments.text,
-}
 PICTURE = "box-sizes.png"
-USAGE = f"""usage: dsmoe-yolo data sizes DATA.yaml [key=value ...]
-
-Clusters the sizes of all labelled boxes after the resize to imgsz, and says on which levels they lie, whether a P2
-head pays, which image size brings the small ones to a fair size, and what reg_max the large ones need. Draws a picture.
-
-  imgsz     image size to look at          default: {sizes.IMGSZ}
-  clusters  centres of K-means             default: {sizes.CLUSTERS}
-  seed      of the first centres           default: 0
-  output    picture to write, a .png file  default: {PICTURE}"""
 
 
-def main(argv: list[str]) -> int:
-    """Run the sub-command.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo data sizes``.
-
-    Returns:
-        The exit code, 0.
-
-    Raises:
-        DSMoEError: On bad input, before anything is written.
-    """
-    if not argv or argv[0] in ("help", "-h", "--help"):
-        print(USAGE)
-        return 0
-    options = arguments.parse(argv, KEYS, arguments.DATA)
-    output = Path(options.get("output", PICTURE))
-    folder = output.absolute().parent
-    if output.suffix != ".png" or output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ConfigError("output", "a .png file in a folder that can be written", str(output))
+def run(options: Given) -> int:
+    """Print what the sizes ask for, and draw them."""
+    out = output_file(options.get("out", PICTURE), (".png",))
     boxes = sizes.read_boxes(options["data"], options.get("imgsz", sizes.IMGSZ))
     clusters = sizes.cluster(boxes.sizes, options.get("clusters", sizes.CLUSTERS), options.get("seed", 0))
     from ultra_dsmoe.explain.plots.box_sizes import draw
@@ -61,8 +28,8 @@ def main(argv: list[str]) -> int:
     picture = draw(boxes, clusters, f"Box sizes of {Path(options['data']).name} at imgsz={boxes.imgsz}")
     for line in lines(boxes, clusters, sizes.advise(boxes)):
         print(line)
-    write_files(folder, {output.name: picture})
-    print(f"written: {output}")
+    write_files(out.absolute().parent, {out.name: picture})
+    tell([], [out])
     return 0
 
 
@@ -97,3 +64,20 @@ def _image_size(boxes: Boxes, advice: Advice, native: float) -> str:
     small = f"{100 * sizes.SMALL_QUANTILE:.0f} % of the boxes are below {advice.small:.1f} px at {boxes.imgsz}"
     line = f"imgsz: at least {plain}, or {with_p2} with P2, to make that {sizes.TINY} px, or {sizes.TINY // 2}; {small}"
     return line + (f"; above the images' own {native:.0f} px no detail is gained" if plain > native else "")
+
+
+COMMAND = Command(
+    "data sizes",
+    """Clusters the sizes of all labelled boxes after the resize to imgsz, and says on which levels they lie, whether
+a P2 head pays, which image size brings the small ones to a fair size, and what reg_max the large ones need. Draws a
+picture.""",
+    {
+        "data": Option(text, "data YAML"),
+        "imgsz": Option(whole(MIN_PIXELS, 8192), "image size to look at", str(sizes.IMGSZ)),
+        "clusters": Option(whole(1, 64), "centres of K-means", str(sizes.CLUSTERS)),
+        "seed": Option(whole(0, MAX_SEED), "of the first centres", "0"),
+        "out": Option(text, "picture to write, a .png file", PICTURE),
+    },
+    run,
+    DATA,
+)

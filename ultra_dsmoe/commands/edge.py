@@ -1,95 +1,62 @@
-"""``dsmoe-yolo edge``: lint an exported file for TensorRT 8.6, check a machine before anything is trained.
-
-Errors are raised as `ConfigError`; the calling script prints them as one line.
-"""
+"""``dsmoe-yolo edge lint | check | build``: from an exported file to what an NVIDIA box runs."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from ultra_dsmoe.commands.arguments import Command, Given, Option, number, one_of, text, whole, yes_no
+from ultra_dsmoe.constants import MODES
 from ultra_dsmoe.edge import preflight
 from ultra_dsmoe.edge.preflight import Plan, Report, Verdict
 from ultra_dsmoe.edge.recipes import MODE, OPSET, PRECISIONS, Recipe
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.neck.sparse_moe import MODES
+from ultra_dsmoe.runtime.engine import MEGABYTE, build_engine
 
 SOFTWARE = ("python", "torch", "tensorrt", "driver")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``dsmoe-yolo edge ...``.
-
-    Args:
-        argv: Arguments after ``edge``; those of the process if left out.
-
-    Returns:
-        The exit code: 1 if the file has a fault, or the machine or plan cannot work.
-
-    Raises:
-        ConfigError: If the command cannot be carried out.
-    """
-    args = _parser().parse_args(argv)
-    return args.run(args)
-
-
-def _parser() -> argparse.ArgumentParser:
-    """Build the parser of the commands."""
-    parser = argparse.ArgumentParser(prog="dsmoe-yolo edge", description="Deployment on NVIDIA boxes.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    command = commands.add_parser("lint", help="say what TensorRT 8.6 would refuse or misread in an ONNX file")
-    command.add_argument("file", metavar="FILE.onnx")
-    command.add_argument("--dynamic", action="store_true", help="inputs with axes of open size are meant")
-    command.set_defaults(run=_lint)
-
-    command = commands.add_parser("check", help="print the recipe of a card and refuse what cannot work on it")
-    card = command.add_mutually_exclusive_group()
-    card.add_argument("--gpu", metavar="NAME", help='card of the box, such as "GTX 1080"; this machine\'s if left out')
-    card.add_argument("--sm", metavar="6.1", help="the same by its compute capability")
-    for name in SOFTWARE:
-        command.add_argument(f"--{name}", metavar="VERSION", help=f"{name} of the box, to be checked too")
-    command.add_argument("--precision", choices=PRECISIONS, default="fp32", help="%(default)s")
-    command.add_argument("--opset", type=int, default=OPSET, help="%(default)s")
-    command.add_argument("--mode", choices=MODES, default=MODE, help="dsmoe_moe of the export (%(default)s)")
-    command.set_defaults(run=_check)
-    return parser
-
-
-def _lint(args: argparse.Namespace) -> int:
+def lint_file(options: Given) -> int:
     """Print one line per finding."""
     try:
         from ultra_dsmoe.edge.lint import lint, load, opset
     except ModuleNotFoundError as e:
         raise ConfigError("onnx", "the package: pip install 'ultra-dsmoe[edge]'", "none") from e
-    model = load(args.file)
-    findings = lint(model, dynamic=args.dynamic)
+    model = load(options["file"])
+    findings = lint(model, dynamic=options.get("dynamic", False))
     for finding in findings:
         print(finding)
     faults = sum(f.is_fault for f in findings)
     counted = f"{faults} fault{'s' * (faults != 1)}" if faults else "no fault"
-    name = Path(args.file).name
+    name = Path(options["file"]).name
     print(f"{name}: {len(model.graph.node)} nodes, opset {opset(model)}: {counted} for TensorRT 8.6")
     return int(faults > 0)
 
 
-def _check(args: argparse.Namespace) -> int:
+def check(options: Given) -> int:
     """Print the recipe, then what speaks against it."""
-    report = _report(args)
-    verdict = preflight.check(report, Plan(args.precision, args.opset, args.mode))
+    report = _report(options)
+    plan = Plan(options.get("precision", "fp32"), options.get("opset", OPSET), options.get("mode", MODE))
+    verdict = preflight.check(report, plan)
     for line in _lines(report, verdict):
         print(line)
     return int(bool(verdict.refusals))
 
 
-def _report(args: argparse.Namespace) -> Report:
-    """Return the report of the box that the options describe, of this machine where they name no card."""
-    given = {name: value for name in SOFTWARE if (value := getattr(args, name)) is not None}
-    if args.gpu or args.sm:
-        sm = preflight.read_sm(args.sm) if args.sm else preflight.find_card(args.gpu)
-        return Report(gpu=args.gpu, sm=sm, **given)
+def _report(options: Given) -> Report:
+    """Return the report of the box that the options describe, of this machine where they name no card.
+
+    Raises:
+        ConfigError: If they name it twice.
+    """
+    given = {name: options[name] for name in SOFTWARE if name in options}
+    gpu, capability = options.get("gpu"), options.get("sm")
+    if gpu and capability:
+        raise ConfigError("sm", "either gpu= or sm=", f"gpu={gpu} sm={capability}")
+    if gpu or capability:
+        sm = preflight.read_sm(capability) if capability else preflight.find_card(str(gpu))
+        return Report(gpu=gpu, sm=sm, **given)
     report = preflight.machine()
     if "torch" in given:  # what is known of the installed one no longer counts
         report = replace(report, cuda=None, arches=())
@@ -104,7 +71,7 @@ def _lines(report: Report, verdict: Verdict) -> Iterator[str]:
     if verdict.recipe is not None:
         yield from _recipe_lines(verdict.recipe)
     elif report.sm is None:
-        yield "an engine is built on the box that runs it: dsmoe-yolo edge check --gpu NAME prints the recipe of a box"
+        yield "an engine is built on the box that runs it: dsmoe-yolo edge check gpu=NAME prints the recipe of a box"
         yield f"here: yolo export format=onnx opset={OPSET}, run by ONNX Runtime; or format=openvino"
     yield from (f"caution: {line}" for line in verdict.cautions)
     yield from (f"refused: {line}" for line in verdict.refusals)
@@ -123,3 +90,52 @@ def _recipe_lines(recipe: Recipe) -> Iterator[str]:
     yield f"  yolo export model=best.pt data=DATA.yaml format=onnx opset={OPSET} dsmoe_moe={MODE}"
     yield "  dsmoe-yolo edge lint best.onnx"
     yield "  python -m ultra_dsmoe.runtime.engine best.onnx"
+
+
+def build(options: Given) -> int:
+    """Build the engine."""
+    print(f"building an engine from {options['model']}: this takes minutes", flush=True)
+    built = build_engine(
+        options["model"], options.get("out"), precision=options.get("precision", "fp32"),
+        workspace=options.get("workspace"),
+    )  # fmt: skip
+    print(f"{built}: {built.stat().st_size / MEGABYTE:.1f} MB")
+    return 0
+
+
+LINT = Command(
+    "edge lint",
+    "Says what TensorRT 8.6 would refuse or misread in an ONNX file; exit code 1 if there is a fault.",
+    {
+        "file": Option(text, "ONNX file"),
+        "dynamic": Option(yes_no, "whether inputs with axes of open size are meant", "False", flag=True),
+    },
+    lint_file,
+    {"file": "an ONNX file as first argument, such as best.onnx"},
+)
+CHECK = Command(
+    "edge check",
+    "Prints the recipe of a card and refuses what cannot work on it; exit code 1 if machine or plan cannot work.",
+    {
+        "gpu": Option(text, 'card of the box, such as gpu="GTX 1080"', "this machine's"),
+        "sm": Option(text, "the same by its compute capability, such as 6.1", "that of gpu"),
+        **{name: Option(text, f"version of {name} on the box, to be checked too", "not checked") for name in SOFTWARE},
+        "precision": Option(one_of(PRECISIONS), "|".join(PRECISIONS), "fp32"),
+        "opset": Option(whole(1), "of the export", str(OPSET)),
+        "mode": Option(one_of(MODES), "dsmoe_moe of the export", MODE),
+    },
+    check,
+)
+BUILD = Command(
+    "edge build",
+    "Builds a TensorRT engine on the box that will run it. Without the training stack on the box: python -m "
+    "ultra_dsmoe.runtime.engine best.onnx.",
+    {
+        "model": Option(text, "ONNX file written by `yolo export ... format=onnx opset=17`"),
+        "precision": Option(one_of(PRECISIONS), "|".join(PRECISIONS) + "; int8 for files with Q/DQ nodes", "fp32"),
+        "workspace": Option(number(0, 1024), "limit of the builder's working memory in GiB", "the builder's own"),
+        "out": Option(text, "file to write", "the model's name with .engine"),
+    },
+    build,
+    {"model": "one .onnx file as first argument, such as best.onnx"},
+)

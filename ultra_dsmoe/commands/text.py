@@ -1,107 +1,27 @@
-"""``dsmoe-yolo text``: check, write, encode and vary the descriptions of the classes.
-
-It stands here, above the rooms of text and data, because one of its commands needs a checkpoint.
-"""
+"""``dsmoe-yolo text lint | generate | encode``: check, write and encode the descriptions of the classes."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ultra_dsmoe.commands import arguments
+from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, number, text, whole, yes_no
+from ultra_dsmoe.commands.opening import output_file, progress
+from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
-from ultra_dsmoe.text import cache, class_names, encode_bank, read_prompts
+from ultra_dsmoe.text import cache, class_names, encode_bank, generate, read_prompts
 from ultra_dsmoe.text.bank import TextBank
 from ultra_dsmoe.text.prompts import read_data
 
 CLOSE_PAIRS = 3  # printed of the cosines
-COMMANDS = ("lint", "generate", "encode", "paraphrases")
-USAGE = """usage: dsmoe-yolo text COMMAND ...
-
-  lint DATA.yaml                 what training would refuse, or the encoder could not tell apart; 1 if there is a fault
-  generate DATA.yaml model=...   have a language model on this disk write descriptions, for you to review
-  encode DATA.yaml               encode the descriptions once; print id, hash, size and cosines
-  paraphrases best.pt prompts=.. accuracy of one checkpoint under other wordings
-
-'dsmoe-yolo text COMMAND' prints the keys of a command."""
-LINT_USAGE = """usage: dsmoe-yolo text lint DATA.yaml [key=value ...]
-
-  prompts  YAML file {class: [texts]} to check in place of the data YAML's section
-  encoder  auto, hash, sentence:<id or folder>, causal-lm:<id or folder>, as dsmoe_text    default: auto
-  closest  cosine from which two classes count as one                                      default: 0.9"""
-GENERATE_USAGE = """usage: dsmoe-yolo text generate DATA.yaml model=FOLDER [key=value ...]
-
-  model      causal language model that transformers loads: a folder, or a hub id, which is fetched if it is not here
-  per_class  descriptions per class         default: 3
-  about      what the images show, such as about="bare boards, copper dark on a light ground"
-  output     YAML file to write             default: prompts.yaml
-  overwrite  True: replace that file        default: False
-  tokens     most tokens of an answer       default: 2048
-  device     cpu, cuda                      default: cpu
-  seed       of the answers                 default: 0"""
-ENCODE_USAGE = """usage: dsmoe-yolo text encode DATA.yaml [key=value ...]
-
-  prompts  YAML file {class: [texts]} in place of the data YAML's section
-  encoder  auto, hash, sentence:<id or folder>, causal-lm:<id or folder>, as dsmoe_text    default: auto
-  output   file to write besides, such as vectors.npz, for a machine without the model"""
-
-_SOURCE: dict[str, arguments.Check] = {"data": arguments.text, "prompts": arguments.text, "encoder": arguments.text}
-LINT_KEYS = {**_SOURCE, "closest": arguments.number(-1, 1)}
-ENCODE_KEYS = {**_SOURCE, "output": arguments.text}
-GENERATE_KEYS: dict[str, arguments.Check] = {
-    "data": arguments.text,
-    "model": arguments.text,
-    "per_class": arguments.whole(1, 20),
-    "about": arguments.text,
-    "output": arguments.text,
-    "overwrite": arguments.yes_no,
-    "tokens": arguments.whole(32),
-    "device": arguments.text,
-    "seed": arguments.whole(0, arguments.MAX_SEED),
-}
 
 
-def main(argv: list[str]) -> int:
-    """Run the sub-command.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo text``.
-
-    Returns:
-        The exit code: 1 where ``lint`` found a fault.
-
-    Raises:
-        DSMoEError: On bad input, before anything is written.
-    """
-    command, *words = argv or ["help"]
-    if command in ("help", "-h", "--help"):
-        print(USAGE)
-        return 0
-    if command == "paraphrases":
-        return import_module("ultra_dsmoe.explain.paraphrases").main(words)  # it needs torch and the host
-    runs: dict[str, tuple[str, dict[str, arguments.Check], Callable[[dict[str, Any]], int]]] = {
-        "lint": (LINT_USAGE, LINT_KEYS, _lint),
-        "generate": (GENERATE_USAGE, GENERATE_KEYS, _generate),
-        "encode": (ENCODE_USAGE, ENCODE_KEYS, _encode),
-    }
-    if command not in runs:
-        raise ConfigError("text", f"{', '.join(COMMANDS)}{did_you_mean(command, COMMANDS)}", command)
-    usage, checks, run = runs[command]
-    if not words or words[0] in ("help", "-h", "--help"):
-        print(usage)
-        return 0
-    return run(arguments.parse(words, checks, arguments.DATA))
-
-
-def _lint(options: dict[str, Any]) -> int:
+def lint(options: Given) -> int:
     """Print one line per finding and a summary."""
     from ultra_dsmoe.text import prompt_lint
 
@@ -126,16 +46,14 @@ def _lint(options: dict[str, Any]) -> int:
     return int(faults > 0)
 
 
-def _generate(options: dict[str, Any]) -> int:
+def write(options: Given) -> int:
     """Write a file of descriptions."""
-    from ultra_dsmoe.text import generate
-
     if "model" not in options:
         raise ConfigError("model", "a causal language model: model=FOLDER, or model=ID to fetch one", "none")
     labels, _ = _sections(options)
-    output = _output(options.get("output", "prompts.yaml"), (".yaml", ".yml"))
+    output = output_file(options.get("out", "prompts.yaml"), (".yaml", ".yml"))
     if output.exists() and not options.get("overwrite", False):
-        raise ConfigError("output", "a new file (or overwrite=True)", f"{output}, which exists")
+        raise ConfigError("out", "a new file (or overwrite=True)", f"{output}, which exists")
     per_class, seed = options.get("per_class", generate.PER_CLASS), options.get("seed", 0)
     prompts = generate.generate_prompts(
         labels,
@@ -144,7 +62,7 @@ def _generate(options: dict[str, Any]) -> int:
         about=options.get("about", generate.ABOUT),
         tokens=options.get("tokens", generate.TOKENS),
         seed=seed,
-        progress=lambda line: print(f"describing {line}", file=sys.stderr, flush=True),
+        progress=progress("describing"),
     )
     source = f"{Path(options['model']).name}, per_class={per_class} seed={seed}, for {Path(options['data']).name}"
     _replace(output, generate.as_yaml(prompts, source).encode())
@@ -156,13 +74,13 @@ def _generate(options: dict[str, Any]) -> int:
     return 0
 
 
-def _encode(options: dict[str, Any]) -> int:
+def encode(options: Given) -> int:
     """Encode, print what came out, write a file if one is named."""
     labels, section = _sections(options)
-    output = _output(options["output"], (".npz",)) if "output" in options else None
+    output = output_file(options["out"], (".npz",)) if "out" in options else None
     bank = encode_bank(labels, section, options.get("encoder", "auto"))
     if output and bank.encoder.startswith("hash"):
-        raise TextError("output", "a language model's vectors (those of hash need no file)", bank.encoder)
+        raise TextError("out", "a language model's vectors (those of hash need no file)", bank.encoder)
     print(*_summary(bank), sep="\n")
     if output:
         with TemporaryDirectory(dir=output.parent) as folder:
@@ -202,16 +120,6 @@ def _sections(options: dict[str, Any]) -> tuple[tuple[str, ...], dict[Any, Any]]
     return class_names(data["names"]), section
 
 
-def _output(name: str, suffixes: tuple[str, ...]) -> Path:
-    """Return a file that can be written, checked but not touched."""
-    path = Path(name)
-    if path.suffix not in suffixes or path.is_dir():
-        raise ConfigError("output", f"a file that ends in {' or '.join(suffixes)}", name)
-    if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise ConfigError("output", "a file in a folder that exists and can be written", name)
-    return path
-
-
 def _device(name: str) -> str:
     """Return a device of this machine."""
     import torch
@@ -228,3 +136,50 @@ def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(content)
     part.replace(path)
+
+
+_PROMPTS = Option(text, "YAML file {class: [texts]} in place of the data YAML's section", "that section")
+_ENCODER = Option(text, "auto, hash, sentence:<id or folder>, causal-lm:<id or folder>, as dsmoe_text", "auto")
+_DATA = Option(text, "data YAML")
+LINT = Command(
+    "text lint",
+    """Says what training would refuse of the descriptions, and what the encoder could not tell apart; exit code 1 if
+there is a fault.""",
+    {
+        "data": _DATA,
+        "prompts": _PROMPTS,
+        "encoder": _ENCODER,
+        "closest": Option(number(-1, 1), "cosine from which two classes count as one", "0.9"),
+    },
+    lint,
+    DATA,
+)
+GENERATE = Command(
+    "text generate",
+    """Has a language model on this disk write descriptions, for you to review.""",
+    {
+        "data": _DATA,
+        "model": Option(text, "causal language model for transformers: a folder, or a hub id, fetched if not here"),
+        "per_class": Option(whole(1, 20), "descriptions per class", str(generate.PER_CLASS)),
+        "about": Option(text, 'what the images show, such as about="bare boards, copper dark on a light ground"'),
+        "out": Option(text, "YAML file to write", "prompts.yaml"),
+        "overwrite": Option(yes_no, "whether to replace that file", "False", flag=True),
+        "tokens": Option(whole(32), "most tokens of an answer", str(generate.TOKENS)),
+        "device": Option(text, "cpu, cuda", "cpu"),
+        "seed": Option(whole(0, MAX_SEED), "of the answers", "0"),
+    },
+    write,
+    DATA,
+)
+ENCODE = Command(
+    "text encode",
+    """Encodes the descriptions once; prints id, hash, size and cosines.""",
+    {
+        "data": _DATA,
+        "prompts": _PROMPTS,
+        "encoder": _ENCODER,
+        "out": Option(text, "file to write besides, such as vectors.npz, for a machine without the model", "none"),
+    },
+    encode,
+    DATA,
+)

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
 from ultra_dsmoe.logs import at_level
 
 IMGSZ, CLUSTERS = 640, 9  # three anchors for each of three levels, as in the papers
-SPLITS = ("train", "val", "test")
 STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32}
 # A level takes boxes of 4 to 8 of its strides (root of the area), about where YOLOv5 had its anchors. P2 then takes
 # what COCO calls small, below 32 px.

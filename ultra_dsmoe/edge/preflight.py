@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
 
+from ultra_dsmoe.constants import MODES
 from ultra_dsmoe.edge.recipes import (
     CARDS,
     MODE,
@@ -26,7 +27,6 @@ from ultra_dsmoe.edge.recipes import (
     Version,
 )
 from ultra_dsmoe.errors import ConfigError, did_you_mean
-from ultra_dsmoe.nn.neck.sparse_moe import MODES
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")  # Linux; elsewhere the driver goes unchecked
 TENSORRT_PACKAGES = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import time
 import zipfile
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,6 @@ import yaml
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.commands.arguments import Check, parse
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.model.detector import DSMoEModel
@@ -109,8 +106,8 @@ class Evaluation:
         """Check everything that can be checked before the first image is read.
 
         Args:
-            options: Checked arguments, see `ultra_dsmoe.commands.arguments.COMMON`; what is not given comes from the
-                checkpoint (``data``, ``imgsz``) or the host's defaults.
+            options: Checked arguments, see `ultra_dsmoe.commands.arguments.evaluation_options`; what is not given
+                comes from the checkpoint (``data``, ``imgsz``) or the host's defaults.
 
         Raises:
             WeightsError: If the checkpoint is missing, damaged or holds another network.
@@ -215,45 +212,6 @@ def _check_data(data: str, split: str, names: list[str] | None) -> None:
             raise DataError("data", f"the images of its '{split}' split", f"{place}, which does not exist")
     if names is not None and content["nc"] != len(names):
         raise DataError("data", f"{len(names)} classes as in the model ({', '.join(names)})", f"{content['nc']}")
-
-
-def begin(
-    argv: Sequence[str], usage: str, checks: dict[str, Check], name: str
-) -> tuple[dict[str, Any], Evaluation, Path] | None:
-    """Open what the words of a command name, before any work.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo NAME``.
-        usage: What to print where help is asked for.
-        checks: Check of each known key.
-        name: Folder of the results in the checkpoint's run folder, unless ``out`` names another.
-
-    Returns:
-        Checked keys, the checkpoint with its data, and where results go (not created); None where help was asked for.
-
-    Raises:
-        DSMoEError: On bad input.
-    """
-    if not argv or argv[0] in ("help", "-h", "--help"):
-        print(usage)
-        return None
-    options = parse(list(argv), checks)
-    evaluation = Evaluation(options)
-    return options, evaluation, output_folder(evaluation.path, options.get("out"), name)
-
-
-def output_folder(checkpoint: Path, given: str | None, name: str) -> Path:
-    """Return where results go, checked but not created: ``given``, or ``name`` in the checkpoint's run folder.
-
-    Raises:
-        ConfigError: If something other than a folder is in the way or it cannot be written.
-    """
-    run = checkpoint.parent.parent if checkpoint.parent.name == "weights" else checkpoint.parent
-    folder = Path(given) if given else run / name
-    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ConfigError("out", "a folder that can be written", str(folder))
-    return folder
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> list[Path]:

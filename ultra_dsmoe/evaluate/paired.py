@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.evaluate.bootstrap import interval, mean_ap, replicates, resamples
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 
 BOOT = 1000  # resamples; the ends of a 95 % interval then rest on 25 each (our choice)
-KEYS = {**arguments.COMMON, "boot": arguments.whole(100, 100_000)}
 COLUMNS = ("mAP50", "mAP50-95")
 HEAD = [c for name in COLUMNS for c in (name, "change [95 %]")]
 _PARTS = ("{}", "{}_change", "{}_low", "{}_high")

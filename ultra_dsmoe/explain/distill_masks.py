@@ -1,9 +1,7 @@
-"""``dsmoe-yolo distill-masks``: where a teacher makes its student look, as pictures."""
+"""Distillation masks: where a teacher makes its student look, as pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,35 +10,13 @@ import yaml
 from torch import Tensor
 from ultralytics.utils import DEFAULT_CFG
 
-from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.distill import ActivationAttention, attention_mask, neck_attention, scale_mask
-from ultra_dsmoe.distill.config import TEMPERATURE
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
-from ultra_dsmoe.evaluate.evaluation import output_folder, quiet, write_files
-from ultra_dsmoe.explain.plots.distill_masks import draw
+from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
-from ultra_dsmoe.train.teacher import load_teacher
 
 IMAGES = 2
 _EPS = 1e-6  # of a standard deviation: an attention that is the same everywhere, as a fresh one is
-KEYS = {
-    **{name: check for name, check in arguments.COMMON.items() if name not in ("batch", "seed")},
-    "images": arguments.whole(1, 50),
-    "temperature": arguments.whole(1, 1000),
-}
-USAGE = f"""usage: dsmoe-yolo distill-masks teacher.pt data=... [key=value ...]
-
-Draws, for every level of a teacher, what its student is told to look at: the scale mask that comes from the boxes and
-the attention mask that comes from the teacher. Any detector can be the teacher. Images in which a small box lies in a
-large one come first. Writes distill_masks_<image>.png.
-
-  data         data YAML              needed
-  imgsz        image size             default: 640; rounded up to what the teacher takes
-  split        {"|".join(arguments.SPLITS)}         default: val
-  images       how many               default: {IMAGES}
-  temperature  T of the attention     default: {TEMPERATURE:g}
-  device       cpu, 0, ...            default: cpu
-  out          folder of the results  default: distill_masks/ in the checkpoint's run folder"""
 
 
 class LevelMasks(NamedTuple):
@@ -129,39 +105,3 @@ def dataset(options: dict[str, Any], teacher: Any) -> Any:
     if not sum(len(label["cls"]) for label in found.labels):
         raise DataError("data", f"labelled objects in its '{split}' split", "images without a single label")
     return found
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the sub-command.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo distill-masks``.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        DSMoEError: On bad input, before anything is written.
-    """
-    if not argv or argv[0] in ("help", "-h", "--help"):
-        print(USAGE)
-        return 0
-    options = arguments.parse(list(argv), KEYS)
-    path, temperature = Path(options["model"]), options.get("temperature", TEMPERATURE)
-    with quiet():
-        teacher = load_teacher(path, "model")
-    folder = output_folder(path, options.get("out"), "distill_masks")
-    images = dataset(options, teacher)
-    device = torch.device(options.get("device", "cpu"))
-    teacher.to(device)
-    order = sorted(range(len(images)), key=lambda i: -telling(images.labels[i]["bboxes"]))
-    written: dict[str, bytes] = {}
-    for i in order[: options.get("images", IMAGES)]:
-        item = images[i]
-        image, boxes = item["img"].to(device).float() / 255, item["bboxes"].to(device)
-        levels = level_masks(teacher, image, boxes, temperature)
-        name = Path(item["im_file"]).stem
-        title = f"What {path.name} makes its student look at: {Path(item['im_file']).name}, T = {temperature:g}"
-        written[f"distill_masks_{name}.png"] = draw(item["img"].permute(1, 2, 0).numpy(), boxes.cpu(), levels, title)
-    print(*(f"written: {file}" for file in write_files(folder, written)), sep="\n")
-    return 0

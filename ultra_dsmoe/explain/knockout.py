@@ -1,4 +1,4 @@
-"""``dsmoe-yolo knockout``: evaluate a checkpoint with one thing switched off at a time.
+"""Knock-outs: evaluate a checkpoint with one thing switched off at a time.
 
 A stage earns its place where switching it off costs accuracy on the images at hand, by more than the choice of those
 images explains; `ultra_dsmoe.evaluate.paired` says how that is told.
@@ -6,35 +6,17 @@ images explains; `ultra_dsmoe.evaluate.paired` says how that is told.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.evaluate import paired
-from ultra_dsmoe.evaluate.evaluation import Evaluation, begin, write_files
+from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
-from ultra_dsmoe.evaluate.tables import aligned, comma_separated
-from ultra_dsmoe.explain.catalogue import CONTROL, KNOCKOUTS, Knockout, applicable
+from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.explain.catalogue import CONTROL, Knockout, applicable
 from ultra_dsmoe.explain.record import Record, recording
 
-KEYS = {**paired.KEYS, "only": arguments.several_of(KNOCKOUTS)}
 WORTH = 1.0  # points of mAP50 that a stage must be worth, from the project's own criterion of usefulness
-USAGE = f"""usage: dsmoe-yolo knockout best.pt [data=...] [key=value ...]
-
-Evaluates a DS-MoE checkpoint with one thing switched off at a time; prints a table and writes knockout.csv and
-knockout.md.
-
-  data    data YAML              default: the one the checkpoint was trained on
-  imgsz   image size             default: as trained
-  batch   images per batch       default: 16
-  split   {"|".join(arguments.SPLITS)}         default: val
-  device  cpu, 0, ...            default: the first GPU, or cpu
-  seed    of resamples and of what is drawn at random, default: 0
-  boot    bootstrap resamples    default: {BOOT}
-  out     folder of the results  default: knockout/ in the checkpoint's run folder
-  only    names from the list, separated by commas: {", ".join(KNOCKOUTS)}"""
 
 
 @dataclass(frozen=True)
@@ -145,33 +127,3 @@ def as_csv(report: Report) -> str:
     head = ["knockout", "what", *CSV_HEAD, "verdict"]
     base = ["as-trained", "nothing", *base_csv_cells(report.base), ""]
     return comma_separated([head, base, *([o.name, o.what, *o.effect.csv_cells(), o.verdict] for o in report.outcomes)])
-
-
-def main(argv: list[str]) -> int:
-    """Run the sub-command.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo knockout``.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        DSMoEError: On bad input, before anything is written.
-    """
-    begun = begin(argv, USAGE, KEYS, "knockout")
-    if begun is None:
-        return 0
-    options, evaluation, folder = begun
-    report = evaluate(
-        evaluation,
-        only=options.get("only"),
-        boot=options.get("boot", BOOT),
-        seed=options.get("seed", 0),
-        progress=lambda line: print(f"knock-out {line}", file=sys.stderr, flush=True),
-    )
-    page = markdown(report, f"dsmoe-yolo knockout {' '.join(argv)}")
-    files = write_files(folder, {"knockout.csv": as_csv(report).encode(), "knockout.md": page.encode()})
-    print(aligned(cells(report)))
-    print(*report.notes, *(f"written: {path}" for path in files), sep="\n")
-    return 0

@@ -1,4 +1,4 @@
-"""``dsmoe-yolo text paraphrases``: evaluate a checkpoint under other wordings of the same classes.
+"""Paraphrases: evaluate a checkpoint under other wordings of the same classes.
 
 Nothing is trained: the network keeps its weights and gets the vectors of other descriptions, by the encoder it was
 trained with, as ``dsmoe_prompts=`` gives it. A network that reads its prompts well should hardly move under a
@@ -7,7 +7,6 @@ paraphrase; `ultra_dsmoe.evaluate.paired` compares.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,37 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError, TextError
-from ultra_dsmoe.evaluate import paired
-from ultra_dsmoe.evaluate.evaluation import Evaluation, begin, write_files
+from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
-from ultra_dsmoe.evaluate.tables import aligned, comma_separated
+from ultra_dsmoe.evaluate.tables import comma_separated
 from ultra_dsmoe.explain.record import Record
 from ultra_dsmoe.explain.switches import other_text, text_rows
 from ultra_dsmoe.text import TextBank, class_names, encode_bank, read_prompts
-
-
-def _files(key: str, value: str) -> list[str]:
-    """Check names of files, separated by commas; gives them without repeats."""
-    return list(dict.fromkeys(arguments.text(key, name.strip()) for name in value.split(",")))
-
-
-KEYS = {**paired.KEYS, "prompts": _files}
-USAGE = f"""usage: dsmoe-yolo text paraphrases best.pt prompts=a.yaml[,b.yaml,...] [key=value ...]
-
-Evaluates a DS-MoE checkpoint with the wording it was trained on and with each of the given ones; prints a table and
-writes paraphrases.csv. A class that a file leaves out keeps its wording.
-
-  prompts  YAML files {{class: [texts]}}, separated by commas
-  data     data YAML              default: the one the checkpoint was trained on
-  imgsz    image size             default: as trained
-  batch    images per batch       default: 16
-  split    {"|".join(arguments.SPLITS)}         default: val
-  device   cpu, 0, ...            default: the first GPU, or cpu
-  seed     of the resamples       default: 0
-  boot     bootstrap resamples    default: {BOOT}
-  out      folder of the results  default: paraphrases/ in the checkpoint's run folder"""
 
 
 @dataclass(frozen=True)
@@ -177,36 +152,3 @@ def as_csv(report: Report) -> str:
     base = ["as-trained", 0, *base_csv_cells(report.base), *["1.0000"] * len(report.names)]
     rows = [[w.name, w.reworded, *w.effect.csv_cells(), *(f"{c:.4f}" for c in w.cosines)] for w in report.wordings]
     return comma_separated([head, base, *rows])
-
-
-def main(argv: list[str]) -> int:
-    """Run the sub-command.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo text paraphrases``.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        DSMoEError: On bad input, before anything is written.
-    """
-    begun = begin(argv, USAGE, KEYS, "paraphrases")
-    if begun is None:
-        return 0
-    options, evaluation, folder = begun
-    if "prompts" not in options:
-        raise ConfigError("prompts", "YAML files of other wordings, separated by commas", "none")
-    trained = trained_bank(evaluation)
-    report = evaluate(
-        evaluation,
-        {path: reword(trained, path) for path in options["prompts"]},
-        trained,
-        boot=options.get("boot", BOOT),
-        seed=options.get("seed", 0),
-        progress=lambda line: print(f"wording {line}", file=sys.stderr, flush=True),
-    )
-    files = write_files(folder, {"paraphrases.csv": as_csv(report).encode()})
-    print(aligned(cells(report)))
-    print(*report.notes, *(f"written: {path}" for path in files), sep="\n")
-    return 0

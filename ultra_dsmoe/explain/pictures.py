@@ -1,76 +1,24 @@
-"""``dsmoe-yolo pictures``: everything that a checkpoint can show in one pass, as pictures and tables."""
+"""Everything that a checkpoint can show in one pass, as pictures and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
-from ultralytics.data.utils import check_det_dataset
 
-from ultra_dsmoe.commands import arguments
-from ultra_dsmoe.evaluate.evaluation import Evaluation, begin, quiet, write_files
-from ultra_dsmoe.evaluate.label_sizes import label_sizes
+from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.tables import comma_separated
 from ultra_dsmoe.explain.plots import poincare_disk, routing_sizes
-from ultra_dsmoe.explain.poincare_anchors import knows, read_disk, read_taxonomy
+from ultra_dsmoe.explain.poincare_anchors import knows, read_disk
 from ultra_dsmoe.explain.poincare_disk import Disk
 from ultra_dsmoe.explain.record import blocks
 from ultra_dsmoe.explain.routing import RoutingMap, kind
-from ultra_dsmoe.explain.routing_map import KEYS, SHUFFLES, block_suffixes, collect, origin, routing_files
+from ultra_dsmoe.explain.routing_map import block_suffixes, origin
 from ultra_dsmoe.explain.routing_sizes import SizeMap, size_map
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.text import Taxonomy
 
-USAGE = f"""usage: dsmoe-yolo pictures best.pt [data=...] [key=value ...]
-
-Draws what a DS-MoE checkpoint does on a data set: routing_map.png (defect classes against experts, as 'dsmoe-yolo
-routing' does), routing_sizes.png (defect sizes against experts) and poincare_disk.png (class anchors and taxonomy),
-each with its numbers as CSV beside it.
-
-  data      data YAML                   default: the one the checkpoint was trained on
-  imgsz     image size                  default: as trained
-  batch     images per batch            default: 16
-  split     {"|".join(arguments.SPLITS)}              default: val
-  device    cpu, 0, ...                 default: the first GPU, or cpu
-  seed      of the shuffles             default: 0
-  shuffles  of routes, for chance       default: {SHUFFLES}
-  out       folder of the results       default: pictures/ in the checkpoint's run folder"""
-
 Files = tuple[dict[str, bytes], list[str]]  # contents by file name, and what to tell
-
-
-def main(argv: list[str]) -> int:
-    """Run the sub-command.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo pictures``.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        DSMoEError: On bad input, before anything is written.
-    """
-    begun = begin(argv, USAGE, KEYS, "pictures")
-    if begun is None:
-        return 0
-    options, evaluation, folder = begun
-    with quiet():
-        content = check_det_dataset(evaluation.args["data"])
-    taxonomy = read_taxonomy(content)
-    shuffles, seed = options.get("shuffles", SHUFFLES), options.get("seed", 0)
-    maps, files = collect(evaluation, shuffles, seed)
-    sizes = label_sizes(evaluation.args, content, files)
-    written: dict[str, bytes] = {}
-    for made, notes in (
-        routing_files(maps, files, evaluation),
-        size_files(maps, sizes, evaluation, shuffles, seed),
-        disk_files(evaluation, taxonomy, seed),
-    ):
-        written.update(made)
-        print(*notes, sep="\n")
-    print(*(f"written: {path}" for path in write_files(folder, written)), sep="\n")
-    return 0
 
 
 def size_files(

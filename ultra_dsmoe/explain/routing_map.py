@@ -1,4 +1,4 @@
-"""``dsmoe-yolo routing``: which experts a checkpoint uses for which defect, as picture and table."""
+"""The routing map: which experts a checkpoint uses for which defect, as picture and table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TypeVar
 import numpy as np
 from torch import nn
 
-from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats, begin, write_files
+from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
 from ultra_dsmoe.evaluate.tables import comma_separated
 from ultra_dsmoe.explain.plots.routing_map import draw, sentence
 from ultra_dsmoe.explain.record import Record, blocks, recording
@@ -18,21 +17,7 @@ from ultra_dsmoe.explain.routing import RoutingMap, kind, routing_map
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 Block = TypeVar("Block", bound=nn.Module)
-KEYS = {**arguments.COMMON, "shuffles": arguments.whole(20, 100_000)}
 SHUFFLES = 200  # the 95 % level then rests on 10 of them (our choice)
-USAGE = f"""usage: dsmoe-yolo routing best.pt [data=...] [key=value ...]
-
-Records which experts a DS-MoE checkpoint chooses for the images of a data set; writes routing_map.png (defect classes
-against experts), routing_map.csv (the same as numbers) and routing_images.csv (the experts of each image).
-
-  data      data YAML              default: the one the checkpoint was trained on
-  imgsz     image size             default: as trained
-  batch     images per batch       default: 16
-  split     {"|".join(arguments.SPLITS)}         default: val
-  device    cpu, 0, ...            default: the first GPU, or cpu
-  seed      of the shuffles        default: 0
-  shuffles  of routes, for chance  default: {SHUFFLES}
-  out       folder of the results  default: routing/ in the checkpoint's run folder"""
 
 
 def collect(evaluation: Evaluation, shuffles: int = SHUFFLES, seed: int = 0) -> tuple[dict[str, RoutingMap], list[str]]:
@@ -121,26 +106,3 @@ def origin(evaluation: Evaluation, suffix: str, images: int | None = None) -> st
     """Return what a picture was made from: checkpoint, images, and the row where several could be meant."""
     parts = [evaluation.path.name, f"{images} images" if images is not None else "", suffix[1:]]
     return ", ".join(part for part in parts if part)
-
-
-def main(argv: list[str]) -> int:
-    """Run the sub-command.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo routing``.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        DSMoEError: On bad input, before anything is written.
-    """
-    begun = begin(argv, USAGE, KEYS, "routing")
-    if begun is None:
-        return 0
-    options, evaluation, folder = begun
-    maps, files = collect(evaluation, options.get("shuffles", SHUFFLES), options.get("seed", 0))
-    written, notes = routing_files(maps, files, evaluation)
-    print(*notes, sep="\n")
-    print(*(f"written: {path}" for path in write_files(folder, written)), sep="\n")
-    return 0

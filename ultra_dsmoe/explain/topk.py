@@ -1,10 +1,9 @@
-"""``dsmoe-yolo topk``: what a checkpoint gains and costs with k experts per image, for several k."""
+"""The table of k: what a checkpoint gains and costs with k experts per image, for several k."""
 
 from __future__ import annotations
 
 import functools
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -18,42 +17,16 @@ import torch
 from ultralytics import YOLO
 from ultralytics.utils.checks import check_imgsz
 
-from ultra_dsmoe.commands import arguments
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
-from ultra_dsmoe.evaluate.evaluation import Evaluation, begin, quiet, write_files
-from ultra_dsmoe.evaluate.tables import aligned, comma_separated
-from ultra_dsmoe.explain.plots.topk import draw
+from ultra_dsmoe.evaluate.evaluation import Evaluation, quiet
+from ultra_dsmoe.evaluate.tables import comma_separated
 from ultra_dsmoe.export.images import drawn_images
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
 TABLE_K = (1, 2, 4, 5, 8, 16, 32)  # of the paper's table
 ROUNDS, WARM_UP = 30, 3  # timed and untimed passes (our choice)
 PIXELS = 640  # where neither command nor checkpoint says
-
-
-def several_k(key: str, value: str) -> list[int]:
-    """Check a list of numbers of experts; gives them in order, without repeats."""
-    one = arguments.whole(1)
-    return sorted({one(key, part.strip()) for part in value.strip("[]").split(",")})
-
-
-KEYS = {**arguments.COMMON, "k": several_k, "rounds": arguments.whole(1, 10_000)}
-USAGE = f"""usage: dsmoe-yolo topk best.pt [data=...] [key=value ...]
-
-Evaluates a DS-MoE checkpoint with k experts per image, for several k: mAP, executed GFLOPs, and latency in torch and
-ONNX Runtime on one CPU thread, all of them in turn in every round. Prints a table, writes topk.csv and topk.png. Every
-ONNX file passes the parity gate, so its mAP is the net's.
-
-  data    data YAML              default: the one the checkpoint was trained on
-  imgsz   image size             default: as trained
-  batch   images per batch       default: 16
-  split   {"|".join(arguments.SPLITS)}         default: val
-  device  of the evaluation      default: the first GPU, or cpu
-  seed    of the timed images    default: 0
-  k       experts per image      default: those of {",".join(map(str, TABLE_K))} that the model has
-  rounds  of the latency         default: {ROUNDS}
-  out     folder of the results  default: topk/ in the checkpoint's run folder"""
 
 
 @dataclass(frozen=True)
@@ -201,34 +174,3 @@ def cells(rows: list[Row]) -> list[list[str]]:
     numbers = [(f"{r.map50:.3f}", f"{r.map50_95:.3f}", f"{r.gflops:.2f}") for r in rows]
     times = [[f"{x:.2f}" for x in astuple(r)[4:]] for r in rows]
     return [head, *([str(r.k), *n, *t, ""] for r, n, t in zip(rows, numbers, times, strict=True))]
-
-
-def main(argv: list[str]) -> int:
-    """Run the sub-command.
-
-    Args:
-        argv: Words behind ``dsmoe-yolo topk``.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        DSMoEError: On bad input, before anything is written.
-    """
-    begun = begin(argv, USAGE, KEYS, "topk")
-    if begun is None:
-        return 0
-    options, evaluation, folder = begun
-    own = next((m.k for m in evaluation.net.blocks(SparseMoE)), None)
-    rows = measure(
-        evaluation,
-        options.get("k"),
-        options.get("rounds", ROUNDS),
-        options.get("seed", 0),
-        progress=lambda line: print(f"top-k {line}", file=sys.stderr, flush=True),
-    )
-    title = f"Experts per image ({evaluation.path.name}, {evaluation.split} split)"
-    files = write_files(folder, {"topk.csv": as_csv(rows).encode(), "topk.png": draw(rows, own, title)})
-    print(aligned(cells(rows)))
-    print(*(f"written: {path}" for path in files), sep="\n")
-    return 0

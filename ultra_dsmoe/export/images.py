@@ -15,9 +15,9 @@ from ultralytics.data.augment import LetterBox
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import check_det_dataset
 
+from ultra_dsmoe.constants import LETTERBOX_GRAY
 from ultra_dsmoe.errors import DataError
 
-GRAY = 114  # of the host's letterbox
 BLOBS = 12  # per drawn image (our choice)
 
 
@@ -91,7 +91,7 @@ def drawn_images(count: int, imgsz: tuple[int, int], seed: int = 0) -> Tensor:
     height, width = imgsz
     images = []
     for _ in range(count):
-        picture = np.full((height, width, 3), rng.integers(GRAY // 2, 2 * GRAY, 3), np.uint8)
+        picture = np.full((height, width, 3), rng.integers(LETTERBOX_GRAY // 2, 2 * LETTERBOX_GRAY, 3), np.uint8)
         for _ in range(BLOBS):
             centre = int(rng.integers(width)), int(rng.integers(height))
             radius = int(rng.integers(2, max(3, min(imgsz) // 4)))

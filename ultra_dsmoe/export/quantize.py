@@ -1,7 +1,5 @@
 """Put Q/DQ nodes in front of the convolutions that may compute in INT8, calibrated on a data set's validation half.
 
-    python -m ultra_dsmoe.export.quantize best.onnx data=pcb-demo.yaml [images=128] [target=cpu|openvino] [output=...]
-
 The file is explicit: a runtime computes in INT8 exactly where it says so. Which convolutions those are is a rule on the
 graph, not a list of names (`int8_convolutions`); router, norms, hyperbolic distances, deformed sampling and the outputs
 of the head stay in FP32. So do the biases, and the weights keep a Q/DQ pair of their own with one scale per output
@@ -16,9 +14,7 @@ zero points: closer to FP32, since little of an activation's range is negative, 
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -30,15 +26,13 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
+from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
-from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.runtime.detections import network_input, read_image
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_onnx
 
 IMAGES = 128  # for calibration (our choice: ranges of minimum and maximum settle early)
 OLDEST_OPSET = 13  # the first with scales per channel
-KEYS = ("data", "images", "target", "output")
 # Target to the activations' type, whether zero points are 0, and how the name of the result ends.
 TARGETS = {
     "tensorrt": (QuantType.QInt8, True, "-int8.onnx"),
@@ -250,45 +244,3 @@ def _give_back(graph: onnx.GraphProto, allowed: set[str]) -> None:
         if node.name not in allowed:
             for i, name in enumerate(node.input):
                 node.input[i] = original.get(name, name)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 1 and one line for a user error."""
-    try:
-        source, given = _parsed(list(sys.argv[1:] if arguments is None else arguments))
-        from ultra_dsmoe.export.images import split_images, spread
-
-        images = spread(split_images(given["data"], download=True), given.get("images", IMAGES))
-        print(f"calibrating {source} on {len(images)} images", flush=True)
-        with at_level(logging.getLogger(), logging.ERROR):  # onnxruntime's advice is for files no optimizer has seen
-            done = quantize(source, images, given.get("output"), target=given.get("target", "tensorrt"))
-        print(done)
-    except DSMoEError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _parsed(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """Read ``best.onnx data=... [images=...] [output=...]``."""
-    models = [word for word in words if "=" not in word]
-    given: dict[str, Any] = dict(word.split("=", 1) for word in words if "=" in word)
-    models += [given.pop("model")] if "model" in given else []
-    if len(models) != 1:
-        raise ConfigError("model", "one .onnx file", " ".join(models) or "none")
-    for key, value in given.items():
-        if key not in KEYS or not value:
-            raise ConfigError(key, f"one of {', '.join(KEYS)}, as in 'key=value'", value or "no value")
-    if "data" not in given:
-        raise ConfigError("data", "a data YAML with a 'val' split, for calibration", "none")
-    if given.get("target", "cpu") not in TARGETS:
-        raise ConfigError("target", f"one of {', '.join(TARGETS)}", given["target"])
-    if "images" in given:
-        if not given["images"].isdigit() or int(given["images"]) < 1:
-            raise ConfigError("images", "a whole number of at least 1", given["images"])
-        given["images"] = int(given["images"])
-    return models[0], given
-
-
-if __name__ == "__main__":
-    sys.exit(main())

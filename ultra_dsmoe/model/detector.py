@@ -14,6 +14,7 @@ from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.model.criterion import DSMoECriterion
+from ultra_dsmoe.model.driven import driven_by
 from ultra_dsmoe.model.options import check_options
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin
@@ -22,7 +23,6 @@ from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
 from ultra_dsmoe.ops.gray import check_gamma, gray_transform
-from ultra_dsmoe.train.router_health import RouterMonitor
 
 if TYPE_CHECKING:
     from ultra_dsmoe.text import Taxonomy, TextBank
@@ -196,7 +196,7 @@ class DSMoEModel(DetectionModel):
         if kept is not None and len(kept) != len(gates):
             raise ConfigError("kept experts", f"one list for each of {len(gates)} gates", f"{len(kept)}")
         lists = {gate: None if kept is None else kept[i] for i, gate in enumerate(gates)}
-        driver = {moe: gate for gate, moe in RouterMonitor(self).pairs}
+        driver = {moe: gate for gate, moe in driven_by(self)}
         for block in self.blocks(SparseMoE):
             block.set_mode(mode, lists[driver[block]] if block in driver else None)
         for gate in gates:

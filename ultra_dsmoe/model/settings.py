@@ -8,7 +8,6 @@ from copy import deepcopy
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.plugin import keys
 
 OPTIONS = ("topk", "gamma")  # of the model YAML's section, that our keys change
 Kept = Callable[[], Sequence[Sequence[int]]]
@@ -55,7 +54,9 @@ def put(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
     if "dsmoe_dynamic_conv" in given:
         net.set_dynamic_conv(given["dsmoe_dynamic_conv"])
     if "dsmoe_prompts" in given:
-        net.set_prompts(keys.read_prompts(given["dsmoe_prompts"]))
+        from ultra_dsmoe.text.prompts import read_prompt_file  # late: every process with the host loads this module
+
+        net.set_prompts(read_prompt_file(given["dsmoe_prompts"]))
     mode = given.get("dsmoe_moe")
     if "dsmoe_keep" in given and mode != "static":
         raise ConfigError("dsmoe_keep", "this key beside dsmoe_moe=static", f"dsmoe_moe={mode}")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe.constants import MODES, SPLITS
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.plugin import entry, host
 
 PREFIX = "dsmoe_"
-MODES = ("gather", "static", "dense")
-SPLITS = ("train", "val", "test")
 EXPORT_ONLY = ("dsmoe_parity",)
 TRAIN_ONLY = ("dsmoe_kd",)
 FOR_ANY_DETECTOR = ("dsmoe_kd",)  # also of stock layers
@@ -58,7 +56,7 @@ def _parity(value: Any) -> bool | str:
 
 
 def _prompts(value: Any) -> str:
-    """Check ``dsmoe_prompts``: the name of a YAML file; `read_prompts` looks inside."""
+    """Check ``dsmoe_prompts``: the name of a YAML file; `ultra_dsmoe.text.prompts.read_prompt_file` looks inside."""
     if not isinstance(value, (str, Path)) or not str(value).endswith((".yaml", ".yml")):
         raise ConfigError("dsmoe_prompts", "a YAML file {class: [prompts]}", value)
     return str(value)
@@ -126,30 +124,6 @@ def unknown(key: str) -> ConfigError:
     if name in KEYS:
         return ConfigError(name, "a value, as in 'key=value'", "none")
     return ConfigError(name, f"one of {', '.join(KEYS)}{did_you_mean(name, KEYS)}", "an unknown key")
-
-
-def read_prompts(path: str) -> dict[str, list[str]]:
-    """Read a prompt file, one or more texts per class.
-
-    Raises:
-        ConfigError: If it is missing, no YAML, or not of the form ``{class: text or [texts]}``.
-    """
-    from ultra_dsmoe.errors import TextError
-    from ultra_dsmoe.text import prompts as text
-
-    if not os.path.isfile(path):
-        raise ConfigError("dsmoe_prompts", "an existing YAML file", path)
-    try:
-        content = text.read_prompts(path)  # the mapping itself, or the `prompts:` section of a data YAML
-    except TextError as e:
-        raise ConfigError("dsmoe_prompts", f"{e.expected} in {path}", e.got) from e
-    if not content:
-        raise ConfigError("dsmoe_prompts", f"a mapping {{class: [prompts]}} in {path}", content)
-    prompts = {str(name): [text] if isinstance(text, str) else text for name, text in content.items()}
-    for name, texts in prompts.items():
-        if not (isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts)):
-            raise ConfigError(f"dsmoe_prompts, class '{name}'", "one or more texts", texts)
-    return prompts
 
 
 def take(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -16,14 +16,14 @@ OURS = "ultra_dsmoe."
 ENCODER = ("timm.layers.", "timm.models.")  # layers that the image encoder is composed of
 
 
-def permitted(names: list[str]) -> list[tuple[type, str]]:
-    """Return the classes among the dotted ``names`` of a checkpoint that it may build because of us, with these names.
+def permitted(names: list[str]) -> list[Any]:
+    """Return (class, name) of those among the dotted ``names`` of a checkpoint that it may build because of us.
 
     Modules of this package and, in a checkpoint that has some, those of the image encoder's library; never a function.
     """
     if not any(name.startswith(OURS) for name in names):
         return []
-    classes: list[tuple[type, str]] = []
+    classes: list[Any] = []
     for name in names:
         module, _, attribute = name.rpartition(".")
         if not f"{module}.".startswith((OURS, *ENCODER)):

@@ -116,7 +116,9 @@ def wrap_train(stock: Any) -> Any:
         if ours:
             _check_files(self, {**file, **kwargs}, kwargs, own_trainer=not (args or kwargs.get("trainer")))
         if "dsmoe_prompts" in given:
-            keys.read_prompts(given["dsmoe_prompts"])  # before a run folder exists
+            from ultra_dsmoe.text.prompts import read_prompt_file
+
+            read_prompt_file(given["dsmoe_prompts"])  # before a run folder exists
         if trainer := distill_choice.trainer_for(self, ours, all_given, {**file, **kwargs}):
             if args or kwargs.get("trainer"):
                 raise ConfigError("dsmoe_kd", "the trainer that it brings, without another", "a trainer of your own")

@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ultra_dsmoe.constants import LETTERBOX_GRAY
 from ultra_dsmoe.errors import DataError, ShapeError
 
-PADDING = 114  # gray of the letterbox's bars, the host's
 EDGE = 0.1  # the host's: sends the odd pixel of the bars to the right and below
 MAX_BOXES = 30000  # candidates that NMS looks at, the host's
 CLASS_OFFSET = 7680  # pixels between the classes' boxes in one NMS over all classes, the host's
@@ -83,7 +83,7 @@ def letterbox(image: np.ndarray, size: tuple[int, int], stride: int | None = Non
     if stride is not None:
         down, right = down % stride, right % stride
     top, left = round(down / 2 - EDGE), round(right / 2 - EDGE)
-    frame = np.full((height + down, width + right, image.shape[2]), PADDING, np.uint8)
+    frame = np.full((height + down, width + right, image.shape[2]), LETTERBOX_GRAY, np.uint8)
     frame[top : top + height, left : left + width] = image
     return frame
 

@@ -6,7 +6,7 @@ An engine runs only on the kind of GPU and the TensorRT version that built it. T
 torch nor the host. The file begins with the host's metadata header, so ``yolo predict model=best.engine`` and
 `ultra_dsmoe.runtime.detector` read it.
 
-INT8 is explicit: it runs where the ONNX file holds Q/DQ nodes (`ultra_dsmoe.export.quantize` puts them in) and nowhere
+INT8 is explicit: it runs where the ONNX file holds Q/DQ nodes (`dsmoe-yolo edge quantize` puts them in) and nowhere
 else; TensorRT calibrates nothing. Not run on a GTX 1080 yet; there, FP16 computes at 1/64 of the speed of FP32.
 """
 
@@ -107,7 +107,7 @@ def _fitting_precision(source: Path, file: OnnxFile, precision: str, trt: Any) -
         expected = f"opset {LEGACY_OPSET} or lower for TensorRT {trt.__version__}"
         raise ConfigError(str(source), expected, f"{file.opset}: export again with opset={LEGACY_OPSET}")
     if precision == "int8" and not file.quantized:
-        made = "python -m ultra_dsmoe.export.quantize makes one"
+        made = "dsmoe-yolo edge quantize makes one"
         raise ConfigError("int8", f"an ONNX file with Q/DQ nodes ({made})", f"{source} without")
     if precision == "fp16" and file.quantized:
         raise ConfigError("fp16", "an ONNX file without Q/DQ nodes", f"{source} with")

@@ -1,4 +1,4 @@
-"""Train and validate all that a study file names, and say what came out: ``python -m ultra_dsmoe.study STUDY.yaml``.
+"""Train and validate all that a study file names, and say what came out: ``dsmoe-yolo study STUDY.yaml``.
 
 Every cell (model x data x seed) is trained by ``yolo train`` and validated in processes of its own, so that one that
 crashes takes nothing with it. A study that was stopped is started by the same command: finished cells are not run

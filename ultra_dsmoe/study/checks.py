@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ultra_dsmoe.commands.arguments import MIN_PIXELS
+from ultra_dsmoe.constants import MIN_PIXELS
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 
 PLAIN_NAME = r"[A-Za-z0-9][\w.+-]*"  # is part of file names

@@ -15,7 +15,7 @@ from ultra_dsmoe.errors import ConfigError, TextError, WeightsError
 from ultra_dsmoe.evaluate.evaluation import load_network, quiet
 from ultra_dsmoe.plugin import keys
 from ultra_dsmoe.plugin.rows import is_ours
-from ultra_dsmoe.text.prompts import class_prompts
+from ultra_dsmoe.text.prompts import class_prompts, read_prompt_file
 
 from .models import Model
 from .plan import Cell, Plan
@@ -67,6 +67,6 @@ def _check_prompts(plan: Plan, cell: Cell) -> None:
     if given is None or given in plan.files(cell):
         return
     try:
-        class_prompts(cell.data.names, keys.read_prompts(os.path.expandvars(given)))
+        class_prompts(cell.data.names, read_prompt_file(os.path.expandvars(given)))
     except TextError as e:
         raise TextError(f"dsmoe_prompts={given}, data {cell.data.name}: {e.argument}", e.expected, e.got) from e

@@ -33,7 +33,7 @@ from typing import Any
 
 import yaml
 
-from ultra_dsmoe.commands.arguments import MAX_SEED
+from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 
 from .checks import SIZES, distinct, entries, known, plain, whole
@@ -109,9 +109,9 @@ def _changed(content: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
         try:
             given = yaml.safe_load(value)
         except yaml.YAMLError as e:
-            raise ConfigError(f"--set {key}", "a value as in YAML", value) from e
+            raise ConfigError(key, "a value as in YAML", value) from e
         if not sign or key in ("models", "overrides"):
-            raise ConfigError("--set", "KEY=VALUE, of a key such as epochs or an argument of `yolo train`", change)
+            raise ConfigError("change", "KEY=VALUE, of a key such as epochs or an argument of `yolo train`", change)
         if key not in KEYS:
             content = {**content, "overrides": {**(content.get("overrides") or {}), key: given}}
             continue

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ultra_dsmoe.errors import DataError, TextError, nearest
+from ultra_dsmoe.errors import ConfigError, DataError, TextError, nearest
 
 NAME_FIELD = "{name}"
 TEMPLATE = "a photo of a {name} defect"
@@ -87,6 +87,27 @@ def read_prompts(path: str | Path) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise TextError(f"prompts file {path}", "a mapping of class name to description(s)", type(section).__name__)
     return section
+
+
+def read_prompt_file(path: str) -> dict[str, list[str]]:
+    """Read the file of ``dsmoe_prompts=``, one or more texts per class.
+
+    Raises:
+        ConfigError: If it is missing, no YAML, or not of the form ``{class: text or [texts]}``.
+    """
+    if not Path(path).is_file():
+        raise ConfigError("dsmoe_prompts", "an existing YAML file", path)
+    try:
+        content = read_prompts(path)  # the mapping itself, or the `prompts:` section of a data YAML
+    except TextError as e:
+        raise ConfigError("dsmoe_prompts", f"{e.expected} in {path}", e.got) from e
+    if not content:
+        raise ConfigError("dsmoe_prompts", f"a mapping {{class: [prompts]}} in {path}", content)
+    prompts = {str(name): [text] if isinstance(text, str) else text for name, text in content.items()}
+    for name, texts in prompts.items():
+        if not (isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts)):
+            raise ConfigError(f"dsmoe_prompts, class '{name}'", "one or more texts", texts)
+    return prompts
 
 
 def read_data(path: Path) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from ultralytics.utils import LOGGER
 
+from ultra_dsmoe.model.driven import driven_by
 from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
@@ -19,12 +18,7 @@ class RouterMonitor:
 
     def __init__(self, model: nn.Module) -> None:
         """Find the gates of ``model`` and the mixture each of them drives."""
-        mixtures = [m for m in model.modules() if isinstance(m, SparseMoE)]
-        self.pairs: list[tuple[ExpertGate, SparseMoE]] = []
-        for gate in (m for m in model.modules() if isinstance(m, ExpertGate)):
-            for moe in mixtures:
-                if moe.gate is gate or (moe.gate is None and getattr(gate, "i", None) in _sources(moe)):
-                    self.pairs.append((gate, moe))
+        self.pairs = driven_by(model)
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Return the epoch's router columns, revive dead experts and reset the counters.
@@ -81,13 +75,6 @@ def revive(gate: ExpertGate, mixtures: list[SparseMoE], dead: torch.Tensor, epoc
     noise = torch.randn((len(dead), token.shape[1]), generator=generator).to(token)
     token[dead] = token[source] + TOKEN_NOISE * token[source].std() * noise
     LOGGER.info(f"router: revived {len(dead)} experts unused in epoch {epoch + 1} near expert {source}")
-
-
-def _sources(moe: SparseMoE) -> list[int]:
-    """Row numbers that a mixture reads from."""
-    row: Any = moe  # the host's parser attaches i and f
-    sources = [row.f] if isinstance(row.f, int) else row.f
-    return [j + row.i if j < 0 else j for j in sources]
 
 
 def _sum_over_workers(*buffers: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import yaml
 
+from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.boards.defects import CLASSES, Defect, add_defects
 from ultra_dsmoe.data.boards.layout import lay_out
@@ -29,7 +30,7 @@ MIN_SIZE = 96
 COUNTS = (5, 6, 7, 8, 9, 10)  # defects on a board; DeepPCB, same size of picture, has 3 to 12
 SOUND_EVERY = 10  # every tenth board has no defect
 JPEG_QUALITY = 92
-SPLITS = ("train", "val")
+MADE = SPLITS[:2]  # the splits of a generated set
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def draw_board(index: int, *, split: str = "train", seed: int = SEED, size: int 
         seed: Seed of the set.
         size: Side of the square image in pixels.
     """
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    rng = np.random.default_rng([seed, MADE.index(split), index])
     layout = lay_out(rng, size)
     count = 0 if index % SOUND_EVERY == SOUND_EVERY - 1 else int(rng.choice(COUNTS))
     # Walk through the classes from board to board, so that each is equally frequent and a small set has all of them.
@@ -108,8 +109,8 @@ def generate(
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
     try:
-        boards = [(split, i) for split, count in zip(SPLITS, (train, val), strict=True) for i in range(count)]
-        for split in SPLITS:
+        boards = [(split, i) for split, count in zip(MADE, (train, val), strict=True) for i in range(count)]
+        for split in MADE:
             (partial / "images" / split).mkdir(parents=True)
             (partial / "labels" / split).mkdir(parents=True)
         counter = iter(range(len(boards)))

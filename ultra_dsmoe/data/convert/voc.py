@@ -18,12 +18,12 @@ from xml.etree import ElementTree
 import numpy as np
 import yaml
 
+from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES
 from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError
 
-SPLITS = ("train", "val", "test")
 RATIO = (6, 2, 2)  # [DSMoE] for the board set
 SEED = 42  # [DSMoE]
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

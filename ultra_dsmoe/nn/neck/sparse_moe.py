@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ultra_dsmoe.constants import MODES
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate, check_kept, resolve_topk
 from ultra_dsmoe.nn.neck.experts import CrossModalExperts, GlobalExpert, LocalExpert
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
-MODES = ("gather", "static", "dense")
 REDRAW_VARIANCE = 0.1  # of a re-drawn expert around its source, relative to the source's own (our choice)
 
 

@@ -1,0 +1,42 @@
+"""``dsmoe-yolo knockout``."""
+
+from __future__ import annotations
+
+from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, several_of, whole
+from ultra_dsmoe.commands.opening import opened, progress, tell
+from ultra_dsmoe.evaluate.evaluation import write_files
+from ultra_dsmoe.evaluate.paired import BOOT
+from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.explain import knockout
+from ultra_dsmoe.explain.catalogue import KNOCKOUTS
+
+
+def run(options: Given) -> int:
+    """Evaluate, print the table, write it as ``knockout.csv`` and ``knockout.md``."""
+    evaluation, folder = opened(options, "knockout")
+    report = knockout.evaluate(
+        evaluation,
+        only=options.get("only"),
+        boot=options.get("boot", BOOT),
+        seed=options.get("seed", 0),
+        progress=progress("knock-out"),
+    )
+    page = knockout.markdown(report, options.line)
+    files = write_files(folder, {"knockout.csv": knockout.as_csv(report).encode(), "knockout.md": page.encode()})
+    print(aligned(knockout.cells(report)))
+    tell(report.notes, files)
+    return 0
+
+
+COMMAND = Command(
+    "knockout",
+    """Evaluates a DS-MoE checkpoint with one thing switched off at a time; prints a table and writes knockout.csv and
+knockout.md.""",
+    {
+        **evaluation_options("knockout"),
+        "boot": Option(whole(100, 100_000), "bootstrap resamples", str(BOOT)),
+        "only": Option(several_of(KNOCKOUTS), f"names, separated by commas: {', '.join(KNOCKOUTS)}", "all"),
+    },
+    run,
+    CHECKPOINT,
+)

@@ -1,0 +1,44 @@
+"""``dsmoe-yolo edge quantize``."""
+
+from __future__ import annotations
+
+import logging
+
+from ultra_dsmoe.commands.arguments import Command, Given, Option, one_of, text, whole
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.export.images import split_images, spread
+from ultra_dsmoe.logs import at_level
+
+try:
+    from ultra_dsmoe.export import quantize
+except ModuleNotFoundError as e:
+    raise ConfigError(str(e.name), "the package: pip install 'ultra-dsmoe[edge]'", "none") from e
+
+TARGETS, IMAGES = list(quantize.TARGETS), quantize.IMAGES
+
+
+def run(options: Given) -> int:
+    """Calibrate on the validation images and write the file."""
+    if "data" not in options:
+        raise ConfigError("data", "a data YAML with a 'val' split, for calibration", "none")
+    images = spread(split_images(options["data"], download=True), options.get("images", IMAGES))
+    print(f"calibrating {options['model']} on {len(images)} images", flush=True)
+    with at_level(logging.getLogger(), logging.ERROR):  # onnxruntime's advice is for files no optimizer has seen
+        target = options.get("target", TARGETS[0])
+        print(quantize.quantize(options["model"], images, options.get("out"), target=target))
+    return 0
+
+
+COMMAND = Command(
+    "edge quantize",
+    "Puts Q/DQ nodes in front of the convolutions that may compute in INT8, calibrated on the validation images.",
+    {
+        "model": Option(text, "ONNX file written by `yolo export ... format=onnx`"),
+        "data": Option(text, "data YAML with a 'val' split, for calibration"),
+        "images": Option(whole(1), "how many to calibrate on", str(IMAGES)),
+        "target": Option(one_of(TARGETS), "|".join(TARGETS), TARGETS[0]),
+        "out": Option(text, "file to write", "the model's name with -int8"),
+    },
+    run,
+    {"model": "one .onnx file as first argument, such as best.onnx"},
+)

@@ -1,0 +1,7 @@
+"""Words and numbers of the host and of this package that several rooms need, torch-free ones among them."""
+
+SPLITS = ("train", "val", "test")  # of a data set
+MODES = ("gather", "static", "dense")  # in which a mixture of experts is computed, `dsmoe_moe=`
+MIN_PIXELS = 32  # of an image: the largest stride of our model YAMLs
+MAX_SEED = 2**32 - 1  # of the random generators
+LETTERBOX_GRAY = 114  # of the bars around a resized image
