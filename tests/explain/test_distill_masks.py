@@ -12,10 +12,13 @@ from PIL import Image
 from ultralytics.nn.tasks import DetectionModel
 
 from ultra_dsmoe.commands.distill_masks import COMMAND
-from ultra_dsmoe.distill import scale_mask
+from ultra_dsmoe.distill import attention_mask, scale_mask
 from ultra_dsmoe.errors import DSMoEError
 from ultra_dsmoe.explain.distill_masks import LevelMasks, level_masks, telling
 from ultra_dsmoe.explain.plots.distill_masks import draw
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
+from ultra_dsmoe.nn import NeckBlock
 
 LARGE, SMALL = [0.5, 0.5, 0.8, 0.8], [0.6, 0.4, 0.1, 0.1]
 
@@ -42,6 +45,23 @@ def test_masks_of_every_level(teacher: DetectionModel) -> None:
         assert np.array_equal(level.scale, expected)
         assert level.attention.mean() == pytest.approx(1, abs=1e-4)
         assert not level.own
+
+
+def test_a_necks_own_attention_gives_the_mask_of_the_attended_map() -> None:
+    net = DSMoEModel("smodel-n.yaml", nc=6, verbose=False).eval()
+    image = torch.rand(3, 64, 64)
+    for row in net.blocks(NeckBlock):  # fresh, its weights would be 1 everywhere
+        torch.nn.init.normal_(row.attention.spatial_out.bn.weight, std=20)
+    levels = level_masks(net, image, torch.tensor([LARGE]), 20)
+    assert [(level.stride, level.own) for level in levels] == [(s, True) for s in (4, 8, 16, 32)]
+    with torch.no_grad(), neck_maps(net, stop=True) as maps:
+        net(image[None])
+    attention = feeding_rows(net)[0].attention
+    with torch.no_grad():
+        attended = attention.weight(maps[0]) * maps[0]
+        expected = attention_mask(attended / attended.std(), 20).mean(1)[0]
+    np.testing.assert_allclose(levels[0].attention, expected.numpy(), rtol=1e-4)
+    assert expected.std() > 1e-3
 
 
 def test_nested_boxes_come_first() -> None:

@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import yaml_model_load
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.model.detector import DSMoEModel
-from ultra_dsmoe.nn import DecoupledDetect, DualAttention, NeckBlock, ResidualFusion, SwinStage
+from ultra_dsmoe.nn import CBAM, DecoupledDetect, DualAttention, NeckBlock, ResidualFusion, SwinStage
 
 NC, SIZE = 4, 128
 LEVELS = {"tmodel": [4.0, 8.0, 16.0, 32.0, 64.0, 128.0], "smodel": [4.0, 8.0, 16.0, 32.0]}
@@ -27,6 +27,8 @@ SWITCHES: dict[str, Change] = {
     "neck_down": lambda d: d["dsmoe"].update(neck_down=False),
     "decoupled": lambda d: d["dsmoe"].update(detector="decoupled"),
     "coupled": lambda d: d["dsmoe"].update(detector="coupled"),
+    "cbam": lambda d: d["dsmoe"].update(attention="cbam"),
+    "no attention": lambda d: d["dsmoe"].update(attention="none"),
 }
 
 
@@ -179,6 +181,18 @@ def test_what_the_switches_take_away() -> None:
     assert not any(b.enabled for b in build("smodel-n", SWITCHES["residual_path"]).blocks(ResidualFusion))
     assert not build("smodel-n", SWITCHES["decoupled"]).model[-1].attentions
     assert len(build("smodel-n", SWITCHES["decoupled"]).blocks(DualAttention)) == 6, "the neck's stay"
+    for switch, number in (("cbam", 6 + 4), ("no attention", 0)):
+        net = build("smodel-n", SWITCHES[switch])
+        assert (len(net.blocks(DualAttention)), len(net.blocks(CBAM))) == (0, number)
+
+
+def test_a_row_may_have_an_attention_of_its_own() -> None:
+    def mixed(d: dict) -> None:
+        d["head"][-2][3].append("cbam")  # u5 alone
+        d["head"][-1][3].append("none")
+
+    net = build("smodel-n", mixed)
+    assert (len(net.blocks(DualAttention)), len(net.blocks(CBAM)), net.model[-1].attentions) == (5, 1, [])
 
 
 @pytest.mark.parametrize(
@@ -187,6 +201,8 @@ def test_what_the_switches_take_away() -> None:
         ("residual_path", "no", "dsmoe.residual_path: expected true or false, got no"),
         ("neck_down", 0, "dsmoe.neck_down: expected true or false, got 0"),
         ("detector", "decoupled-da", "DecoupledDetect detector: expected decoupled_da or decoupled or coupled"),
+        ("attention", "cbm", "NeckBlock attention: expected da or cbam or none (did you mean 'cbam'?), got cbm"),
+        ("attention", 0, "NeckBlock attention: expected da or cbam or none, got 0"),
         ("residual", False, "did you mean 'residual_path'"),
         ("qfl", 0.25, "dsmoe.qfl: expected a mapping with alpha and beta, got 0.25"),
         ("qfl", {"alfa": 0.25}, "dsmoe.qfl: expected names out of alpha, beta (did you mean 'alpha'?), got alfa"),
@@ -199,6 +215,11 @@ def test_wrong_switches(option: str, value: object, message: str) -> None:
         build("smodel-n", lambda d: d["dsmoe"].update({option: value}))
     assert message in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_a_net_without_such_blocks_refuses_a_wrong_attention_too() -> None:
+    with pytest.raises(ConfigError, match="dsmoe attention: expected da or cbam or none, got se"):
+        build("dsmoe-n", lambda d: d["dsmoe"].update(attention="se"))
 
 
 def test_focal_parameters_reach_the_loss() -> None:

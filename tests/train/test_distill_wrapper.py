@@ -171,8 +171,8 @@ def test_the_necks_own_attention_is_used() -> None:
     rows = feeding_rows(teacher)
     assert isinstance(rows[0], DualAttention)
     assert wrapper.own_attentions == 1
-    assert wrapper._attentions[0] == rows[0].weight
-    assert all(isinstance(a, ActivationAttention) for a in wrapper._attentions[1:])
+    assert wrapper._attentions[0] == rows[0].attended
+    assert all(isinstance(a.__self__, ActivationAttention) for a in wrapper._attentions[1:])
     assert pair().own_attentions == 0
 
 

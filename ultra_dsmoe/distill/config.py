@@ -43,7 +43,7 @@ class KDConfig:
         gains: Factor of each term, those given in place of the usual ones.
         normalize: Whether maps, and attentions, are compared in units of their standard deviation (the larger of the
             two) and L_fg is divided by the number of boxes and the background, so that T and a gain mean the same for
-            every teacher and data set: the terms stay within about 0 to 4. False as printed.
+            every teacher and data set: the terms of a trained teacher stay within about 0 to 4. False as printed.
         compare: Whether the teacher is validated before training, beside a student that has weights.
     """
 

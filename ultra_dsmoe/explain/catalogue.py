@@ -122,14 +122,14 @@ _ALL = (
     Knockout(
         "attention-off",
         "head attention weighs everything by 1",
-        "a head with dual attention",
+        "a head with attention",
         head_attentions,
         switches.attention_off,
     ),
     Knockout(
         "attention-constant",
         "head attention replaced by its mean",
-        "a head with dual attention",
+        "a head with attention",
         head_attentions,
         switches.attention_constant,
     ),

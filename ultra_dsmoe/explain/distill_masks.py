@@ -16,7 +16,7 @@ from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
 
 IMAGES = 2
-_EPS = 1e-6  # of a standard deviation: an attention that is the same everywhere, as a fresh one is
+_EPS = 1e-6  # of a standard deviation: a map that is the same everywhere
 
 
 class LevelMasks(NamedTuple):
@@ -50,10 +50,10 @@ def level_masks(teacher: Any, image: Tensor, boxes_xywh_norm: Tensor, temperatur
     found = []
     for stride, row, x in zip(teacher.model[-1].stride.tolist(), feeding_rows(teacher), maps, strict=False):
         own = neck_attention(row, x.shape[1])
-        attention = (own.weight if own else ActivationAttention())(x).float()
-        attention = attention / attention.std().clamp_min(_EPS)  # as the distiller compares them
+        attended = (own or ActivationAttention()).attended(x).float()
+        attended = attended / attended.std().clamp_min(_EPS)  # as the distiller compares them
         scale = scale_mask(boxes_xywh_norm, torch.zeros(len(boxes_xywh_norm)), 1, (x.shape[-2], x.shape[-1]))
-        mask = attention_mask(attention, temperature).mean(1)
+        mask = attention_mask(attended, temperature).mean(1)
         found.append(LevelMasks(int(stride), scale[0, 0].cpu().numpy(), mask[0].cpu().numpy(), own is not None))
     return found
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Detect
 
-from ultra_dsmoe.nn.attention.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.kinds import KINDS, MapAttention
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
@@ -42,7 +42,7 @@ class Record:
     """What a pass over a data set left behind.
 
     Attributes:
-        means: Mean output of a stage; of the attention weight for `DualAttention`.
+        means: Mean output of a stage; of the weight for an attention in a head.
         gates: Gate weights of every image, one tensor (B, N) per batch.
     """
 
@@ -59,9 +59,9 @@ def blocks(net: nn.Module, kind: type) -> list:
     return [m for m in net.modules() if isinstance(m, kind)]
 
 
-def head_attentions(net: nn.Module) -> list[DualAttention]:
-    """Return the attention blocks inside the detection heads."""
-    return [m for head in blocks(net, Detect) for m in blocks(head, DualAttention)]
+def head_attentions(net: nn.Module) -> list[MapAttention]:
+    """Return the attention blocks, `DualAttention` or `CBAM`, inside the detection heads."""
+    return [m for head in blocks(net, Detect) for kind in KINDS for m in blocks(head, kind)]
 
 
 def hub_outputs(net: nn.Module) -> list[nn.Module]:
@@ -80,7 +80,7 @@ def recording(net: nn.Module, record: Record) -> Iterator[None]:
         record.means.setdefault(m, Mean()).add(out)
 
     def attention(m: nn.Module, args: tuple, out: Tensor) -> None:
-        assert isinstance(m, DualAttention)
+        assert isinstance(m, KINDS)
         record.means.setdefault(m, Mean()).add(m.weight(args[0]))
 
     def gate(m: nn.Module, args: tuple, out: Tensor) -> None:

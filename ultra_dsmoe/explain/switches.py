@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.explain.record import Record, blocks, head_attentions
-from ultra_dsmoe.nn.attention.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.kinds import KINDS
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -106,7 +106,7 @@ def attention_constant(net: nn.Module, record: Record, seed: int) -> AbstractCon
 
     def hook(m: nn.Module, args: tuple, out: Tensor) -> Tensor:
         (x,) = args
-        assert isinstance(m, DualAttention)
+        assert isinstance(m, KINDS)
         y = record.means[m].like(x) * x
         return x + y if m.residual else y
 

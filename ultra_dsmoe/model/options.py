@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, did_you_mean
+from ultra_dsmoe.nn.attention.kinds import check_attention
 from ultra_dsmoe.ops.gray import check_gamma
 
 # Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; the section's `gains` overrides them.
@@ -111,6 +112,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "loss": _one_of("loss", LOSSES),
     "cls_loss": _one_of("cls_loss", CLASS_LOSSES),
     "qfl": _qfl,
+    "attention": lambda value: check_attention(value, "dsmoe"),
     "detector": _by_block,
     "residual_path": _switch("residual_path"),
     "neck_down": _switch("neck_down"),

@@ -85,7 +85,7 @@ class FeatureDistillation(DistillationModel):
         self.projector = nn.ModuleList(Adapter(widths[0][s], widths[1][t]) for _, s, t in self.levels).to(device)
         rows = feeding_rows(teacher_model)
         own = [neck_attention(rows[level.teacher], widths[1][level.teacher]) for level in self.levels]
-        self._attentions = [ActivationAttention() if a is None else a.weight for a in own]
+        self._attentions = [(a or ActivationAttention()).attended for a in own]
         self.own_attentions = sum(a is not None for a in own)
 
     @property

@@ -52,6 +52,9 @@ def test_value():
     wanted = torch.stack([by_hand(block, image) for image in x])
     torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
     assert (block(x) - x).abs().max() > 0.1  # no identity
+    torch.testing.assert_close(block.weight(x) * x, wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(block.attended(x), block(x))
+    assert block.channels == 8
     ratio = block(x) / x
     assert ratio.std(1).max() > 0.01  # channels weigh differently,
     assert ratio.std((2, 3)).max() > 0.01  # and so do positions

@@ -87,6 +87,8 @@ def test_value_follows_the_equations():
     residual = copy.deepcopy(block)
     residual.residual = True
     torch.testing.assert_close(residual(x), reference(block, x) + x)
+    torch.testing.assert_close(residual.attended(x), reference(block, x))  # M(F) has no second F
+    assert block.channels == 12
 
 
 @pytest.mark.parametrize(("beta", "factor"), [(60.0, 2.0), (-60.0, 0.0)])

@@ -10,7 +10,7 @@ from torch import nn
 from ultralytics.nn.modules import Conv, Detect
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn import DecoupledDetect, DualAttention, RowContext
+from ultra_dsmoe.nn import CBAM, DecoupledDetect, DualAttention, RowContext
 from ultra_dsmoe.nn.head.decoupled_detect import DETECTORS
 
 CH, STRIDES, NC, HIDDEN = (16, 24, 32, 32), (4.0, 8.0, 16.0, 32.0), 3, 64
@@ -26,8 +26,9 @@ def ready(head):
     return head
 
 
-def make(detector="decoupled_da", nc=NC, end2end=False):
-    return ready(DecoupledDetect(nc, 16, end2end, CH, hidden=HIDDEN, detector=detector))
+def make(detector="decoupled_da", nc=NC, end2end=False, attention="da"):
+    head = DecoupledDetect(nc, 16, end2end, CH, hidden=HIDDEN, detector=detector, attention=attention)
+    return ready(head)
 
 
 def feats(b=2):
@@ -57,6 +58,8 @@ def test_errors():
         make("anchor")
     with pytest.raises(ConfigError, match="ch: expected the channels of at least one feature map"):
         DecoupledDetect(NC, 16, False, ())
+    with pytest.raises(ConfigError, match="DecoupledDetect attention: expected da or cbam or none, got se"):
+        make("decoupled", attention="se")
     with pytest.raises(ConfigError, match="nc: expected a positive integer, got 0"):
         make(nc=0)
 
@@ -98,6 +101,27 @@ def test_fresh_attention_is_the_identity_and_then_weighs_classes_alone():
     after = run(head, x)
     assert torch.equal(after[:, :4], before[:, :4])
     assert (after[:, 4:] / before[:, 4:] - 1).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("nc", [NC, 120])  # of many classes the branch is built anew
+def test_cbam_weighs_the_classes_alone(nc):
+    plain, head, x = make("decoupled", nc), make(nc=nc, attention="cbam"), feats()
+    missing, unexpected = head.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert missing
+    assert [type(a) for a in head.attentions] == [CBAM] * len(CH)
+    before, after = run(plain, x), run(head, x)
+    assert torch.equal(after[:, :4], before[:, :4])
+    assert (after[:, 4:] / before[:, 4:] - 1).abs().max() > 1e-3
+    assert torch.equal(run(copy.deepcopy(head), x), after)
+
+
+def test_no_attention_is_the_plain_decoupled_head():
+    plain, head = make("decoupled"), make(attention="none")
+    assert not head.attentions
+    head.load_state_dict(plain.state_dict())
+    x = feats()
+    assert torch.equal(run(head, x), run(plain, x))
 
 
 def test_coupled_tasks_read_one_tower():
@@ -190,9 +214,15 @@ def test_activation_is_the_common_one():
 def test_parse_rule():
     plan = DecoupledDetect.parse(RowContext("DecoupledDetect", list(CH), [NC, 256], nc=9, width=0.5))
     assert plan.args == [NC, 16, False, list(CH)]
-    assert plan.kwargs == {"hidden": 128, "detector": "decoupled_da"}
+    assert plan.kwargs == {"hidden": 128, "detector": "decoupled_da", "attention": "da"}
     narrow = RowContext("DecoupledDetect", list(CH), [], nc=9, width=0.125, options={"detector": "coupled"})
     assert DecoupledDetect.parse(narrow).args[0] == 9
-    assert DecoupledDetect.parse(narrow).kwargs == {"hidden": 64, "detector": "coupled"}
+    assert DecoupledDetect.parse(narrow).kwargs == {"hidden": 64, "detector": "coupled", "attention": "da"}
+    for args, kind in (([NC, 256], "cbam"), ([NC, 256, "none"], "none")):  # a row's own goes first
+        plan = DecoupledDetect.parse(RowContext("DecoupledDetect", list(CH), args, options={"attention": "cbam"}))
+        assert plan.kwargs["attention"] == kind
+    torn = RowContext("DecoupledDetect", list(CH), [NC, 256, "cbam"], options={"detector": "decoupled"})
+    with pytest.raises(ConfigError, match="DecoupledDetect attention: expected none, with detector: decoupled, got cb"):
+        DecoupledDetect.parse(torn)
     with pytest.raises(ConfigError, match="'from' with 1 to 6 inputs"):
         DecoupledDetect.parse(RowContext("DecoupledDetect", [8] * 7, []))

@@ -6,7 +6,8 @@ from block_checks import assert_exports, assert_gradients_reach_all, assert_roun
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn import DualAttention, NeckBlock, RowContext
+from ultra_dsmoe.nn import CBAM, DualAttention, NeckBlock, RowContext
+from ultra_dsmoe.nn.attention.kinds import ATTENTIONS
 
 C1, OTHER, C2 = 16, 24, 32
 SIZES = {"top_down": (3, 2), "bottom_up": (12, 8)}  # of a neighbour whose level is 6 x 4
@@ -67,6 +68,24 @@ def test_value_of_the_attention(direction):
     assert (got - refined).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("direction", SIZES)
+def test_other_attentions(direction):
+    """CBAM weighs the same refined map; without an attention that map is the result."""
+    x, blocks = inputs(direction), {kind: make(direction, attention=kind).eval() for kind in ATTENTIONS}
+    common = {k: v for k, v in awake(blocks["da"]).state_dict().items() if not k.startswith("attention.")}
+    for kind in ("cbam", "none"):
+        assert not blocks[kind].load_state_dict(common, strict=False).unexpected_keys
+    refined = blocks["none"](x)
+    assert isinstance(blocks["cbam"].attention, CBAM)
+    torch.testing.assert_close(blocks["cbam"](x), blocks["cbam"].attention.weight(refined) * refined)
+    assert (blocks["cbam"](x) - refined).abs().max() > 1e-3
+    assert_round_trips(shake(make(direction, attention="cbam")), make(direction, attention="cbam"), [inputs(direction)])
+    with pytest.raises(ConfigError, match=r"NeckBlock attention: expected da or cbam or none .*did you mean 'cbam'"):
+        make(direction, attention="cbma", on=False)
+    with pytest.raises(ConfigError, match="NeckBlock attention: expected da or cbam or none, got 0"):
+        make(direction, attention=0)
+
+
 def test_refinement_is_a_csp_block_without_shortcuts():
     block = make("bottom_up", n=3)
     assert [type(m).__name__ for m in block.csp.m] == ["Bottleneck"] * 3
@@ -96,7 +115,11 @@ def test_round_trips(direction):
 def test_parse_rule():
     plan = NeckBlock.parse(RowContext("NeckBlock", [64, 128], [256, "top_down"], n=4, width=0.5))
     assert (plan.args, plan.c2, plan.repeats) == ([64, 128, 128], 128, 1)
-    assert plan.kwargs == {"n": 4, "direction": "top_down", "on": True}
+    assert plan.kwargs == {"n": 4, "direction": "top_down", "on": True, "attention": "da"}
+    chosen = {"attention": "cbam"}
+    for args, kind in (([256, "top_down"], "cbam"), ([256, "top_down", "none"], "none")):  # a row's own goes first
+        plan = NeckBlock.parse(RowContext("NeckBlock", [64, 128], args, options=chosen))
+        assert plan.kwargs["attention"] == kind
     one_tower = {"neck_down": False}
     up = NeckBlock.parse(RowContext("NeckBlock", [64, 128], [256, "bottom_up"], options=one_tower))
     assert (up.c2, up.kwargs["on"]) == (64, False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,8 @@ class CBAM(nn.Module):
     reduction 16 and a 7x7 kernel. (The host's own CBAM pools by average only and has no bottleneck.)
     """
 
+    residual = False  # as a `DualAttention` may have it
+
     def __init__(self, c: int, reduction: int = 16, k: int = 7) -> None:
         """Build the block for ``c`` channels."""
         super().__init__()
@@ -31,6 +35,12 @@ class CBAM(nn.Module):
         (c1,) = ctx.inputs(1)
         return RowPlan([c1], c1, {"reduction": ctx.arg(0, 16)})
 
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        first: Any = self.mlp[0]
+        return first.in_channels
+
     def channel_attention(self, x: Tensor) -> Tensor:
         """Return Mc, (B, C, 1, 1)."""
         mean, peak = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
@@ -41,7 +51,16 @@ class CBAM(nn.Module):
         pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
         return torch.sigmoid(self.spatial(pooled))  # [DSMoE] Eq. 8
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the reweighted map, (B, C, H, W)."""
+    def weight(self, x: Tensor) -> Tensor:
+        """Return what every value is multiplied by, (B, C, H, W), in (0, 1)."""
+        channels = self.channel_attention(x)
+        return channels * self.spatial_attention(channels * x)
+
+    def attended(self, x: Tensor) -> Tensor:
+        """Return the reweighted map, (B, C, H, W): what a distiller compares, as of a `DualAttention`."""
         x = self.channel_attention(x) * x  # [DSMoE] Eq. 6
         return self.spatial_attention(x) * x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reweighted map, (B, C, H, W)."""
+        return self.attended(x)

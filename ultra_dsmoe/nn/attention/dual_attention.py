@@ -19,7 +19,7 @@ _MIN_HIDDEN = 8  # [TS] Sec. 4: so that narrow maps keep a bottleneck at all
 class DualAttention(LinearFoldMixin, nn.Module):
     """Weight every value of a map by the sum of a channel and a spatial attention.
 
-    Source: [TS] Eq. 2-4. Ours: the kernel of the last channel convolution, 1x1; two dilated convolutions in the
+    Source: [TS] Eq. 2-4, 9. Ours: the kernel of the last channel convolution, 1x1; two dilated convolutions in the
     spatial branch, as Eq. 3 has them (BAM has more 1x1 layers); the initialisation.
 
     The last batch norm of each branch starts with a scale of 0, so both sigmoids start at exactly one half, Mc + Ms at
@@ -70,6 +70,11 @@ class DualAttention(LinearFoldMixin, nn.Module):
         (c1,) = ctx.inputs(1)
         return RowPlan([c1, ctx.arg(0, 16), ctx.arg(1, 4), ctx.arg(2, False)], c1, repeats=ctx.n)
 
+    @property
+    def channels(self) -> int:
+        """Channels of the map."""
+        return self.channel_in.in_channels
+
     @torch.no_grad()
     def fold(self) -> None:
         """Merge what is linear in a row: C x C weights become bottlenecks, with the same output.
@@ -92,12 +97,16 @@ class DualAttention(LinearFoldMixin, nn.Module):
         return self.spatial_out(self.relu(self.spatial_in(x)))  # [TS] Eq. 3
 
     def weight(self, x: Tensor) -> Tensor:
-        """Return M(F) = Mc(F) + Ms(F), (B, C, H, W), in (0, 2): the attention that the distiller compares."""
+        """Return Mc(F) + Ms(F), (B, C, H, W), in (0, 2)."""
         return self.channel_attention(x) + self.spatial_attention(x)
+
+    def attended(self, x: Tensor) -> Tensor:
+        """Return M(F) = (Mc(F) + Ms(F)) F, (B, C, H, W): what the distiller compares, ``residual`` or not."""
+        return self.weight(x) * x  # [TS] Eq. 4, 9
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reweighted map, (B, C, H, W)."""
-        y = self.weight(x) * x  # [TS] Eq. 4
+        y = self.attended(x)
         return x + y if self.residual else y
 
 

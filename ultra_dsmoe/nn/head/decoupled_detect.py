@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.attention.kinds import USUAL, check_attention
 from ultra_dsmoe.nn.head.dual_attention_detect import MAX_LEVELS, DualAttentionDetect
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -22,7 +23,8 @@ class DecoupledDetect(DualAttentionDetect):
 
     Source: [TS] Sec. 5. Ours: anchor-free points with DFL in place of K-means anchors; hence no confidence branch.
 
-    ``detector`` names the ablations: ``decoupled_da``; ``decoupled``, without the attention; ``coupled``, where both
+    DA stands for the attention, which is ``da``, ``cbam`` or ``none``. ``detector`` names the ablations:
+    ``decoupled_da``; ``decoupled``, without any attention; ``coupled``, where both
     tasks read one tower of two CBS3x3 (our reading: it differs from ``decoupled`` by the decoupling alone).
     """
 
@@ -35,6 +37,7 @@ class DecoupledDetect(DualAttentionDetect):
         *,
         hidden: int = 256,
         detector: str = DETECTORS[0],
+        attention: str = USUAL,
     ) -> None:
         """Build the head.
 
@@ -45,12 +48,14 @@ class DecoupledDetect(DualAttentionDetect):
             ch: Channels of the feature maps, finest first.
             hidden: Channels c_h of stems and branches.
             detector: ``decoupled_da``, ``decoupled`` or ``coupled``.
+            attention: ``da``, ``cbam`` or ``none``, of ``decoupled_da``.
 
         Raises:
-            ConfigError: If ``detector`` is none of them, or a count is not a positive integer.
+            ConfigError: If ``detector`` or ``attention`` is none of them, or a count is not a positive integer.
         """
         if detector not in DETECTORS:
             raise ConfigError("DecoupledDetect detector", " or ".join(DETECTORS), detector)
+        self.attention_kind = check_attention(attention, "DecoupledDetect")
         super().__init__(nc, reg_max, end2end, [hidden] * len(ch), dual_attention=detector == DETECTORS[0], legacy=True)
         self.detector = detector
         tower = 2 if detector == "coupled" else 0
@@ -67,11 +72,18 @@ class DecoupledDetect(DualAttentionDetect):
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
-        """Parse ``[[from, ...], 1, DecoupledDetect, [nc, hidden]]``; the section's ``detector`` names the variant."""
+        """Parse ``[[from, ...], 1, DecoupledDetect, [nc, hidden, attention]]``.
+
+        The section's ``detector`` names the variant, and its ``attention`` that of a row without one of its own.
+        """
         ch = ctx.inputs(1, MAX_LEVELS)
+        detector = ctx.options.get("detector", DETECTORS[0])
+        if ctx.arg(2, "none") != "none" and detector in DETECTORS[1:]:
+            raise ConfigError("DecoupledDetect attention", f"none, with detector: {detector}", ctx.arg(2))
         kwargs = {
             "hidden": max(ctx.scaled(ctx.arg(1, 256)), _MIN_HIDDEN),
-            "detector": ctx.options.get("detector", DETECTORS[0]),
+            "detector": detector,
+            "attention": ctx.arg(2, ctx.options.get("attention", USUAL)),
         }
         return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, kwargs)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import DFL, Conv, Detect, DWConv
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.attention.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, KINDS, USUAL, MapAttention
 from ultra_dsmoe.nn.head.dfl import BoxDistribution
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -40,6 +40,7 @@ class DualAttentionDetect(Detect):
     """
 
     dfl: Any  # the host declares its own classes only
+    attention_kind = USUAL  # of heads, and checkpoints, that do not name another
 
     def __init__(
         self,
@@ -155,10 +156,10 @@ class DualAttentionDetect(Detect):
         return [m for m in outputs if isinstance(m, TextLogits)]
 
     @property
-    def attentions(self) -> list[DualAttention]:
+    def attentions(self) -> list[MapAttention]:
         """The attention blocks, finest level first, one-to-many branches before one-to-one; empty without attention."""
         branches = (branch for group in self._class_branches().values() for branch in group)
-        return [m for branch in branches for m in branch.modules() if isinstance(m, DualAttention)]
+        return [m for branch in branches for m in branch.modules() if isinstance(m, KINDS)]
 
     @property
     def class_width(self) -> int:
@@ -205,7 +206,7 @@ class DualAttentionDetect(Detect):
         """Put a fresh attention behind the activation of the branch's last convolution block."""
         if self.dual_attention:
             conv = _last_conv(branch)
-            attention = DualAttention(conv.conv.out_channels)
+            attention = ATTENTIONS[self.attention_kind](conv.conv.out_channels)
             conv.act = nn.Sequential(OrderedDict(act=conv.act, attention=attention))
 
     def _output(self, width: int) -> nn.Conv2d:

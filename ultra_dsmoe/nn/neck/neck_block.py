@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import C3, Conv
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.attention.dual_attention import DualAttention
+from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, USUAL, check_attention
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 DIRECTIONS = ("top_down", "bottom_up")
@@ -19,18 +19,27 @@ class NeckBlock(nn.Module):
     """Refine a level together with its neighbour: ``DA(C3(Concat[x, resized neighbour]))``.
 
     ``top_down`` (block N): ``DA(C3(Concat[x, Up2(CBS1x1(coarser))]))``. ``bottom_up`` (block N reversed):
-    ``DA(C3(Concat[x, CBS3x3s2(finer)]))``.
+    ``DA(C3(Concat[x, CBS3x3s2(finer)]))``. DA stands for the attention, which is ``da``, ``cbam`` or ``none``.
 
     Source: [TS] Sec. 5; widths, and C3 without shortcuts as in YOLOv5's neck, are ours.
 
     Attributes:
-        attention: The dual attention behind the block, whose weights the distiller compares; None where switched off.
+        attention: What ends the block, by which the distiller compares; the identity for ``none``, and None where the
+            block is switched off.
     """
 
-    attention: DualAttention | None
+    attention: nn.Module | None
 
     def __init__(
-        self, c1: int, c_other: int, c2: int, *, n: int = 1, direction: str = "top_down", on: bool = True
+        self,
+        c1: int,
+        c_other: int,
+        c2: int,
+        *,
+        n: int = 1,
+        direction: str = "top_down",
+        on: bool = True,
+        attention: str = USUAL,
     ) -> None:
         """Build the block.
 
@@ -41,29 +50,36 @@ class NeckBlock(nn.Module):
             n: Bottlenecks of the C3 block.
             direction: ``top_down`` or ``bottom_up``.
             on: False hands the level on as it is: the ablation without a bottom-up tower.
+            attention: ``da``, ``cbam`` or ``none``.
 
         Raises:
-            ConfigError: If the direction is neither.
+            ConfigError: If direction or attention is none of those.
         """
         super().__init__()
         if direction not in DIRECTIONS:
             raise ConfigError("NeckBlock direction", " or ".join(DIRECTIONS), direction)
+        kind = ATTENTIONS[check_attention(attention, "NeckBlock")]
         self.direction, self.attention = direction, None
         if not on:
             return
         top_down = direction == "top_down"
         self.resize = Conv(c_other, c2, 1) if top_down else Conv(c_other, c_other, 3, 2)
         self.csp = C3(c1 + (c2 if top_down else c_other), c2, n, False)
-        self.attention = DualAttention(c2)
+        self.attention = kind(c2)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
-        """Parse ``[[level, neighbour], n, NeckBlock, [c2, direction]]``; ``neck_down: false`` skips ``bottom_up``."""
+        """Parse ``[[level, neighbour], n, NeckBlock, [c2, direction, attention]]``.
+
+        ``neck_down: false`` skips ``bottom_up``. A row without an attention has the one that the section names.
+        """
         c1, c_other = ctx.inputs(2)
         direction = ctx.arg(1, "top_down")
         on = direction != "bottom_up" or ctx.options.get("neck_down", True)
         c2 = ctx.scaled(ctx.arg(0)) if on else c1
-        return RowPlan([c1, c_other, c2], c2, {"n": ctx.n, "direction": direction, "on": on})
+        attention = ctx.arg(2, ctx.options.get("attention", USUAL))
+        kwargs = {"n": ctx.n, "direction": direction, "on": on, "attention": attention}
+        return RowPlan([c1, c_other, c2], c2, kwargs)
 
     def forward(self, x: list[Tensor]) -> Tensor:
         """Return the refined level, (B, c2, H, W), from the level and its neighbour."""

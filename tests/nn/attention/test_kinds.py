@@ -1,0 +1,42 @@
+"""The attentions by name: what all of them offer, and what is refused."""
+
+import pytest
+import torch
+from block_checks import shake
+from torch import nn
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn import CBAM, DualAttention
+from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, KINDS, USUAL, check_attention
+
+
+def test_names_are_the_papers():
+    assert {"da": DualAttention, "cbam": CBAM, "none": nn.Identity} == ATTENTIONS
+    assert USUAL == "da"
+    assert (DualAttention, CBAM) == KINDS
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_each_is_built_from_a_width_and_keeps_the_shape(name):
+    x = torch.randn(2, 24, 5, 3)
+    assert ATTENTIONS[check_attention(name, "here")](24)(x).shape == x.shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_pictures_and_distiller_ask_of_an_attention(kind):
+    block, x = shake(kind(16), 0.3).eval(), torch.randn(2, 16, 6, 7)
+    with torch.no_grad():
+        weight = block.weight(x)
+        assert weight.shape == x.shape
+        assert 0 < weight.min() < weight.max() < 2
+        torch.testing.assert_close(block.attended(x), weight * x)
+        torch.testing.assert_close(block(x), block.attended(x))
+        assert (block(x) - x).abs().max() > 1e-3
+    assert block.channels == 16
+    assert block.residual is False
+
+
+@pytest.mark.parametrize("wrong", ["DA", "", None, True, ["da"]])
+def test_others_are_refused(wrong):
+    with pytest.raises(ConfigError, match="row attention: expected da or cbam or none"):
+        check_attention(wrong, "row")
