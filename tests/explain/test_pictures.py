@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 
 import cv2
@@ -21,7 +22,13 @@ from ultra_dsmoe.text import Taxonomy
 
 ROUTING = ["routing_images.csv", "routing_map.csv", "routing_map.png"]
 SIZES = ["routing_sizes.csv", "routing_sizes.png"]
+ATTENTION = ["attention.csv", "attention.png"]
 DISK = ["poincare_disk.csv", "poincare_disk.png", "poincare_distances.csv"]
+
+
+def written(folder):
+    """Return the files in a folder, those of the attention's images, which are named by image, as one."""
+    return sorted({re.sub("attention_.*[.]png", "attention.png", p.name) for p in folder.iterdir()})
 
 
 @pytest.fixture
@@ -37,12 +44,12 @@ def test_one_command_draws_everything(checkpoint, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(sys, "argv", words)
     assert cli.main() == 0
     assert len(passes) == 1
-    assert sorted(p.name for p in out.iterdir()) == sorted(ROUTING + SIZES + DISK)
+    assert written(out) == sorted(ROUTING + SIZES + DISK + ATTENTION)
     for name in (*ROUTING, *SIZES, *DISK):
         if name.endswith(".png"):
             assert min(cv2.imread(str(out / name)).shape[:2]) > 500
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [*("gate", "sizes"), *["disk"] * 2, *["written"] * 8]
+    assert [line.split(":")[0] for line in lines] == [*("gate", "sizes"), *["disk"] * 2, "attention", *["written"] * 12]
     # The same routes as from the command of their own, to the last digit.
     assert (
         commands.routing.COMMAND.main([str(checkpoint), "device=cpu", f"out={tmp_path / 'alone'}", "shuffles=20"]) == 0
@@ -122,7 +129,7 @@ def test_without_hyperbolic_part_the_disk_is_left_out(checkpoint, tmp_path, caps
     monkeypatch.setattr("ultra_dsmoe.evaluate.evaluation.Evaluation", Flat)
     out = tmp_path / "pictures"
     assert commands.pictures.COMMAND.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
-    assert sorted(p.name for p in out.iterdir()) == sorted(ROUTING + SIZES)
+    assert written(out) == sorted(ROUTING + SIZES + ATTENTION)
     assert "disk: left out, the model compares nothing by hyperbolic distance\n" in capsys.readouterr().out
 
 

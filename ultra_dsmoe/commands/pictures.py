@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from ultralytics.data.utils import check_det_dataset
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, evaluation_options
+from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
 from ultra_dsmoe.commands.opening import opened, tell
 from ultra_dsmoe.commands.routing import SHUFFLES_OPTION
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import quiet, write_files
-from ultra_dsmoe.evaluate.label_sizes import label_sizes
-from ultra_dsmoe.explain.pictures import disk_files, size_files
+from ultra_dsmoe.explain.attention import IMAGES, attention_files
+from ultra_dsmoe.explain.pictures import disk_files, gate_files
 from ultra_dsmoe.explain.poincare_anchors import read_taxonomy
-from ultra_dsmoe.explain.routing_map import SHUFFLES, collect, routing_files
+from ultra_dsmoe.explain.routing_map import SHUFFLES
 
 
 def run(options: Given) -> int:
@@ -21,26 +22,29 @@ def run(options: Given) -> int:
         content = check_det_dataset(evaluation.args["data"])
     taxonomy = read_taxonomy(content)
     shuffles, seed = options.get("shuffles", SHUFFLES), options.get("seed", 0)
-    maps, images = collect(evaluation, shuffles, seed)
-    sizes = label_sizes(evaluation.args, content, images)
-    written: dict[str, bytes] = {}
-    for made, notes in (
-        routing_files(maps, images, evaluation),
-        size_files(maps, sizes, evaluation, shuffles, seed),
+    parts = [
+        *gate_files(evaluation, content, shuffles, seed),
         disk_files(evaluation, taxonomy, seed),
-    ):
-        written.update(made)
-        print(*notes, sep="\n")
-    tell([], write_files(folder, written))
+        attention_files(evaluation, options.get("images", IMAGES)),
+    ]
+    written = {name: made for files, _ in parts for name, made in files.items()}
+    if not written:
+        raise ConfigError("model", "a network with experts, hyperbolic distances or attention", str(evaluation.path))
+    tell([note for _, notes in parts for note in notes], write_files(folder, written))
     return 0
 
 
 COMMAND = Command(
     "pictures",
     """Draws what a DS-MoE checkpoint does on a data set: routing_map.png (defect classes against experts, as
-'dsmoe-yolo routing' does), routing_sizes.png (defect sizes against experts) and poincare_disk.png (class anchors and
-taxonomy), each with its numbers as CSV beside it.""",
-    {**evaluation_options("pictures"), "shuffles": SHUFFLES_OPTION},
+'dsmoe-yolo routing' does), routing_sizes.png (defect sizes against experts) poincare_disk.png (class anchors and
+taxonomy) and attention_<image>.png (what neck and class branches weigh where), with their numbers as CSV beside them.
+What the net has not is left out: of a T- or S-model the attention is drawn.""",
+    {
+        **evaluation_options("pictures"),
+        "shuffles": SHUFFLES_OPTION,
+        "images": Option(whole(1, 50), "how many the attention is drawn on, each class in its turn", str(IMAGES)),
+    },
     run,
     CHECKPOINT,
 )

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER
@@ -128,6 +129,13 @@ class Evaluation:
         _check_device(self.args.get("device"))
         _check_data(str(data), self.split, None if self.args.get("single_cls") else self.names)
         self._loader: Any = None
+
+    def device(self) -> torch.device:
+        """Return the device that the host chooses for what was asked for."""
+        from ultralytics.utils.torch_utils import select_device
+
+        with quiet():
+            return select_device(self.args.get("device") or "", verbose=False)
 
     def run(self, switch: AbstractContextManager | None = None) -> ImageStats:
         """Validate once, with ``switch`` in force while images are computed.

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from ultra_dsmoe.evaluate.evaluation import Evaluation
+from ultra_dsmoe.evaluate.label_sizes import label_sizes
 from ultra_dsmoe.evaluate.tables import comma_separated
 from ultra_dsmoe.explain.plots import poincare_disk, routing_sizes
 from ultra_dsmoe.explain.poincare_anchors import knows, read_disk
 from ultra_dsmoe.explain.poincare_disk import Disk
 from ultra_dsmoe.explain.record import blocks
 from ultra_dsmoe.explain.routing import RoutingMap, kind
-from ultra_dsmoe.explain.routing_map import block_suffixes, origin
+from ultra_dsmoe.explain.routing_map import block_suffixes, collect, origin, routing_files
 from ultra_dsmoe.explain.routing_sizes import SizeMap, size_map
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.text import Taxonomy
 
 Files = tuple[dict[str, bytes], list[str]]  # contents by file name, and what to tell
+
+
+def gate_files(evaluation: Evaluation, content: dict[str, Any], shuffles: int, seed: int) -> list[Files]:
+    """Return what is drawn of the gates, or a note that there is none."""
+    if not blocks(evaluation.net, ExpertGate):
+        return [({}, ["routing: left out, the model has no experts"])]
+    maps, files = collect(evaluation, shuffles, seed)
+    sizes = label_sizes(evaluation.args, content, files)
+    return [routing_files(maps, files, evaluation), size_files(maps, sizes, evaluation, shuffles, seed)]
 
 
 def size_files(

@@ -36,31 +36,37 @@ def draw(image: np.ndarray, boxes_xywh_norm: Tensor, levels: Sequence[LevelMasks
     """
     columns = len(levels) + 1
     figure = Figure(figsize=(PANEL * columns, PANEL * 2), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, columns, squeeze=False)
-    _image(axes[0, 0], image, boxes_xywh_norm)
+    show_image(axes[0, 0], image, boxes_xywh_norm)
     axes[0, 0].set_title(f"{len(boxes_xywh_norm)} boxes", fontsize=9)
     axes[1, 0].axis("off")
     highest = max(level.scale.max() for level in levels)
     lowest = min(level.scale.min() for level in levels)
     for column, level in enumerate(levels, 1):
-        _image(axes[0, column], image, boxes_xywh_norm)
-        scale = _mask(axes[0, column], level.scale, image, LogNorm(lowest, highest), "viridis")
+        show_image(axes[0, column], image, boxes_xywh_norm)
+        scale = lay_over(axes[0, column], level.scale, image, LogNorm(lowest, highest), "viridis")
         figure.colorbar(scale, ax=axes[0, column], fraction=0.046)
         axes[0, column].set_title(f"stride {level.stride}: scale mask, weight of a cell", fontsize=9)
-        _image(axes[1, column], image, boxes_xywh_norm)
+        show_image(axes[1, column], image, boxes_xywh_norm)
         low, high = np.percentile(level.attention, SHOWN)
-        seen = _mask(axes[1, column], level.attention, image, Normalize(low, max(high, low + 1e-6)), "magma")
+        seen = lay_over(axes[1, column], level.attention, image, Normalize(low, max(high, low + 1e-6)), "magma")
         whose = "its own" if level.own else "of activation"
         axes[1, column].set_title(f"attention mask, {whose}", fontsize=9)
         figure.colorbar(seen, ax=axes[1, column], fraction=0.046)
     figure.suptitle(title, fontsize=11)
+    return as_png(figure)
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return a figure as the content of a PNG file."""
+    FigureCanvasAgg(figure)
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()
 
 
-def _image(axes: Axes, image: np.ndarray, boxes: Tensor) -> None:
+def show_image(axes: Axes, image: np.ndarray, boxes: Tensor) -> None:
+    """Show an image (H, W, 3) with its boxes, centre and size as shares of it, (N, 4)."""
     height, width = image.shape[:2]
     axes.imshow(image, interpolation="nearest")
     for x, y, w, h in boxes.tolist():
@@ -70,7 +76,7 @@ def _image(axes: Axes, image: np.ndarray, boxes: Tensor) -> None:
     axes.set_yticks([])
 
 
-def _mask(axes: Axes, mask: np.ndarray, image: np.ndarray, norm: Normalize, colours: str) -> AxesImage:
+def lay_over(axes: Axes, mask: np.ndarray, image: np.ndarray, norm: Normalize, colours: str) -> AxesImage:
     """Lay a mask over the image, each cell as large as the pixels that it stands for."""
     height, width = image.shape[:2]
     return axes.imshow(
