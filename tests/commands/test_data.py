@@ -83,7 +83,7 @@ def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fetch"], "data: expected list, make, unpack, convert-voc, sizes, got fetch"),
+        (["fetch"], "data: expected list, make, unpack, convert-voc, splice, sizes, got fetch"),
         (["mke", "pcb-demo"], r"did you mean 'make'\?"),
         (["make", "pcb-demo", "--train", "many"], "train: expected a whole number of at least 0, got many"),
         (["make", "pcb-demo", "--sede", "3"], r"sede: .*did you mean 'seed'\?"),

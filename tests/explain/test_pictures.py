@@ -126,7 +126,7 @@ def test_without_hyperbolic_part_the_disk_is_left_out(checkpoint, tmp_path, caps
             for fusion in blocks(self.net, HyperbolicFusion):
                 fusion.hyperbolic = False
 
-    monkeypatch.setattr("ultra_dsmoe.evaluate.evaluation.Evaluation", Flat)
+    monkeypatch.setattr("ultra_dsmoe.commands.opening.Evaluation", Flat)
     out = tmp_path / "pictures"
     assert commands.pictures.COMMAND.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
     assert written(out) == sorted(ROUTING + SIZES + ATTENTION)

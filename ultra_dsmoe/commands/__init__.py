@@ -24,6 +24,7 @@ TABLE = {
     "data make": Entry("data", "MAKE", "draw pcb-demo: boards with six defects and exact boxes"),
     "data unpack": Entry("data", "UNPACK", "put the images of a set in place from a tar or zip in YOLO layout"),
     "data convert-voc": Entry("data", "CONVERT_VOC", "convert a folder of images and Pascal VOC .xml files"),
+    "data splice": Entry("data", "SPLICE", "copy a set with more training images of a class, turned and spliced"),
     "data sizes": Entry("data_sizes", "COMMAND", "what the box sizes of a data set ask of image size and head"),
     "text lint": Entry("text", "LINT", "what training would refuse of the descriptions, or could not tell apart"),
     "text generate": Entry("text", "GENERATE", "have a language model on this disk write descriptions"),

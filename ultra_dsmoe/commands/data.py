@@ -1,4 +1,4 @@
-"""``dsmoe-yolo data list | make | unpack | convert-voc``: the packaged sets and their images."""
+"""``dsmoe-yolo data list | make | unpack | convert-voc | splice``: data sets and their images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ultra_dsmoe.commands.arguments import Command, Given, Option, text, whole
+from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, text, whole
 from ultra_dsmoe.constants import MAX_SEED
-from ultra_dsmoe.data import packaged
+from ultra_dsmoe.data import packaged, splice
 from ultra_dsmoe.data.boards import demo
 from ultra_dsmoe.data.convert import archive, voc
 from ultra_dsmoe.errors import ConfigError, DataError
@@ -65,6 +65,18 @@ def convert_voc(options: Given) -> int:
     )
 
 
+def splice_class(options: Given) -> int:
+    """Write a set with spliced images."""
+    for key, needed in (("class", "the name of a class, such as class=crazing"), ("out", "a folder to make")):
+        if key not in options:
+            raise ConfigError(key, needed, "none")
+    kind, seed = options["class"], options.get("seed", splice.SEED)
+    file = splice.splice_set(options["data"], kind, options["out"], add=options.get("add"), seed=seed)
+    added = len(list((file.parent / "labels" / "train").glob(f"{splice.PREFIX}{kind}_*.txt")))
+    print(f"{kind}: {added} spliced images among the training images; train with data={file}")
+    return 0
+
+
 def _say_done(options: Given, root: Path) -> int:
     """Tell where the images are and how to use them."""
     name = options["name"].removesuffix(".yaml")
@@ -110,4 +122,17 @@ CONVERT_VOC = Command(
     },
     convert_voc,
     {**_NAME, "folder": "a folder with images and .xml files"},
+)
+SPLICE = Command(
+    "data splice",
+    "Copies a set with more training images of a class: those it has, turned and spliced.",
+    {
+        "data": Option(text, "data YAML of the set, such as neu-det.yaml"),
+        "class": Option(text, "name of the class, such as crazing"),
+        "add": Option(whole(1), "how many images to add", "as many as the class has"),
+        "seed": Option(whole(0, MAX_SEED), "of turns, partners and seams", str(splice.SEED)),
+        "out": Option(text, "folder to make"),
+    },
+    splice_class,
+    DATA,
 )
