@@ -39,6 +39,11 @@ def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
 
 
+def pixels(net: Any) -> int:
+    """Return the side of a small image that suits a net: the T-model takes multiples of 128."""
+    return max(IMAGE, int(net.stride.max()))
+
+
 def nets(plan: Any, folder: Path) -> Iterator[tuple[str, Any]]:
     """Yield every different net of a study with the name of the first model that has it."""
     for number, model in enumerate({m.digest: m for m in reversed(plan.models)}.values()):
@@ -60,7 +65,7 @@ def test_nets_run(file: Path, tmp_path: Path) -> None:
     assert len(different) == len(plan.models)
     for _, net in nets(plan, tmp_path):
         with torch.no_grad():
-            out = net.eval()(torch.rand(1, 3, IMAGE, IMAGE))
+            out = net.eval()(torch.rand(1, 3, pixels(net), pixels(net)))
         assert torch.isfinite(out[0]).all()
 
 
@@ -78,7 +83,7 @@ def test_nets_learn(file: Path, tmp_path: Path) -> None:
         first = next(net.parameters())
         before = first.detach().clone()
         optimizer = torch.optim.SGD(net.parameters(), 0.01)
-        loss = net.train()({"img": torch.rand(2, 3, IMAGE, IMAGE), **labels})[0].sum()
+        loss = net.train()({"img": torch.rand(2, 3, pixels(net), pixels(net)), **labels})[0].sum()
         loss.backward()
         optimizer.step()
         assert torch.isfinite(loss), name
@@ -143,6 +148,31 @@ def test_experts(tmp_path: Path) -> None:
     assert found["no-cross"][2:] == (True, True, False)
     assert not found["no-local"][2]
     assert not found["no-global"][3]
+
+
+def test_ts_ablation(tmp_path: Path) -> None:
+    """Each model differs from its baseline in the part that its name says, and in nothing else that is counted here."""
+    found = {}
+    for name, net in nets(reader.read_plan(FOLDER / "ts-ablation.yaml"), tmp_path):
+        kinds = [type(m).__name__ for m in net.modules()]
+        paths = sum(type(m).__name__ == "ResidualFusion" and m.enabled for m in net.modules())
+        towers = sum(type(m).__name__ == "NeckBlock" and m.attention is not None for m in net.modules())
+        detector = getattr(net.model[-1], "detector", "stock")
+        net.args = get_cfg()
+        counts = [kinds.count(k) for k in ("SwinBlock", "DualAttention", "CBAM")]
+        found[name] = (paths, towers, detector, *counts, type(net.init_criterion()).__name__)
+    assert found == {
+        "yolov5n": (0, 0, "stock", 0, 0, 0, "v8DetectionLoss"),
+        "yolov5n-backbone": (0, 0, "stock", 2, 0, 0, "v8DetectionLoss"),
+        "yolov5n-neck": (0, 4, "stock", 0, 4, 0, "v8DetectionLoss"),
+        "no-paths": (0, 5, "decoupled_da", 6, 5 + 6, 0, "DSMoECriterion"),
+        "residual-path": (6, 5, "decoupled_da", 6, 5 + 6, 0, "DSMoECriterion"),
+        "tmodel-n": (6, 10, "decoupled_da", 6, 10 + 6, 0, "DSMoECriterion"),
+        "coupled": (6, 10, "coupled", 6, 10, 0, "DSMoECriterion"),
+        "decoupled": (6, 10, "decoupled", 6, 10, 0, "DSMoECriterion"),
+        "cbam": (6, 10, "decoupled_da", 6, 0, 10 + 6, "DSMoECriterion"),
+        "no-attention": (6, 10, "decoupled_da", 6, 0, 0, "DSMoECriterion"),
+    }
 
 
 def test_text_controls() -> None:
