@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from ultralytics.nn.tasks import yaml_model_load
 
 from ultra_dsmoe.explain.catalogue import CONTROL, KNOCKOUTS, applicable
 from ultra_dsmoe.explain.record import Record, blocks, head_attentions, hub_outputs, recording
 from ultra_dsmoe.explain.switches import drawn, exchanged, most_used
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.nn.attention.cbam import CBAM
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -243,6 +245,19 @@ def test_attention_with_a_residual_keeps_it(name):
         head(x)
     with KNOCKOUTS[name].switch(head, record, 0), torch.no_grad():
         torch.testing.assert_close(head(x), 2 * x)  # a fresh attention weighs everything by 1
+
+
+def test_a_cbam_in_the_head_is_an_attention_too():
+    d = yaml_model_load("smodel-n.yaml")
+    d["dsmoe"]["attention"] = "cbam"
+    net, x = DSMoEModel(d, nc=2, verbose=False).eval(), torch.rand(1, 3, 64, 64)
+    assert [k.name for k in applicable(net)[0]] == ["attention-off", "attention-constant", CONTROL]
+    attentions = head_attentions(net)
+    assert [type(m) for m in attentions] == [CBAM] * 4
+    for given, y in spied(net, x, attentions, name="attention-off"):
+        assert torch.equal(given, y)
+    for m, (given, y) in zip(attentions, spied(net, x, attentions, name="attention-constant"), strict=True):
+        torch.testing.assert_close(y, m.weight(given).mean((0, 2, 3))[None, :, None, None] * given)
 
 
 def test_a_model_without_a_row_leaves_its_knockouts_out():
