@@ -4,7 +4,7 @@ Importing this package, by hand or through torch's entry points, puts the plugin
 public names below are imported when they are first asked for.
 """
 
-from ultra_dsmoe.aliases import install as install_aliases
+from ultra_dsmoe.aliases import install as _install_aliases
 
 __version__ = "0.1.0"
 
@@ -40,5 +40,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC})
 
 
-install_aliases()  # also where the plugin is switched off: checkpoints still name our classes
+_install_aliases()  # also where the plugin is switched off: checkpoints still name our classes
 _torch_autoload()

@@ -71,7 +71,7 @@ def test_without_onnx_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         return stock(name, *args, **kwargs)
 
     for name in ("lint", "lint_rules", "lint_view"):
-        monkeypatch.delitem(sys.modules, f"ultra_dsmoe.export.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"ultra_dsmoe.edge.{name}", raising=False)
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"onnx: expected the package: pip install 'ultra-dsmoe\[edge\]', got none"):
         run(["edge", "lint", "any.onnx"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from ultra_dsmoe.commands.data import main
+from ultra_dsmoe.commands import run
 from ultra_dsmoe.data.splice import Piece, combine, splice, splice_set, turn
 from ultra_dsmoe.errors import DataError
 
@@ -119,7 +119,7 @@ def read(root: Path, stem: str) -> Piece:
 
 def test_a_set_is_written_with_more_images(a_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "out"
-    assert main(["splice", str(a_set), "--class", "dent", "--add", "7", "--out", str(out)]) == 0
+    assert run(["data", "splice", str(a_set), "--class", "dent", "--add", "7", "--out", str(out)]) == 0
     said = f"dent: 7 spliced images among the training images; train with data={out / 'data.yaml'}\n"
     assert capsys.readouterr().out == said
     names = sorted(p.stem for p in (out / "images" / "train").iterdir())
@@ -138,7 +138,7 @@ def test_a_set_is_written_with_more_images(a_set: Path, tmp_path: Path, capsys: 
     assert content.pop("channels", 3) == 3  # newer hosts name it
     assert content == {"train": "images/train", "val": "images/val", "names": {0: "dent", 1: "hole"},
                        "prompts": {"dent": ["a bright dent"]}}  # fmt: skip
-    main(["splice", str(a_set), "--class", "dent", "--add", "7", "--out", str(tmp_path / "again")])
+    run(["data", "splice", str(a_set), "--class", "dent", "--add", "7", "--out", str(tmp_path / "again")])
     for file in (*(out / "images").rglob("*.png"), *(out / "labels").rglob("*.txt")):
         assert file.read_bytes() == (tmp_path / "again" / file.relative_to(out)).read_bytes()
 
@@ -175,7 +175,7 @@ def test_bad_input_is_one_line(
         change(content)
     a_set.write_text(yaml.safe_dump(content))
     with pytest.raises(DataError, match=message) as e:
-        main(["splice", str(a_set), *words, "--out", str(tmp_path / "out")])
+        run(["data", "splice", str(a_set), *words, "--out", str(tmp_path / "out")])
     assert "\n" not in str(e.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["given"]
 

@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from ultralytics.nn.tasks import yaml_model_load
 
+from ultra_dsmoe.commands.pictures import COMMAND
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
-from ultra_dsmoe.explain import pictures
 from ultra_dsmoe.explain.attention import CLASSES as CLASS_BRANCH
 from ultra_dsmoe.explain.attention import NECK, Look, attention_files, attentions, choose, look, sentence
 from ultra_dsmoe.explain.plots.attention import draw, together
@@ -139,7 +139,7 @@ def test_the_command_draws_a_net_without_experts(
     nets: dict, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     file, out = checkpoint(nets["da"], tiny_boards, tmp_path), tmp_path / "new"
-    assert pictures.main([str(file), "device=cpu", "images=2", f"out={out}"]) == 0
+    assert COMMAND.main([str(file), "device=cpu", "images=2", f"out={out}"]) == 0
     names = sorted(p.name for p in out.iterdir())
     assert len([n for n in names if n.endswith(".png")]) == 2
     lines = capsys.readouterr().out.splitlines()
@@ -162,7 +162,7 @@ def test_a_net_with_nothing_to_show_is_refused(nets: dict, tiny_boards: Path, tm
     note = "attention: left out, the model has none in neck and class branches"
     assert attention_files(evaluation) == ({}, [note])
     with pytest.raises(ConfigError, match="model: expected a network with experts, hyperbolic distances or attention"):
-        pictures.main([str(file), "device=cpu", f"out={tmp_path / 'new'}"])
+        COMMAND.main([str(file), "device=cpu", f"out={tmp_path / 'new'}"])
     with pytest.raises(ConfigError, match="images: expected a whole number from 1 to 50, got 0"):
-        pictures.main([str(file), "images=0"])
+        COMMAND.main([str(file), "images=0"])
     assert not (tmp_path / "new").exists()

@@ -61,7 +61,7 @@ def test_one_command_draws_everything(checkpoint, tmp_path, capsys, monkeypatch)
 def test_titles_of_several_gates_name_their_row(checkpoint, monkeypatch):
     """Every picture says what it was made from; with two gates also which of them."""
     titles = []
-    for module in (routing, pictures.routing_sizes_plot):
+    for module in (routing, pictures.routing_sizes):
         monkeypatch.setattr(module, "draw", lambda found, title: titles.append(title) or b"")
     evaluation = Evaluation({"model": str(checkpoint)})
     maps, files = routing.collect(evaluation, shuffles=1)
@@ -135,7 +135,7 @@ def test_without_hyperbolic_part_the_disk_is_left_out(checkpoint, tmp_path, caps
 
 def test_bad_input_is_one_line_and_writes_nothing(checkpoint, tmp_path, content, tiny_boards, capsys):
     assert commands.pictures.COMMAND.main(["help"]) == 0
-    assert capsys.readouterr().out.startswith("usage: dsmoe-yolo pictures best.pt")
+    assert capsys.readouterr().out.startswith("usage: dsmoe-yolo pictures MODEL")
     out = tmp_path / "pictures"
     with pytest.raises(ConfigError, match=r"shufles: expected .*did you mean 'shuffles'"):
         commands.pictures.COMMAND.main(["best.pt", "shufles=3"])

@@ -129,7 +129,7 @@ SPLICE = Command(
     {
         "data": Option(text, "data YAML of the set, such as neu-det.yaml"),
         "class": Option(text, "name of the class, such as crazing"),
-        "add": Option(whole(1), "how many images to add", "as many as the class has"),
+        "add": Option(whole(0), "how many images to add", "as many as the class has"),
         "seed": Option(whole(0, MAX_SEED), "of turns, partners and seams", str(splice.SEED)),
         "out": Option(text, "folder to make"),
     },
