@@ -49,6 +49,14 @@ def test_yaml_is_a_data_yaml_with_a_relative_folder(packaged_set: SimpleNamespac
     assert packaged.class_names(data) == list(data["names"].values())
 
 
+def test_yaml_beside_the_images_forgets_nothing(packaged_set: SimpleNamespace) -> None:
+    data = {**packaged_set.data, "flip_idx": [0, 1], "remark": "Blech 3 \u00b5m"}  # keys that nobody thought of
+    text = packaged.yaml_beside(data, {"train": "a", "val": "b"}, "from here")
+    assert text.startswith("# from here\n")
+    told = {k: v for k, v in data.items() if k not in ("path", "train", "val", "test", "download")}
+    assert yaml.safe_load(text) == {"train": "a", "val": "b", **told}
+
+
 def test_every_class_has_two_to_four_different_prompts(packaged_set: SimpleNamespace) -> None:
     prompts, names = packaged_set.data["prompts"], packaged.class_names(packaged_set.data)
     assert list(prompts) == names

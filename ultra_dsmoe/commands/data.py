@@ -117,7 +117,7 @@ CONVERT_VOC = Command(
         "folder": Option(text, "folder with the images and .xml files, at any depth"),
         "split": Option(shares, "shares of train:val[:test]", ":".join(map(str, voc.RATIO))),
         "seed": Option(whole(0, MAX_SEED), "of the split", str(voc.SEED)),
-        "group": Option(text, "regular expression; images with the same first group stay together", "none"),
+        "group": Option(text, "regular expression; images with the same first group stay together", "the set's own"),
         "out": _OUT,
     },
     convert_voc,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ COMMANDS = {
     "bbmp": "dsmoe-yolo data unpack bbmp ARCHIVE",
     "tilda": "dsmoe-yolo data unpack tilda ARCHIVE",
 }
+
+# What in a packaged YAML says where its images are and how to get them; all the rest describes the set itself.
+PLACE = frozenset({"path", "train", "val", "test", "download"})
 
 
 def yaml_folder() -> Path:
@@ -58,6 +62,24 @@ def class_names(data: dict[str, Any]) -> list[str]:
     if isinstance(names, list):
         return [str(n) for n in names]
     raise DataError("names", "a list or a mapping 0..n-1 of class names", names)
+
+
+def yaml_beside(
+    data: Mapping[str, Any], splits: Mapping[str, str], note: str, changes: Mapping[Any, Any] | None = None
+) -> str:
+    """Return the text of the data YAML that lies beside a set's images.
+
+    It has everything that the packaged one has, but for the place: names, prompts, taxonomy, groups and what else may
+    come. The folder of the file is where the images are, so the set can be moved.
+
+    Args:
+        data: The packaged data YAML.
+        splits: Where the images of each split are, from the file on.
+        note: Where the set came from, one line.
+        changes: Entries that are the set's own.
+    """
+    own = {**splits, **{key: value for key, value in {**data, **(changes or {})}.items() if key not in PLACE}}
+    return f"# {note}\n{yaml.safe_dump(own, sort_keys=False, width=120, allow_unicode=True)}"
 
 
 def refuse_missing(name: str, data: dict[str, Any]) -> None:

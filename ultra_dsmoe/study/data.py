@@ -51,7 +51,6 @@ def read_data(entry: Any) -> Data:
     """
     from ultralytics.data.utils import check_det_dataset
 
-    from ultra_dsmoe.data.convert.voc import GROUPS
     from ultra_dsmoe.data.packaged import COMMANDS
 
     sizes = dict(entry) if isinstance(entry, dict) else {}
@@ -71,7 +70,7 @@ def read_data(entry: Any) -> Data:
         near = did_you_mean(stem, COMMANDS)
         said = " ".join(str(e).split())
         raise DataError("data", f"a data YAML whose images are there{near}", f"{given} ({said})") from e
-    groups = content.get("groups", GROUPS.get(stem))
+    groups = content.get("groups")
     try:
         if groups is not None and re.compile(groups).groups != 1:
             raise DataError(f"{source}: groups", "a regular expression with one group in parentheses", groups)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.archive import unpack
@@ -43,8 +44,27 @@ def test_archive_lands_where_the_yaml_looks(
     made = make_set()
     root = unpack("deeppcb", pack(made, suffix, inside=inside))
     assert root == sets_folder / "DeepPCB" == packaged.images_root("deeppcb.yaml")
-    assert files(root) == files(made)
+    assert {**files(root), "data.yaml": b""} == {**files(made), "data.yaml": b""}
     assert [f.name for f in sets_folder.iterdir()] == ["DeepPCB"]
+
+
+def test_data_yaml_is_the_packaged_one_with_what_the_archive_adds(
+    make_set: MakeSet, sets_folder: Path, tmp_path: Path
+) -> None:
+    made = make_set()
+    (made / "images" / "test").mkdir()
+    own = yaml.safe_load((made / "data.yaml").read_text())
+    foreign = {"path": "/home/maker", "val": "../elsewhere", "download": "print('run')"}
+    own |= {**foreign, "groups": "^(.)", "note": "made in May", "data": 1}
+    (made / "data.yaml").write_text(yaml.safe_dump(own))
+    root = unpack("deeppcb", pack(made, ".tar"), tmp_path / "mine")
+    there, ours = yaml.safe_load((root / "data.yaml").read_text()), packaged.load("deeppcb")
+    place = {"path", "download", *packaged.PLACE}
+    assert {k: v for k, v in there.items() if k not in place} == {
+        **{k: v for k, v in ours.items() if k not in place},
+        **{"names": own["names"], "groups": "^(.)", "note": "made in May", "data": 1},
+    }
+    assert {k: there[k] for k in place & set(there)} == {s: f"images/{s}" for s in ("train", "val", "test")}
 
 
 def test_other_folder_can_be_named(make_set: MakeSet, sets_folder: Path, tmp_path: Path) -> None:

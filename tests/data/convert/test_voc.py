@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.voc import convert_voc
 from ultra_dsmoe.errors import DataError
 
@@ -103,6 +104,33 @@ def test_label_without_image_and_unreadable_label(source: Path, tmp_path: Path) 
     cv2.imwrite(str(source / "images" / "Spur" / "12_spur_01.jpg"), np.zeros((8, 8), np.uint8))
     with pytest.raises(DataError, match=r"12_spur_01\.xml: expected a Pascal VOC file"):
         convert_voc("pcb", source, root=tmp_path / "set")
+
+
+def test_data_yaml_is_the_packaged_one_but_for_the_place(source: Path, tmp_path: Path) -> None:
+    root = convert_voc("pcb", source, root=tmp_path / "set")
+    there, ours = yaml.safe_load((root / "data.yaml").read_text()), packaged.load("pcb")
+    assert {k: v for k, v in there.items() if k not in packaged.PLACE} == {
+        k: v for k, v in ours.items() if k not in packaged.PLACE
+    }
+    assert {"prompts", "taxonomy", "groups"} <= set(there)
+    assert {k: v for k, v in there.items() if k in packaged.PLACE} == {
+        s: f"images/{s}" for s in ("train", "val", "test")
+    }
+
+
+def test_data_yaml_keeps_the_groups_that_were_given(source: Path, tmp_path: Path) -> None:
+    root = convert_voc("pcb", source, ratio=(1, 1), group=r"_(\d+)$", root=tmp_path / "set")
+    there = yaml.safe_load((root / "data.yaml").read_text())
+    assert there["groups"] == r"_(\d+)$"
+    assert "test" not in there
+
+
+def test_groups_of_the_set_hold_for_every_set(tmp_path: Path, write_voc: WriteVoc) -> None:
+    for number in range(30):  # of a steel strip, ten windows of one picture each
+        write_voc(tmp_path / "voc", f"patches_{number}", "patches")
+    root = convert_voc("neu-det", tmp_path / "voc", root=tmp_path / "set")
+    tens = [{stem[:-1] for stem in stems(root, split)} for split in ("train", "val", "test")]
+    assert sum(map(len, tens)) == len(set().union(*tens)) == 3
 
 
 @pytest.mark.parametrize("ratio", [(1,), (0, 1), (6, -2, 2), (1, 1, 1, 1)])

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import check_layout, find_root
+from ultra_dsmoe.data.convert.voc import SPLITS
 from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError
 
@@ -19,7 +20,8 @@ from ultra_dsmoe.errors import DataError
 def unpack(name: str, archive: str | Path, root: str | Path | None = None) -> Path:
     """Extract an archive to the folder that a packaged data YAML expects.
 
-    Nothing appears there unless the whole archive was extracted and fits the YAML.
+    Nothing appears there unless the whole archive was extracted and fits the YAML. The archive's data.yaml becomes the
+    packaged one, with what the archive says beside it but for places and downloads, which are those of its maker.
 
     Args:
         name: Name of the packaged set, such as "deeppcb".
@@ -42,7 +44,11 @@ def unpack(name: str, archive: str | Path, root: str | Path | None = None) -> Pa
     try:
         _extract(archive, partial)
         inner = find_root(partial, archive.name)
-        check_layout(inner, data, archive.name)
+        own = check_layout(inner, data, archive.name)
+        splits = {split: data.get(split, f"images/{split}") for split in SPLITS}
+        splits = {split: folder for split, folder in splits.items() if (inner / folder).is_dir()}
+        text = packaged.yaml_beside(data, splits, f"Unpacked for {name} from {archive.name}", own)
+        (inner / "data.yaml").write_text(text, encoding="utf-8")
         move_into_place(inner, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -31,13 +31,16 @@ def find_root(folder: Path, source: str) -> Path:
     return found[0]
 
 
-def check_layout(root: Path, packaged: dict[str, Any], source: str) -> None:
+def check_layout(root: Path, packaged: dict[str, Any], source: str) -> dict[str, Any]:
     """Check classes, folders and labels.
 
     Args:
         root: Folder with ``data.yaml``, ``images/`` and ``labels/``.
         packaged: The packaged data YAML that will use the folder.
         source: What to name in the error.
+
+    Returns:
+        The folder's own data YAML.
 
     Raises:
         DataError: If something does not fit.
@@ -60,6 +63,7 @@ def check_layout(root: Path, packaged: dict[str, Any], source: str) -> None:
             raise DataError(source, f"label files in {labels.relative_to(root).as_posix()}", "none")
         for file in files:
             _check_labels(file, len(expected), source)
+    return own
 
 
 def _check_labels(file: Path, classes: int, source: str) -> None:

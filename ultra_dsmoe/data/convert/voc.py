@@ -16,7 +16,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-import yaml
 
 from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
@@ -27,8 +26,7 @@ from ultra_dsmoe.errors import DataError
 RATIO = (6, 2, 2)  # [DSMoE] for the board set
 SEED = 42  # [DSMoE]
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# What in a file name tells the group; the whole name where nothing is known.
-GROUPS = {"pcb": r"^([^_]+)_"}  # 01_missing_hole_03: board 01
+EACH_ALONE = "^(.*)$"  # what tells an image's group where nothing is known: its whole name
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ def convert_voc(
         folder: Folder that holds images and XML files, at any depth.
         ratio: Shares of train, val and, if three are given, test.
         seed: Seed of the split.
-        group: Regular expression whose first group, searched in an image's name, says what must stay together.
+        group: Regular expression whose first group, searched in an image's name, says what must stay together; the
+            packaged YAML's ``groups`` if left out.
         root: Where to put the set instead.
 
     Returns:
@@ -72,28 +71,31 @@ def convert_voc(
     require_unused(root)
     names = packaged.class_names(data)
     samples = _read_samples(folder, names)
-    parts = _split(samples, ratio, seed, _group_pattern(name, group))
+    group = group or data.get("groups")
+    parts = _split(samples, ratio, seed, _group_pattern(group or EACH_ALONE))
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
     try:
         for split, members in parts.items():
             _write_split(partial, split, members)
-        own = {**{split: f"images/{split}" for split in parts}, "names": dict(enumerate(names))}
-        (partial / "data.yaml").write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
+        splits = {split: f"images/{split}" for split in parts}
+        note = f"Converted from VOC labels for {name}, split {':'.join(map(str, ratio))} (seed {seed})"
+        text = packaged.yaml_beside(data, splits, note, {"groups": group} if group else None)
+        (partial / "data.yaml").write_text(text, encoding="utf-8")
         move_into_place(partial, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return root
 
 
-def _group_pattern(name: str, group: str | None) -> re.Pattern[str]:
+def _group_pattern(group: str) -> re.Pattern[str]:
     """Compile the expression that tells the group of an image."""
     try:
-        pattern = re.compile(group or GROUPS.get(name.removesuffix(".yaml"), "^(.*)$"))
+        pattern = re.compile(group)
     except re.error as error:
         raise DataError("group", "a regular expression", f"{group} ({error})") from error
     if pattern.groups != 1:
-        raise DataError("group", "a regular expression with one group in parentheses", str(group))
+        raise DataError("group", "a regular expression with one group in parentheses", group)
     return pattern
 
 
