@@ -66,7 +66,8 @@ def test_predict_takes_any_picture_size(routed: Path, tmp_path: Path) -> None:
     assert result.boxes.xyxy[:, 2].max() <= 133
 
 
-def test_track_a_video(routed: Path, boards: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("reid", [{}, {"tracker_type": "botsort", "with_reid": True, "model": "auto"}])
+def test_track_a_video(reid: dict, routed: Path, boards: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("lap", reason="the host's trackers need lap")
     video = tmp_path / "boards.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 96))
@@ -77,7 +78,8 @@ def test_track_a_video(routed: Path, boards: list[Path], tmp_path: Path) -> None
     tracker = tmp_path / "eager.yaml"  # a hardly trained net is sure of nothing
     settings = {"tracker_type": "bytetrack", "track_buffer": 30, "match_thresh": 0.9, "fuse_score": False}
     levels = {"track_high_thresh": 1e-4, "track_low_thresh": 5e-5, "new_track_thresh": 1e-4}
-    tracker.write_text(yaml.safe_dump({**settings, **levels}))
+    looks = {"gmc_method": "none", "proximity_thresh": 0.5, "appearance_thresh": 0.8} if reid else {}
+    tracker.write_text(yaml.safe_dump({**settings, **levels, **looks, **reid}))
     results = YOLO(routed).track(
         str(video), imgsz=SIZE, conf=1e-4, tracker=str(tracker), verbose=False, project=str(tmp_path)
     )

@@ -127,6 +127,88 @@ def test_weights_of_another_architecture(stock_name: str, name: str, build: Buil
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "half-loaded"
 
 
+@pytest.mark.parametrize(
+    ("file", "hint"),
+    [
+        ("yolov8n.yaml", "(these weights go into yolov8n-dsmoe.yaml)"),
+        ("yolo26n.yaml", "(these weights go into yolo26n-dsmoe.yaml)"),
+        ("yolo11n.yaml", ""),
+    ],
+)
+def test_refused_weights_name_the_net_that_takes_them(file: str, hint: str, build: Build) -> None:
+    stock = DetectionModel(file, verbose=False)
+    with pytest.raises(WeightsError) as e:
+        build().load(stock)
+    assert str(e.value).startswith(
+        f"pretrained weights: expected a checkpoint of dsmoe-n.yaml{' ' + hint if hint else ''}, got"
+    )
+    if hint:
+        build(hint.split()[-1][:-6], nc=80).load(stock)  # and it does
+
+
+# several views --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(96, 64), (160, 160)])
+def test_several_views_are_those_of_the_host(shape: tuple[int, int], build: Build) -> None:
+    stock, net = pretrained("yolov8n"), build("yolov8n-dsmoe", nc=80)
+    net.load(stock)  # from here on both are the same function
+    images = torch.rand(2, 3, *shape)
+    with torch.no_grad():
+        expected, once = stock(images, augment=True)[0], stock(images)[0]
+        found = net.eval()(images, augment=True)[0]
+    assert expected.shape[-1] > once.shape[-1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_views_are_found_where_they_are(build: Build) -> None:
+    """The hub moves between views too: boxes of a mirrored view come back to their own side."""
+    net = build(nc=2)
+    images = torch.rand(1, 3, 128, 128)
+    seen: list[Tensor] = []
+    net.eval()._predict_once = lambda x: (seen.append(x), (torch.full((1, 6, 21 * 16), 10.0), None))[1]
+    with torch.no_grad():
+        boxes = net(images, augment=True)[0][0, :4]
+    assert [tuple(x.shape[-2:]) for x in seen] == [(128, 128), (128, 128), (96, 96)]
+    full, mirrored, small = boxes.split([20 * 16, 21 * 16, 5 * 16], -1)
+    assert full.unique().tolist() == [10.0]
+    torch.testing.assert_close(mirrored[:, 0], torch.tensor([128 - 10 / 0.83, *[10 / 0.83] * 3]))
+    torch.testing.assert_close(small[:, 0], torch.full((4,), 10 / 0.67))
+
+
+def test_an_end_to_end_net_keeps_to_one_view(build: Build) -> None:
+    net, images = build("yolo26n-dsmoe", nc=3).eval(), torch.rand(1, 3, 64, 64)
+    net.model[-1].end2end = True
+    with torch.no_grad():
+        torch.testing.assert_close(net(images, augment=True)[0], net(images)[0])
+
+
+# plain weights --------------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_state_dict_comes_back(build: Build) -> None:
+    """Text of another width, and a taxonomy, have sizes that no model YAML knows."""
+    net, images = build(nc=3), torch.rand(1, 3, 64, 64)
+    vectors = np.eye(3, 32, dtype=np.float32)
+    net.set_text(TextBank(("scratch", "dent", "stain"), (("a",), ("b",), ("c",)), "test:32", vectors, "0"))
+    net.set_taxonomy(Taxonomy.parse(NAMES, {"marks": ["scratch", "dent"]}))
+    other = build(nc=3)
+    other.fold_text()
+    run(other, images)
+    assert not torch.allclose(hub(other, images), hub(net, images), atol=1e-3)
+    other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(hub(other, images), hub(net, images))
+    assert other.state_dict().keys() == net.state_dict().keys()
+    assert other.blocks(HyperbolicFusion)[0].parent_radius.requires_grad
+    net.load_state_dict(build(nc=3).state_dict())  # and back to neither
+    assert net.blocks(HyperbolicFusion)[0].members.shape == (0, 3)
+
+
+def test_a_state_dict_of_other_classes_is_refused(build: Build) -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        build(nc=3).load_state_dict(build(nc=4).state_dict())
+
+
 # text -----------------------------------------------------------------------------------------------------------------
 
 

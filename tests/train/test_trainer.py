@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from ultralytics import YOLO
+from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
 from ultra_dsmoe.errors import ConfigError, DSMoEError, TextError, WeightsError
@@ -21,6 +22,7 @@ from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.plugin.verbs import with_ours
 from ultra_dsmoe.text import encode_bank
 from ultra_dsmoe.train.trainer import FAST_LR, DSMoETrainer
 
@@ -105,6 +107,92 @@ def test_keys_reach_the_net(trainer) -> None:
     net = trainer(dsmoe_topk=3, dsmoe_moe="dense").get_model("dsmoe-n.yaml", verbose=False)
     assert [m.k for m in (*net.blocks(ExpertGate), *net.blocks(SparseMoE))] == [3, 3]
     assert net.blocks(SparseMoE)[0].mode == "dense"
+
+
+# one class for all ----------------------------------------------------------------------------------------------------
+
+
+def test_a_single_class_is_described_by_what_describes_all(trainer, write_data: WriteData) -> None:
+    run = trainer(write_data(prompts={"spur": ["a thorn", "a spike"]}), single_cls=True)
+    assert (run.data["names"], run.data["nc"], run.args.single_cls) == ({0: "item"}, 1, True)
+    net = run.get_model("dsmoe-n.yaml", verbose=False)
+    assert net.text_info["names"] == ["item"]
+    (prompts,) = net.text_info["prompts"]
+    assert len(prompts) == 7
+    assert prompts[3:6] == [
+        "a photo of a short defect", "a photo of a spur defect: a thorn", "a photo of a spur defect: a spike"
+    ]  # fmt: skip
+    assert len(net.blocks(HyperbolicFusion)[0].edges) == 0
+
+
+def test_a_single_class_with_words_of_its_own(trainer, write_data: WriteData, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("item: [anything that no sound board has]\n")
+    net = trainer(single_cls=True, dsmoe_prompts=str(file)).get_model("dsmoe-n.yaml", verbose=False)
+    assert net.text_info["prompts"] == [["a photo of a item defect: anything that no sound board has"]]
+    file.write_text("spur: [a needle of copper]\n")  # as for the classes that it stands for
+    net = trainer(single_cls=True, dsmoe_prompts=str(file)).get_model("dsmoe-n.yaml", verbose=False)
+    assert "a photo of a spur defect: a needle of copper" in net.text_info["prompts"][0]
+
+
+def test_a_single_class_from_start_to_validation(tiny_boards: Path, tmp_path: Path) -> None:
+    yolo = YOLO("dsmoe-n.yaml")
+    yolo.train(data=tiny_boards, epochs=1, project=str(tmp_path), name="one", single_cls=True, **QUICK, **HASH)
+    assert yolo.names == {0: "item"}
+    assert yolo.val(data=str(tiny_boards), project=str(tmp_path), **QUICK).names == {0: "item"}
+
+
+# trainers of the user's -----------------------------------------------------------------------------------------------
+
+
+class Shouts(DetectionTrainer):
+    """A trainer as the host's guide has it: one method changed."""
+
+    def get_model(self, cfg=None, weights=None, verbose=True):
+        net = super().get_model(cfg, weights, verbose)
+        net.loud = True
+        return net
+
+
+class Replaces(DetectionTrainer):
+    """A trainer that builds a net of the host's."""
+
+    def get_model(self, cfg=None, weights=None, verbose=True):
+        return DetectionModel("yolo11n.yaml", nc=self.data["nc"], verbose=False)
+
+
+def test_a_trainer_of_the_users_trains_our_net(tiny_boards: Path, tmp_path: Path) -> None:
+    yolo = YOLO("dsmoe-n.yaml")
+    arguments = {"data": tiny_boards, "epochs": 1, "project": str(tmp_path), "name": "mine", **QUICK, **HASH}
+    yolo.train(Shouts, **arguments)
+    assert isinstance(yolo.trainer, Shouts)
+    assert type(yolo.trainer).__name__ == "Shouts"
+    assert type(yolo.model) is DSMoEModel
+    assert yolo.model.loud
+    assert yolo.model.text_info["names"][4] == "spur"
+    assert columns(tmp_path / "mine")[0].keys() >= ROUTER
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        (Replaces, "trainer: expected a get_model that returns .*, a DSMoEModel, got DetectionModel"),
+        (DetectionModel, "trainer: expected a class derived from the host's DetectionTrainer, got"),
+        ("DetectionTrainer", "trainer: expected a class derived from the host's DetectionTrainer, got"),
+    ],
+)
+def test_a_trainer_that_cannot_train_our_net(trainer: Any, message: str, tiny_boards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message) as e:
+        YOLO("dsmoe-n.yaml").train(
+            trainer=trainer, data=tiny_boards, epochs=1, project=str(tmp_path), name="x", **QUICK, **HASH
+        )
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("trainer", [DetectionTrainer, DSMoETrainer])
+def test_trainers_that_need_no_mixing(trainer: type) -> None:
+    assert with_ours(trainer) is DSMoETrainer
 
 
 # optimizer ------------------------------------------------------------------------------------------------------------

@@ -13,9 +13,11 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
+from ultra_dsmoe.model.augmented import predict_views
 from ultra_dsmoe.model.criterion import DSMoECriterion
 from ultra_dsmoe.model.driven import driven_by
 from ultra_dsmoe.model.options import check_options
+from ultra_dsmoe.model.pretrained import suited_net
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -244,6 +246,10 @@ class DSMoEModel(DetectionModel):
             raise ShapeError("input image", f"height and width that are multiples of {stride}", got)
         return super().predict(gray_transform(x, self.gamma), *args, **kwargs)
 
+    def _predict_augment(self, x: torch.Tensor) -> Any:
+        """Run the net on several views of its images; an end-to-end net keeps to one, as the host's do."""
+        return super()._predict_augment(x) if getattr(self.model[-1], "end2end", False) else predict_views(self, x)
+
     def init_criterion(self) -> Any:
         """Return the criterion; ``dsmoe: {loss: host}`` in the YAML gives the host's own."""
         inner = super().init_criterion()
@@ -286,7 +292,9 @@ class DSMoEModel(DetectionModel):
         if fit < MIN_TRANSFER * len(theirs):
             wanted = str(self.yaml.get("yaml_file") or "this model")
             got = f"{_name_of(source)}, of which {fit} of {len(theirs)} tensors fit"
-            raise WeightsError("pretrained weights", f"a checkpoint of {wanted.rsplit('/', 1)[-1]}", got)
+            other = suited_net(source)
+            hint = f" (these weights go into {other})" if other else ""
+            raise WeightsError("pretrained weights", f"a checkpoint of {wanted.rsplit('/', 1)[-1]}{hint}", got)
 
     def _moves_for(self, source: Any) -> dict[int, int | str] | None:
         """Return that map of ``transfer`` by which most tensors of a net fit; None where it fits best as it is."""

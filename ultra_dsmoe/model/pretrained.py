@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint
 
 FETCHED = "yolo"  # how the host's own weights begin that a net of ours can take over
+SUFFIX = "-dsmoe.yaml"  # of our nets around one of the host's
+_STOCK = re.compile(r"(?P<family>yolo(?:v|e-)?\d+)(?P<scale>[nslmx])[._]")  # yolov8n.yaml, yolo26s.pt
 ENCODER = "mobile_sam.pt"  # an asset of the host's, too
 # What the host raises for a file that is missing, damaged, foreign, or cannot be downloaded.
 _UNREADABLE = (
@@ -79,6 +82,15 @@ def find_encoder(given: Any) -> str | None:
     """
     file = find(given) if isinstance(given, (str, Path)) else None
     return file if file is not None and is_mobile_sam_checkpoint(file) else None
+
+
+def suited_net(source: Any) -> str | None:
+    """Return the model YAML of ours that takes over the weights of a net of the host's, None where there is none."""
+    file = getattr(source, "yaml", {}).get("yaml_file") or getattr(source, "pt_path", None) or ""
+    if (match := _STOCK.match(Path(file).name)) is None:
+        return None
+    family = checks.check_file(f"{match['family']}{SUFFIX}", hard=False)  # which finds the packaged ones
+    return f"{match['family']}{match['scale']}{SUFFIX}" if family else None
 
 
 def encoders(net: Any, given: Any) -> list[MobileSAM]:

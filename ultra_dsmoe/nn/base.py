@@ -55,6 +55,11 @@ class TextFoldMixin(nn.Module):
             self.register_buffer(f"_folded_{i}", value.detach().clone(), persistent=False)
         self.folded = True
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Take weights as any module does; constants of those before are stale."""
+        self.folded = False
+        super()._load_from_state_dict(*args)
+
     def train(self, mode: bool = True) -> TextFoldMixin:
         """Set training mode; constants are stale as soon as parameters may move, so training unfolds."""
         if mode:

@@ -34,6 +34,9 @@ FACTS: dict[str, dict[str, tuple[str, ...] | None]] = {
     "ultralytics.models.yolo.model": {
         "YOLO.task_map": None,
         "Model.train": ("self", "trainer"),
+        "Model.load": ("self", "weights"),
+        "Model.save": ("self", "filename"),
+        "Model.reset_weights": ("self",),
         "Model.val": ("self", "validator"),
         "Model.predict": ("self", "source", "stream", "predictor"),
         "Model.export": ("self",),

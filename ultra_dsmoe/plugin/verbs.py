@@ -13,7 +13,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export import exporting
 from ultra_dsmoe.export.static_mode import KeptExperts
 from ultra_dsmoe.model.settings import Kept, align, in_force
-from ultra_dsmoe.plugin import distill_choice, host, keys
+from ultra_dsmoe.plugin import distill_choice, fusing, host, keys
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.rows import is_ours
 
@@ -77,6 +77,7 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         if verb == "export" and net is not None:
             distill_choice.adopt_student(self)
             return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
+        fusing.remember(self, ours=net is not None and net is self.model)
         kept = KeptExperts(self, net, given, kwargs).numbers
         with in_force(net, given, kept):
             align(predictor_net(self), net)
@@ -105,6 +106,9 @@ def wrap_train(stock: Any) -> Any:
 
     @functools.wraps(stock)
     def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if args:
+            args, kwargs["trainer"] = args[1:], args[0]
+        fusing.restore(self)
         given = keys.take(kwargs)
         file = _read_cfg(kwargs.get("cfg"))
         all_given = {**keys.take(file), **given}
@@ -114,13 +118,15 @@ def wrap_train(stock: Any) -> Any:
         if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:
             raise ConfigError("cache", "ram or disk for a stock model (lmdb is for DS-MoE models)", "lmdb")
         if ours:
-            _check_files(self, {**file, **kwargs}, kwargs, own_trainer=not (args or kwargs.get("trainer")))
+            if kwargs.get("trainer"):
+                kwargs["trainer"] = with_ours(kwargs["trainer"])
+            _check_files(self, {**file, **kwargs}, kwargs)
         if "dsmoe_prompts" in given:
             from ultra_dsmoe.text.prompts import read_prompt_file
 
             read_prompt_file(given["dsmoe_prompts"])  # before a run folder exists
         if trainer := distill_choice.trainer_for(self, ours, all_given, {**file, **kwargs}):
-            if args or kwargs.get("trainer"):
+            if kwargs.get("trainer"):
                 raise ConfigError("dsmoe_kd", "the trainer that it brings, without another", "a trainer of your own")
             kwargs["trainer"] = trainer
         return stock(self, *args, **kwargs, **given)
@@ -128,7 +134,29 @@ def wrap_train(stock: Any) -> Any:
     return host.mark(train)
 
 
-def _check_files(model: Any, arguments: dict[str, Any], kwargs: dict[str, Any], own_trainer: bool) -> None:
+def with_ours(trainer: Any) -> Any:
+    """Return a user's trainer class with ours below it, so that ``super()`` in its methods is ours.
+
+    Raises:
+        ConfigError: If it is no class that trains detectors.
+    """
+    from ultralytics.engine.trainer import BaseTrainer
+
+    from ultra_dsmoe.train.trainer import DSMoETrainer
+
+    if not isinstance(trainer, type) or not issubclass(trainer, BaseTrainer):
+        raise ConfigError("trainer", "a class derived from the host's DetectionTrainer", trainer)
+    if issubclass(DSMoETrainer, trainer):  # one of the host's that ours is made of
+        return DSMoETrainer
+    if issubclass(trainer, DSMoETrainer):
+        return trainer
+    try:
+        return type(trainer.__name__, (trainer, DSMoETrainer), {"__doc__": trainer.__doc__, "__module__": __name__})
+    except TypeError as e:  # its bases stand in another order
+        raise ConfigError("trainer", "a class derived from DetectionTrainer or DSMoETrainer alone", trainer) from e
+
+
+def _check_files(model: Any, arguments: dict[str, Any], kwargs: dict[str, Any]) -> None:
     """Check the files that a training of ours names, before a run folder exists.
 
     Weights of an encoder go on in a form that hosts leave alone and our own trainer understands.
@@ -140,7 +168,7 @@ def _check_files(model: Any, arguments: dict[str, Any], kwargs: dict[str, Any], 
         return
     require_classes(arguments.get("data"))
     given = arguments.get("pretrained")
-    if isinstance(given, (str, Path)) and own_trainer:
+    if isinstance(given, (str, Path)):
         from ultra_dsmoe.model import pretrained
 
         kwargs["pretrained"] = pretrained.check(our_net(model), given)
@@ -176,3 +204,6 @@ def patch_yolo(module: Any) -> None:
         for verb in ("val", "predict", "export", "benchmark"):
             host.replace(model, verb, wrap_verb(getattr(model, verb), verb))
         host.replace(model, "train", wrap_train(model.train))
+        for verb in ("load", "reset_weights"):
+            host.replace(model, verb, fusing.wrap_restoring(getattr(model, verb)))
+        host.replace(model, "save", fusing.wrap_save(model.save))

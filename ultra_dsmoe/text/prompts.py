@@ -73,6 +73,19 @@ def class_prompts(
     return [[_sentence(label, text) for text in given.get(label, [""])] for label in labels]
 
 
+def pooled_prompts(names: Mapping[Any, Any] | Sequence[Any], prompts: Mapping[Any, Any] | None = None) -> list[str]:
+    """Return the prompts of all classes in class order, as those of one class that stands for them all.
+
+    Args:
+        names: As of `class_prompts`.
+        prompts: As of `class_prompts`.
+
+    Raises:
+        TextError: As `class_prompts`.
+    """
+    return [text for texts in class_prompts(names, prompts) for text in texts]
+
+
 def read_prompts(path: str | Path) -> dict[str, Any]:
     """Read descriptions from a YAML file: the mapping itself, or a ``prompts:`` section as in a data YAML.
 

@@ -17,11 +17,12 @@ from ultra_dsmoe.model.pretrained import EncoderFile, encoders, find_encoder
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import load_mobile_sam
 from ultra_dsmoe.text import Taxonomy, encode_bank
-from ultra_dsmoe.text.prompts import read_prompts
+from ultra_dsmoe.text.prompts import pooled_prompts, read_prompts
 from ultra_dsmoe.train.distill_trainer import Distilling
 from ultra_dsmoe.train.router_health import RouterMonitor
 from ultra_dsmoe.train.run_folder import RunFolder
 
+ONE_CLASS = "item"  # what the host calls the class that stands for all with ``single_cls``
 FAST_LR = 10.0  # of temperatures, radii and other scalars: at the common pace they hardly move (our choice)
 
 
@@ -35,6 +36,19 @@ class DSMoETrainer(RunFolder, Distilling, DetectionTrainer):
         if isinstance(given := (overrides or {}).get("pretrained"), EncoderFile):
             overrides = {**(overrides or {}), "pretrained": str(given)}  # from here on as text, so that it can be saved
         super().__init__(cfg, overrides, _callbacks)
+
+    def get_dataset(self) -> Any:
+        """Read the data set; with ``single_cls`` all classes become one, described by what describes them."""
+        single, self.args.single_cls = self.args.single_cls, False  # the host forgets the names
+        try:
+            data = super().get_dataset()
+        finally:
+            self.args.single_cls = single
+        self._classes = data["names"]
+        if single:
+            LOGGER.info(f"single_cls: {len(self._classes)} classes are trained as one, without taxonomy")
+            data.update(names={0: ONE_CLASS}, nc=1, taxonomy=None)
+        return data
 
     def get_model(
         self, cfg: str | dict | None = None, weights: nn.Module | None = None, verbose: bool = True
@@ -122,6 +136,9 @@ class DSMoETrainer(RunFolder, Distilling, DetectionTrainer):
             ckpt = super().setup_model()
         finally:
             self.args.pretrained = given
+        if not isinstance(net := self._net(), DSMoEModel):  # a trainer of the user's built one of the host's
+            expected = "a get_model that returns what super().get_model returns, a DSMoEModel"
+            raise ConfigError("trainer", expected, type(net).__name__)
         if file:
             for encoder in encoders(self._net(), given):
                 load_mobile_sam(encoder, file)
@@ -150,7 +167,12 @@ class DSMoETrainer(RunFolder, Distilling, DetectionTrainer):
         prompts = self.data.get("prompts") or {}
         if self.args.dsmoe_prompts and isinstance(prompts, dict):
             prompts = {**prompts, **read_prompts(self.args.dsmoe_prompts)}
-        return encode_bank(self.data["names"], prompts, encoder=self.args.dsmoe_text or "auto")
+        keep = None
+        if self.args.single_cls:
+            own = isinstance(prompts, dict) and prompts.get(ONE_CLASS)
+            keep = None if own else [pooled_prompts(self._classes, prompts)]
+            prompts = {ONE_CLASS: own} if own else None
+        return encode_bank(self.data["names"], prompts, encoder=self.args.dsmoe_text or "auto", keep=keep)
 
     def student_loss_names(self) -> tuple[str, ...]:
         """Return the names of loss items that the net adds to the host's."""

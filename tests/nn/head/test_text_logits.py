@@ -111,6 +111,14 @@ def test_head_gives_text_to_every_branch_and_takes_it_back():
     copy.deepcopy(head)  # the moving average copies mid-training
 
 
+def test_hooks_see_the_maps_alone():
+    """The host's trackers take whatever a head reads for a map."""
+    head, seen, x = head_of().eval(), [], inputs()
+    head.register_forward_pre_hook(lambda _m, given: seen.extend(given[0]))
+    head(x)
+    assert all(a is b for a, b in zip(seen, x[:-1], strict=True))
+
+
 def test_text_is_taken_back_when_the_forward_fails():
     head, x = head_of(), inputs()
     with pytest.raises(RuntimeError):

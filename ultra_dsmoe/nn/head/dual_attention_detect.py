@@ -128,8 +128,10 @@ class DualAttentionDetect(Detect):
             kwargs |= {"text_width": text_width, "text_beside": text == "beside", "hyperbolic": hyperbolic}
         return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, kwargs)
 
-    def forward(self, x: list[Tensor]) -> Any:
-        """Run the head.
+    def __call__(self, x: list[Tensor]) -> Any:
+        """Run the head, with T laid where it is read: hooks and `forward` see the maps alone, as with the host's head.
+
+        The host's trackers take every input of a head for a map.
 
         Args:
             x: Feature maps (B, C_l, H_l, W_l), finest first; for a head with text, T (K, d_t) after them.
@@ -138,13 +140,13 @@ class DualAttentionDetect(Detect):
             What the host's head returns.
         """
         if self.text is None:
-            return super().forward(x)
+            return super().__call__(x)
         *maps, text = x
         outputs = self.text_logits
         try:
             for output in outputs:
                 output.text = text
-            return super().forward(maps)
+            return super().__call__(maps)
         finally:
             for output in outputs:  # T carries a gradient: left on a module it would break deep copies
                 output.text = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +75,18 @@ class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
         self.foreign = foreign_nodes(self.edges, len(radii))
         self.radius.copy_(radii[: self.nc].clamp(*RADIUS_RANGE))
         self.parent_radius = nn.Parameter(radii[self.nc :].clamp(*RADIUS_RANGE).to(like))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take weights as any module does; a taxonomy comes with them, whatever its size."""
+        sized = {name: state_dict.get(prefix + name) for name in ("members", "edges", "foreign", "parent_radius")}
+        members = sized["members"]
+        if members is not None and members.shape[1:] == (self.nc,):
+            for name, value in sized.items():
+                own = getattr(self, name)
+                if value is not None and value.shape != own.shape:
+                    room = own.new_zeros(value.shape)
+                    setattr(self, name, nn.Parameter(room) if isinstance(own, nn.Parameter) else room)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: list[Tensor]) -> Tensor:
         """Return the fused tangent map g.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,6 +86,13 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
         if vectors.shape[1] != self.project.in_features:
             self.project = nn.Linear(vectors.shape[1], self.width).to(like.device, like.dtype)
         self.bank = vectors.detach().clone().to(like.device, like.dtype)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Take weights as any module does; vectors of another width come with their projection."""
+        bank = state_dict.get(f"{prefix}bank")
+        if self.text and bank is not None and bank.ndim == 2 and len(bank) == self.nc:
+            self.set_bank(bank)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def vectors(self) -> Tensor:
         """Return the text vectors with mean zero over classes (where there are several) and unit variance, (K, d)."""
