@@ -97,7 +97,8 @@ def test_resumed_training_goes_on_as_ours(trained: Path, interrupted: Path) -> N
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert any(name.startswith("router/") for name in rows[0])
     args = yaml.safe_load((interrupted / "args.yaml").read_text())
-    assert (args["dsmoe_topk"], args["dsmoe_text"], args["dsmoe_moe"]) == (3, "hash", None)
+    given = {key: value for key, value in args.items() if key.startswith("dsmoe_")}
+    assert given == {"dsmoe_topk": 3, "dsmoe_text": "hash"}
     net = YOLO(trained).model
     assert type(net) is DSMoEModel
     assert net.options["topk"] == 3

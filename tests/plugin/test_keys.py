@@ -7,17 +7,27 @@ from pathlib import Path
 
 import pytest
 from ultralytics.cfg import check_dict_alignment, get_cfg
-from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS
+from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import keys
 
 
-def test_keys_are_default_arguments() -> None:
+def test_keys_are_read_as_none_and_written_nowhere() -> None:
     for key in keys.KEYS:
-        assert DEFAULT_CFG_DICT[key] is None
         assert getattr(DEFAULT_CFG, key) is None
-        assert key in DEFAULT_CFG_KEYS
+        assert getattr(get_cfg(), key) is None
+    for written in (DEFAULT_CFG_DICT, vars(DEFAULT_CFG), vars(get_cfg()), dict(get_cfg(overrides={"epochs": 1}))):
+        assert not [key for key in written if key.startswith("dsmoe_")]
+    assert [key for key in vars(get_cfg(overrides={"dsmoe_topk": 3})) if key.startswith("dsmoe_")] == ["dsmoe_topk"]
+
+
+def test_keys_without_a_value_go() -> None:
+    """Checkpoints and args.yaml of earlier releases have all of them."""
+    old = {**DEFAULT_CFG_DICT, **dict.fromkeys(keys.KEYS), "dsmoe_moe": "dense"}
+    for args in (get_cfg(old), get_cfg(overrides=old)):
+        assert [key for key in vars(args) if key.startswith("dsmoe_")] == ["dsmoe_moe"]
+        assert args.dsmoe_topk is None
 
 
 def test_good_values_arrive(tmp_path: Path) -> None:
@@ -59,7 +69,8 @@ def test_a_word_that_the_host_evaluated_is_taken_back(evaluated: object, meant: 
         ("dsmoe_parity", "vla", "True, False or a split .train, val, test. .did you mean 'val'.*got vla"),
         ("dsmoe_prompts", "prompts.txt", "a YAML file .*got prompts.txt"),
         ("dsmoe_prompts", {"spur": "x"}, "a YAML file"),
-        ("dsmoe_text", "", "auto, hash, sentence"),
+        ("dsmoe_text", "", "a value, as in 'key=value', got none"),
+        ("dsmoe_text", " ", "auto, hash, sentence"),
         ("dsmoe_text", 7, "auto, hash, sentence"),
         ("dsmoe_text", len, "auto, hash, sentence.*got <built-in function len>"),
         ("dsmoe_kd", "attentoin", "attention, mimic, host or a YAML file .did you mean 'attention'.*got attentoin"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,6 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.plugin import host, lookup
-
-BARE_KEY = r"'(?:\x1b\[\d+m)*(dsmoe_\w+)"  # how the host begins its page on a key without a value
 
 
 def user_error(error: BaseException | None) -> DSMoEError | None:
@@ -50,10 +47,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except Exception as e:  # whatever the host wraps around ours; anything else goes on unchanged
-        error = user_error(e)
-        if error is None and isinstance(e, SyntaxError) and (bare := re.match(BARE_KEY, str(e))):
-            error = ConfigError(bare[1], "a value, as in 'key=value'", "none")
-        error = error or host_error(sys.argv[1:])
+        error = user_error(e) or host_error(sys.argv[1:])
         if error is None:
             raise
         print(f"error: {error}", file=sys.stderr, flush=True)

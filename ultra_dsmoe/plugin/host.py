@@ -14,9 +14,9 @@ from typing import Any
 # Host module -> symbol -> its leading parameters; None where only its presence matters.
 FACTS: dict[str, dict[str, tuple[str, ...] | None]] = {
     "ultralytics.utils.checks": {"check_file": ("file",)},
+    "ultralytics.utils.torch_utils": {"LOGGER": None, "strip_optimizer": ("f", "s")},
     "ultralytics.cfg": {
         "DEFAULT_CFG": None,
-        "DEFAULT_CFG_DICT": None,
         "check_cfg": ("cfg",),
         "check_dict_alignment": ("base", "custom"),
         "entrypoint": ("debug",),
@@ -82,9 +82,7 @@ def refuse(problem: str) -> None:
     _problem = problem
     while _undo:
         owner, name, old = _undo.pop()
-        if isinstance(owner, dict):
-            owner.pop(name, None)
-        elif old is None:
+        if old is None:
             delattr(owner, name)
         else:
             setattr(owner, name, old)
@@ -132,11 +130,12 @@ def _host_modules(count: int) -> list[Any]:
     return [module for module in map(sys.modules.get, names) if module is not None]
 
 
-def add_default(defaults: dict[str, Any], namespace: Any, key: str) -> None:
-    """Add ``key`` with value None to the host's default arguments, in both of their forms."""
-    if key not in defaults:
-        defaults[key] = None
-        _undo.append((defaults, key, None))
+def add_default(namespace: type, key: str) -> None:
+    """Let every set of the host's arguments read None as ``key`` where it was not given.
+
+    As an attribute of their class: among the host's defaults it would go into all that the host writes, stock models'
+    ``args.yaml`` and checkpoints included, and nothing without us reads those again.
+    """
     if not hasattr(namespace, key):
         setattr(namespace, key, None)
         _undo.append((namespace, key, None))

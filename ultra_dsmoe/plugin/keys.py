@@ -106,7 +106,7 @@ KEYS: dict[str, Callable[[Any], Any]] = {
 
 
 def check(values: dict[str, Any]) -> None:
-    """Check all keys of ours among ``values`` and write them back in their final form.
+    """Check all keys of ours among ``values`` and write them back in their final form; those without a value go.
 
     Raises:
         ConfigError: If one has a value it cannot have, or starts like a key of ours and is none.
@@ -114,7 +114,9 @@ def check(values: dict[str, Any]) -> None:
     for key in [k for k in values if isinstance(k, str) and k.startswith(PREFIX)]:
         if key not in KEYS:
             raise unknown(key)
-        if values[key] is not None:
+        if values[key] is None:  # as files of earlier releases have it
+            del values[key]
+        else:
             values[key] = KEYS[key](values[key])
 
 
@@ -129,8 +131,7 @@ def unknown(key: str) -> ConfigError:
 def take(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take our keys that have a value out of the arguments of a call, checked; those without a value go too."""
     check(kwargs)
-    taken = {key: kwargs.pop(key) for key in KEYS if key in kwargs}
-    return {key: value for key, value in taken.items() if value is not None}
+    return {key: kwargs.pop(key) for key in KEYS if key in kwargs}
 
 
 def suit(verb: str, given: dict[str, Any]) -> None:
@@ -151,9 +152,12 @@ def suit(verb: str, given: dict[str, Any]) -> None:
 
 
 def patch_cfg(cfg: Any) -> None:
-    """Put our keys among the host's arguments, check their values where the host checks its own."""
+    """Let the host's arguments know our keys, and check their values where the host checks its own.
+
+    They are not among its defaults: a set of arguments has those that were given.
+    """
     for key in KEYS:
-        host.add_default(cfg.DEFAULT_CFG_DICT, cfg.DEFAULT_CFG, key)
+        host.add_default(type(cfg.DEFAULT_CFG), key)
     stock_check, stock_align = cfg.check_cfg, cfg.check_dict_alignment
     if host.is_marked(stock_check):
         return
@@ -166,9 +170,9 @@ def patch_cfg(cfg: Any) -> None:
     @functools.wraps(stock_align)
     def check_dict_alignment(base: dict[str, Any], custom: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         for key in custom:
-            if isinstance(key, str) and key.startswith(PREFIX) and key not in base:
+            if isinstance(key, str) and key.startswith(PREFIX) and (key not in KEYS or custom[key] == ""):
                 raise unknown(key)
-        return stock_align(base, custom, *args, **kwargs)
+        return stock_align({**dict.fromkeys(KEYS), **base}, custom, *args, **kwargs)
 
     host.replace(cfg, "check_cfg", host.mark(check_cfg), everywhere=True)
     host.replace(cfg, "check_dict_alignment", host.mark(check_dict_alignment), everywhere=True)

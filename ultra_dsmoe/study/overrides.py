@@ -9,6 +9,7 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import quiet
+from ultra_dsmoe.plugin.keys import KEYS
 from ultra_dsmoe.text import make_encoder
 
 from .checks import known
@@ -34,7 +35,7 @@ def read_overrides(value: Any, where: str) -> dict[str, Any]:
         raise ConfigError(where, "a mapping of the host's train arguments", value)
     if mine := [k for k in value if k in OURS]:
         raise ConfigError(f"{where}: {mine[0]}", "arguments that the study does not give itself", mine[0])
-    known(value, [k for k in host.DEFAULT_CFG_DICT if k not in OURS], where)
+    known(value, [k for k in (*host.DEFAULT_CFG_DICT, *KEYS) if k not in OURS], where)
     try:
         with quiet():
             host.get_cfg(overrides={k: os.path.expandvars(v) if isinstance(v, str) else v for k, v in value.items()})
