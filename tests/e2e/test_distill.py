@@ -33,7 +33,7 @@ from ultra_dsmoe.train.teacher import load_teacher
 from ultra_dsmoe.train.trainer import DSMoETrainer
 
 QUICK: dict[str, Any] = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "verbose": False}
-COLUMNS = {f"{split}/{term}_loss" for split in ("train", "val") for term in ("fg", "att", "glob", "dis")}
+COLUMNS = {f"train/{term}_loss" for term in ("fg", "att", "glob", "dis")}
 WEIGHTS = {f"distill/w_{name}" for name in ("fg", "att", "glob", "cls", "box")}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Save = Callable[..., Path]
@@ -116,6 +116,7 @@ def test_results_have_terms_and_weights(resumed: tuple[Path, dict[str, Any], YOL
     assert [row["epoch"] for row in table] == ["1", "2", "3"]
     for row in table:
         assert row.keys() >= COLUMNS | WEIGHTS
+        assert {name for name in row if name.startswith("val/")} == {"val/box_loss", "val/cls_loss", "val/dfl_loss"}
         assert all(float(row[f"train/{t}_loss"]) > 0 for t in ("fg", "att", "glob", "dis"))
         assert sum(float(row[name]) for name in WEIGHTS) == pytest.approx(5, abs=1e-3)
     assert {table[0][name] for name in WEIGHTS} == {"1"}
@@ -167,6 +168,26 @@ def test_older_checkpoints_bring_back_the_average(interrupted: tuple[Path, dict[
     assert same(began["adapters"], halved(average["adapters"]))
     assert began["adaptive"] == average["adaptive"]
     assert began["exact"] is None
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+    interrupted: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Its best.pt is the student alone, from which no run goes on."""
+    shutil.copytree(interrupted[0].parent / "copy", tmp_path / "run")
+    last = tmp_path / "run" / "weights" / "last.pt"
+    last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
+    began: dict[str, Any] = {}
+
+    def look(trainer: Any) -> None:
+        began.update(epoch=trainer.start_epoch, file=Path(trainer.args.model).name, wrapper=type(trainer.model))
+        raise KeyboardInterrupt
+
+    yolo = YOLO(last)
+    yolo.add_callback("on_train_start", look)
+    with pytest.raises(KeyboardInterrupt):
+        yolo.train(resume=True, save_dir=str(tmp_path / "run"))
+    assert began == {"epoch": 1, "file": "previous.pt", "wrapper": FeatureDistillation}
 
 
 def test_the_best_net_of_an_unfinished_run_is_the_student_alone(interrupted: tuple[Path, dict[str, Any]]) -> None:

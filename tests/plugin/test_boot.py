@@ -19,7 +19,8 @@ from ultra_dsmoe.plugin import boot, host
 
 # torch 2.3 and 2.4 start no plugin by themselves: there it is `dsmoe-yolo` or `import ultra_dsmoe`
 autoload = pytest.mark.skipif(torch.__version__ < "2.5", reason="this torch starts no plugins")
-ASK = "import sys; from ultralytics.utils import DEFAULT_CFG_DICT as d; import ultralytics.cfg"
+ASK = "import sys; from ultralytics.utils import IterableSimpleNamespace as n; import ultralytics.cfg"
+ON = "hasattr(n(), 'dsmoe_topk')"
 
 
 def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -44,13 +45,13 @@ def test_entry_points_are_declared() -> None:
 
 @autoload
 def test_torch_alone_starts_the_plugin() -> None:
-    assert answer(f"{ASK}; print('dsmoe_topk' in d, 'ultra_dsmoe' in sys.modules)") == "True True"
+    assert answer(f"{ASK}; print({ON}, 'ultra_dsmoe' in sys.modules)") == "True True"
 
 
 @pytest.mark.parametrize("value", ["1", "true", "YES"])
 def test_off_switch(value: str) -> None:
     code = (
-        f"{ASK}; from ultralytics.nn import tasks; print('dsmoe_topk' in d, tasks.parse_model.__module__,"
+        f"{ASK}; from ultralytics.nn import tasks; print({ON}, tasks.parse_model.__module__,"
         " [f for f in sys.meta_path if 'ultra_dsmoe' in getattr(f, '__module__', '')])"
     )
     assert answer(code, ULTRA_DSMOE_DISABLE=value) == "False ultralytics.nn.tasks []"
@@ -58,8 +59,8 @@ def test_off_switch(value: str) -> None:
 
 def test_import_alone_starts_it_where_torch_does_not() -> None:
     off = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
-    assert answer(f"{ASK}; print('dsmoe_topk' in d)", **off) == "False"
-    assert answer(f"import ultra_dsmoe; {ASK}; print('dsmoe_topk' in d)", **off) == "True"
+    assert answer(f"{ASK}; print({ON})", **off) == "False"
+    assert answer(f"import ultra_dsmoe; {ASK}; print({ON})", **off) == "True"
 
 
 def test_late_import_changes_what_is_loaded() -> None:
@@ -87,7 +88,7 @@ def test_torch_pays_for_the_hook_only() -> None:
         " print([sorted(m.rpartition('.')[2] for m in s) for s in (early, late)])"
     )
     early, late = eval(answer(code))
-    assert early == ["boot", "host", "lookup"]
+    assert {*early, "stripping"} == {"boot", "host", "lookup", "stripping"}  # which some hosts load before their checks
     assert {"keys", "tasks", "routing"} <= set(late)
     assert not {"parser", "table", "safeload", "nn", "train", "text"} & set(late)  # for who builds or loads ours
     probe = "import sys; {}; print(sorted(m for m in sys.modules if not m.startswith('ultra_dsmoe.plugin')))"
@@ -187,8 +188,9 @@ def test_unknown_host_gets_one_warning_and_stays_stock(symbol: str, tmp_path: Pa
     assert edits
     code = (
         "import torch; from ultralytics.nn.tasks import DetectionModel, parse_model; from ultralytics import YOLO;"
-        " from ultralytics.utils import DEFAULT_CFG_DICT as d; m = DetectionModel('yolo11n.yaml', verbose=False);"
-        " print(sum(p.numel() for p in m.parameters()), 'dsmoe_topk' in d, parse_model.__module__)"
+        " from ultralytics.utils import IterableSimpleNamespace as n;"
+        " m = DetectionModel('yolo11n.yaml', verbose=False);"
+        f" print(sum(p.numel() for p in m.parameters()), {ON}, parse_model.__module__)"
     )
     done = python(code, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]

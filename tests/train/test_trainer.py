@@ -249,7 +249,8 @@ def resumed(interrupted: Path) -> tuple[DSMoEModel, DSMoEModel, Path]:
 def test_results_have_router_columns(resumed) -> None:
     rows = columns(resumed[2])
     assert len(rows) == 2
-    assert rows[0].keys() >= ROUTER | {"train/align_loss", "train/aux_loss", "val/align_loss"}
+    assert rows[0].keys() >= ROUTER | {"train/align_loss", "train/aux_loss"}
+    assert {name for name in rows[0] if name.startswith("val/")} == {"val/box_loss", "val/cls_loss", "val/dfl_loss"}
     for row in rows:
         assert 0 < float(row["router/usage_max"]) <= 1
         assert 0 < float(row["router/entropy"]) <= 3.47  # ln 32

@@ -10,6 +10,7 @@ import sys
 # calls us, so what lives there (the default arguments) is changed from the hook on `cfg`.
 TARGETS = {
     "ultralytics.utils.checks": ("ultra_dsmoe.plugin.lookup", "patch_checks"),
+    "ultralytics.utils.torch_utils": ("ultra_dsmoe.plugin.stripping", "patch_torch_utils"),
     "ultralytics.cfg": ("ultra_dsmoe.plugin.keys", "patch_cfg"),
     "ultralytics.nn.tasks": ("ultra_dsmoe.plugin.tasks", "patch_tasks"),
     "ultralytics.models.yolo.model": ("ultra_dsmoe.plugin.verbs", "patch_yolo"),

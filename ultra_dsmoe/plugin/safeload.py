@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ultra_dsmoe.plugin.loading import newer
+
 OURS = "ultra_dsmoe."
 ENCODER = ("timm.layers.", "timm.models.")  # layers that the image encoder is composed of
 
@@ -53,6 +55,15 @@ def names_in(weight: Any) -> list[str]:
 
 
 def permit(weight: Any) -> None:
-    """Let torch build the classes of ours that the checkpoint ``weight`` names."""
-    if classes := permitted(names_in(weight)):
+    """Let torch build the classes of ours that the checkpoint ``weight`` names.
+
+    Raises:
+        WeightsError: If it names one that this version has not.
+    """
+    names = names_in(weight)
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        if name.startswith(OURS) and not hasattr(import_module(module), attribute):
+            raise newer(weight, name)
+    if classes := permitted(names):
         torch.serialization.add_safe_globals(classes)

@@ -21,7 +21,7 @@ def patch_tasks(tasks: Any) -> None:
 
 
 def patch_loading(tasks: Any) -> None:
-    """Let the host's restricted loading know our classes first, and look at what was loaded of ours."""
+    """Let the host's restricted loading know our classes first, and look at files and what was loaded of ours."""
     stock = tasks.torch_safe_load
     if host.is_marked(stock):
         return
@@ -29,13 +29,22 @@ def patch_loading(tasks: Any) -> None:
 
     @functools.wraps(stock)
     def torch_safe_load(weight: Any, safe_only: bool | None = None) -> Any:
-        restricted = getattr(tasks, "SAFE_LOAD", False) if safe_only is None else safe_only
-        if restricts and restricted:
-            from ultra_dsmoe.plugin import safeload
+        from ultra_dsmoe.plugin import loading
 
-            safeload.permit(weight)
-        ckpt, file = stock(weight, safe_only)
-        check_text(ckpt, file)
+        restricted = getattr(tasks, "SAFE_LOAD", False) if safe_only is None else safe_only
+
+        def load(weight: Any) -> Any:
+            with loading.told(weight):
+                if restricts and restricted:
+                    from ultra_dsmoe.plugin import safeload
+
+                    safeload.permit(weight)
+                return stock(weight, safe_only)
+
+        ckpt, file = load(loading.newest_whole(weight, load))
+        if loading.is_ours(ckpt):
+            loading.require_whole(file)
+            check_text(ckpt, file)
         return ckpt, file
 
     host.replace(tasks, "torch_safe_load", host.mark(torch_safe_load), everywhere=True)

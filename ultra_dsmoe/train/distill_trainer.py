@@ -18,8 +18,10 @@ from ultralytics.utils.torch_utils import strip_optimizer
 from ultra_dsmoe.distill import KDConfig, match_levels, resolve
 from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.logs import at_level
+from ultra_dsmoe.train.checkpoints import Checkpoints
 from ultra_dsmoe.train.run_folder import RunFolder
 from ultra_dsmoe.train.teacher import check_classes, check_teacher, load_teacher
+from ultra_dsmoe.train.worker_errors import WorkerErrors
 
 if TYPE_CHECKING:
     from ultra_dsmoe.train.distill_wrapper import FeatureDistillation
@@ -99,9 +101,13 @@ class Distilling(Base):
         """Return the host's validator; older hosts need the names of our loss items spelled out."""
         validator = super().get_validator()
         if isinstance(self.loss_names, tuple) and self.loss_names:
-            wrapper = self._wrapper()
-            self.loss_names = (*self.loss_names, *self.student_loss_names(), *(wrapper.loss_names if wrapper else ()))
+            self.loss_names = (*self.loss_names, *self._training_loss_names())
         return validator
+
+    def _training_loss_names(self) -> tuple[str, ...]:
+        """Return the names of loss items that only a training step has; validation gives zeros for them."""
+        wrapper = self._wrapper()
+        return (*self.student_loss_names(), *(wrapper.loss_names if wrapper else ()))
 
     def run_callbacks(self, event: str) -> None:
         """Run the host's callbacks; before training look at the teacher, at an epoch's end move the weights."""
@@ -117,8 +123,16 @@ class Distilling(Base):
         super().run_callbacks(event)
 
     def save_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write the epoch's row of results.csv, with the weights that were in force."""
-        super().save_metrics({**metrics, **(self._kd_metrics or {})})
+        """Write the epoch's row of results.csv, with the weights in force and without losses that only training has.
+
+        A table that was begun with them, by an earlier release, keeps them.
+        """
+        absent = {f"val/{name}" for name in self._training_loss_names()}
+        if self.csv.exists():
+            with self.csv.open(encoding="utf-8") as table:
+                absent -= {name.strip() for name in table.readline().split(",")}
+        shown = {name: value for name, value in metrics.items() if name not in absent}
+        super().save_metrics({**shown, **(self._kd_metrics or {})})
 
     def save_model(self) -> Any:
         """Write the host's checkpoints, with the wrapper in those that a run goes on from and not in ``best.pt``.
@@ -212,7 +226,7 @@ class Distilling(Base):
             return validator(model=deepcopy(net).eval())
 
 
-class DistillTrainer(RunFolder, Distilling, DetectionTrainer):
+class DistillTrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTrainer):
     """The host's detection trainer with our distiller, for students of stock layers."""
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:

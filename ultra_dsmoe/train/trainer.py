@@ -18,15 +18,17 @@ from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import load_mobile_sam
 from ultra_dsmoe.text import Taxonomy, encode_bank
 from ultra_dsmoe.text.prompts import pooled_prompts, read_prompts
+from ultra_dsmoe.train.checkpoints import Checkpoints
 from ultra_dsmoe.train.distill_trainer import Distilling
 from ultra_dsmoe.train.router_health import RouterMonitor
 from ultra_dsmoe.train.run_folder import RunFolder
+from ultra_dsmoe.train.worker_errors import WorkerErrors
 
 ONE_CLASS = "item"  # what the host calls the class that stands for all with ``single_cls``
 FAST_LR = 10.0  # of temperatures, radii and other scalars: at the common pace they hardly move (our choice)
 
 
-class DSMoETrainer(RunFolder, Distilling, DetectionTrainer):
+class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTrainer):
     """The host's detection trainer for `DSMoEModel`."""
 
     default_kd = "attention"
