@@ -20,7 +20,6 @@ from ultra_dsmoe.train.generations import PREVIOUS, SIDE, flaw
 from ultra_dsmoe.train.trainer import DSMoETrainer
 
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "exist_ok": True, "verbose": False}
-KILLED = 9
 
 
 @pytest.fixture(scope="module")
@@ -52,38 +51,19 @@ def trainer(interrupted: DSMoETrainer, tmp_path: Path, monkeypatch: pytest.Monke
     return interrupted
 
 
-def killed(work: Callable[[], object]) -> None:
-    """Do ``work`` in a process of its own that must not live to its end."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED
+class Killed(BaseException):
+    """The end of the process, as far as files are concerned: what is on the disk then is kept in ``weights``."""
+
+    def __init__(self, weights: Path) -> None:
+        self.weights = Path(f"{weights}-when-killed")
+        shutil.copytree(weights, self.weights)
 
 
-def die_within(name: str, stock: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a ``Path.write_bytes`` that ends its process halfway through the file ``name``."""
-
-    def write_bytes(path: Path, data: bytes) -> int:
-        if path.name != name:
-            return stock(path, data)
-        stock(path, data[: len(data) // 2])
-        os._exit(KILLED)
-
-    return write_bytes
-
-
-def die_before(name: str) -> Callable[..., None]:
-    """Return an ``os.replace`` that ends its process before ``name`` takes its place."""
-
-    def replace(source: Path, target: Path, rename: Callable[..., None] = os.rename) -> None:
-        if target.name == name:
-            os._exit(KILLED)
-        rename(source, target)
-
-    return replace
+def killed(work: Callable[[], object]) -> Path:
+    """Do ``work``, which must not come to its end; return the weights folder as it was when its process was killed."""
+    with pytest.raises(Killed) as caught:
+        work()
+    return caught.value.weights
 
 
 def epochs(weights: Path) -> dict[str, int]:
@@ -100,11 +80,16 @@ def test_the_last_two_are_there_and_nothing_else(trainer: DSMoETrainer) -> None:
 
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])
 def test_killed_halfway_through_a_file(name: str, trainer: DSMoETrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = epochs(trainer.wdir)
-    monkeypatch.setattr(Path, "write_bytes", die_within(name, Path.write_bytes))
-    killed(trainer.save_model)
-    assert epochs(trainer.wdir) == before
-    monkeypatch.undo()
+    before, weights, stock = epochs(trainer.wdir), trainer.wdir, Path.write_bytes
+
+    def write_bytes(path: Path, data: bytes) -> int:
+        if path.name != name:
+            return stock(path, data)
+        stock(path, data[: len(data) // 2])
+        raise Killed(weights)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    assert epochs(killed(trainer.save_model)) == before
 
 
 @pytest.mark.parametrize(
@@ -114,27 +99,34 @@ def test_killed_between_two_files(
     name: str, last: int, best: int | None, trainer: DSMoETrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = epochs(trainer.wdir)
-    monkeypatch.setattr(os, "replace", die_before(name))
-    killed(trainer.save_model)
-    after = epochs(trainer.wdir)
+
+    def replace(source: Path, target: Path) -> None:
+        if target.name == name:
+            raise Killed(target.parent)
+        os.rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        weights = killed(trainer.save_model)
+    after = epochs(weights)
     assert (after["last.pt"], after["best.pt"]) == (last, before["best.pt"] if best is None else best)
-    monkeypatch.undo()
+    assert (weights / SIDE).exists(), "nobody was there to clear up"
+    trainer.wdir, trainer.last, trainer.best = weights, weights / "last.pt", weights / "best.pt"
     trainer.save_model()
-    assert epochs(trainer.wdir) == {"last.pt": 2, "best.pt": 2, PREVIOUS: last}
-    assert not (trainer.wdir / SIDE).exists()
+    assert epochs(weights) == {"last.pt": 2, "best.pt": 2, PREVIOUS: last}
+    assert not (weights / SIDE).exists()
 
 
 def test_killed_while_the_host_strips_at_the_end(trainer: DSMoETrainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, stock = epochs(trainer.wdir), torch.save
+    before, weights, stock = epochs(trainer.wdir), trainer.wdir, torch.save
 
     def save(content: object, path: Any, *args: Any, **kwargs: Any) -> None:
         stock(content, path, *args, **kwargs)
         os.truncate(path, os.path.getsize(path) // 2)
-        os._exit(KILLED)
+        raise Killed(weights)
 
     monkeypatch.setattr(torch, "save", save)
-    killed(trainer.final_eval)
-    assert epochs(trainer.wdir) == before
+    assert epochs(killed(trainer.final_eval)) == before
 
 
 def test_stripping_for_others_is_the_hosts(trainer: DSMoETrainer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +178,7 @@ def test_a_damaged_run_goes_on_with_one_row_per_epoch(
     with open(run / "results.csv", "a", encoding="utf-8") as table:
         table.write("3,9.9,0,0,0\n4,1")
     last.write_bytes(last.read_bytes()[: last.stat().st_size // 2])
-    shutil.copy(last, run / "half.pt")
+    shutil.copy(last.with_name(PREVIOUS), interrupted.best)  # else the best one, as new as the last
     began: list[tuple[str, int]] = []
     yolo = YOLO(last)
     yolo.add_callback("on_train_start", lambda t: began.append((Path(t.args.model).name, t.start_epoch)))

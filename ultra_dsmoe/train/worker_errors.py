@@ -17,9 +17,9 @@ from ultralytics.utils import LOCAL_RANK, RANK
 from ultra_dsmoe.errors import DSMoEError
 
 if TYPE_CHECKING:
-    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultra_dsmoe.train.run_folder import RunFolder
 
-    Base = DetectionTrainer
+    Base = RunFolder
 else:
     Base = object
 
@@ -29,7 +29,7 @@ LEAVE_SECONDS = 2.0  # how long the one that failed waits for them: their peers'
 
 
 class WorkerErrors(Base):
-    """Mixin before `DetectionTrainer`: a user error is one line with many workers as with none.
+    """Mixin before `RunFolder`: a user error is one line with many workers as with none.
 
     The host starts workers through torch's launcher, which prints the traceback of each and adds its own. So a worker
     leaves a user error in a file, and all of them end as if nothing had happened.
@@ -55,6 +55,7 @@ class WorkerErrors(Base):
             finally:
                 del os.environ[VARIABLE]
             if left.exists():
+                self.discard_run()  # a worker may have left before it could
                 raise pickle.loads(left.read_bytes())
         return trained
 
