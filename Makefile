@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml
 install: $(READY) ## make .venv and install the package with its tools
 
 demo: $(READY) ## generate boards, train, export, check and predict: minutes on two cores
-	@if [ -f examples/01_demo.py ]; then $(BIN)/python examples/01_demo.py; \
+	@if [ -f examples/01_demo.py ]; then $(BIN)/python -u examples/01_demo.py; \
 	else echo "make demo: expected examples/01_demo.py, it is not in this checkout" >&2; exit 1; fi
 
 test: lint typecheck host-oldest unit ## everything CI runs
