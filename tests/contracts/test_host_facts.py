@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from copy import deepcopy
 
@@ -83,6 +84,15 @@ def test_default_arguments_are_live_objects() -> None:
     assert set(DEFAULT_CFG_KEYS) == set(DEFAULT_CFG_DICT)
     assert inspect.signature(get_cfg).parameters["cfg"].default is DEFAULT_CFG_DICT
     assert vars(DEFAULT_CFG).keys() == DEFAULT_CFG_DICT.keys()
+
+
+def test_checkpoints_are_written_where_the_trainers_attributes_say() -> None:
+    """What we point elsewhere for the length of a save, and whom we stand in for at the end."""
+    from ultralytics.engine.trainer import BaseTrainer
+
+    written = re.findall(r"(\S+)\.write_bytes\(", inspect.getsource(BaseTrainer.save_model))
+    assert written == ["self.last", "self.best", 'f"epoch{self.epoch}.pt")']
+    assert "strip_optimizer(" in inspect.getsource(BaseTrainer.final_eval)
 
 
 def test_the_task_of_our_head_is_guessed_from_its_name() -> None:
