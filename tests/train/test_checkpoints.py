@@ -117,6 +117,25 @@ def test_killed_between_two_files(
     assert not (weights / SIDE).exists()
 
 
+def test_a_damaged_file_is_not_kept(trainer: DSMoETrainer) -> None:
+    trainer.last.write_bytes(trainer.last.read_bytes()[:1000])
+    trainer.save_model()
+    assert epochs(trainer.wdir) == {"last.pt": 2, "best.pt": 2, PREVIOUS: 0}
+
+
+def test_results_of_an_earlier_release_keep_their_columns(
+    trainer: DSMoETrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[dict[str, float]] = []
+    monkeypatch.setattr(engine.BaseTrainer, "save_metrics", lambda _self, metrics: written.append(metrics))
+    row = {"train/align_loss": 1.0, "val/box_loss": 2.0, "val/align_loss": 0.0}
+    for header in ("epoch,time,train/align_loss\n", "epoch,time, val/align_loss\n"):
+        trainer.csv.write_text(header)
+        trainer.save_metrics(row)
+    assert ["val/align_loss" in columns for columns in written] == [False, True]
+    assert all("train/align_loss" in columns and "val/box_loss" in columns for columns in written)
+
+
 def test_killed_while_the_host_strips_at_the_end(trainer: DSMoETrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     before, weights, stock = epochs(trainer.wdir), trainer.wdir, torch.save
 

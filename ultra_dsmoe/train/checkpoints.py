@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 from ultralytics.utils import RANK
 
 from ultra_dsmoe.errors import ConfigError, DataError
-from ultra_dsmoe.train.generations import BEST, LAST, PREVIOUS, beside, forget_epochs, keep, stripping_beside, sync
+from ultra_dsmoe.train.generations import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    beside,
+    flaw,
+    forget_epochs,
+    keep,
+    stripping_beside,
+    sync,
+)
 
 if TYPE_CHECKING:
     from ultralytics.models.yolo.detect import DetectionTrainer
@@ -53,7 +63,7 @@ class Checkpoints(Base):
                 saved: Any = super().save_model()  # None on hosts before 8.4.130
             finally:
                 self.wdir, self.last, self.best = places
-            if self.last.exists() and (side / LAST).exists():
+            if (side / LAST).exists() and not flaw(self.last):  # the run may have gone on from another
                 keep(self.last, side / PREVIOUS)
         return saved
 
