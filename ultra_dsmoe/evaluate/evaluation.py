@@ -18,6 +18,7 @@ import yaml
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER
 
+from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.model.detector import DSMoEModel
@@ -119,15 +120,17 @@ class Evaluation:
         self.net, trained = load_network(self.path)
         self.names = list(self.net.names.values())
         self.split = options.get("split", "val")
-        data = options.get("data") or trained.get("data")
-        if data is None:
-            raise ConfigError("data", "a data YAML", "none")
+        source = DataSource.choose(options.get("data"), [trained.get("data")])
+        if source is None:
+            raise ConfigError("data", "a data YAML (that of the training is not on this disk)", "none")
+        source.require_local(self.split)
+        data = source.yaml
         self.args: dict[str, Any] = {k: trained[k] for k in ("imgsz", "single_cls") if k in trained}
         self.args.update({k: options[k] for k in ("imgsz", "batch", "device") if k in options})
-        self.args.update(task="detect", mode="val", model=str(self.path), data=str(data), split=self.split)
+        self.args.update(task="detect", mode="val", model=str(self.path), data=data, split=self.split)
         self.args.update(plots=False, save_json=False, rect=True)
         _check_device(self.args.get("device"))
-        _check_data(str(data), self.split, None if self.args.get("single_cls") else self.names)
+        _check_data(data, self.split, None if self.args.get("single_cls") else self.names)
         self._loader: Any = None
 
     def device(self) -> torch.device:

@@ -16,6 +16,7 @@ from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import check_det_dataset
 
 from ultra_dsmoe.constants import LETTERBOX_GRAY
+from ultra_dsmoe.data.source import split_places
 from ultra_dsmoe.errors import DataError
 
 BLOBS = 12  # per drawn image (our choice)
@@ -28,13 +29,14 @@ def split_images(data: str | Path, split: str = "val", fraction: float = 1.0, do
         data: Data YAML.
         split: ``train``, ``val`` or ``test``.
         fraction: Share of the images within (0, 1]; a whole number above 1 counts images, as in newer hosts.
-        download: Whether the host may fetch a set that its YAML knows how to fetch.
+        download: Whether the host may fetch YAML or images that are not on this disk. Of a set that is, nothing else is
+            touched, not even the fonts that the host gets for any data set.
 
     Raises:
         DataError: If YAML, split or images are missing.
     """
     try:
-        places = check_det_dataset(str(data), autodownload=download).get(split)
+        places: Any = _fetched(data, split) if download else _on_disk(data, split)
         if not places:
             raise DataError("data", f"a data YAML with a '{split}' split", str(data))
         files = BaseDataset.get_img_files(SimpleNamespace(prefix="", fraction=1.0), places)  # type: ignore[arg-type]
@@ -45,6 +47,23 @@ def split_images(data: str | Path, split: str = "val", fraction: float = 1.0, do
         raise DataError("data", f"a data YAML with images in its '{split}' split", f"{data} ({cause})") from e
     wanted = fraction if fraction > 1 else fraction * len(files)
     return spread(files, max(1, round(wanted)))
+
+
+def _on_disk(data: str | Path, split: str) -> list[str]:
+    """Return the places of a split, all of which exist."""
+    places = split_places(data, split)
+    for place in places:
+        if not place.exists():
+            raise FileNotFoundError(f"images not found: {place}")
+    return [str(place) for place in places]
+
+
+def _fetched(data: str | Path, split: str) -> Any:
+    """Return the places of a split; where they are not on this disk, the host may get them."""
+    try:
+        return _on_disk(data, split)
+    except (DataError, FileNotFoundError):
+        return check_det_dataset(str(data)).get(split)
 
 
 def spread(files: list[str], count: int) -> list[str]:

@@ -45,9 +45,9 @@ class ParityCheck:
         if self.data is None:
             return []
         try:
-            return spread(split_images(self.data), IMAGES)
+            return spread(split_images(self.data.yaml), IMAGES)
         except DataError:
-            if self.kwargs.get("data"):
+            if self.data.named:
                 raise
             return []
 
@@ -58,7 +58,8 @@ class ParityCheck:
             raise ConfigError("data", f"a data YAML for the mAP of dsmoe_parity={split}", "none")
         if self.size[0] != self.size[1]:
             raise ConfigError("imgsz", f"a square for the mAP of dsmoe_parity={split}", f"{self.size}")
-        split_images(self.data, split)
+        split_images(self.data.yaml, split)
+        self.data.require_local(split)
 
     def run(self, file: str) -> None:
         """Compare the exported file with the network.
@@ -79,7 +80,8 @@ class ParityCheck:
         split = None
         if isinstance(self.wanted, str):
             device = self.kwargs.get("device") or "cpu"
-            split = {"data": self.data, "split": self.wanted, "imgsz": self.size[0], "device": device}
+            assert self.data is not None  # or the split was refused at the start
+            split = {"data": self.data.yaml, "split": self.wanted, "imgsz": self.size[0], "device": device}
         check_export(Export(self.model, file, batch, bits(self.kwargs), suppression(self.kwargs)), images, split)
 
     def _images(self, size: tuple[int, int]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class KeptExperts:
             wanted = "a data YAML, whose validation images say which experts dsmoe_moe=static keeps (gather needs none)"
             raise ConfigError("data", wanted, "none")
         fraction = self.kwargs.get("fraction") or 1.0
-        files = split_images(data, "val", fraction, download=self.kwargs.get("data") is not None)
+        files = split_images(data.yaml, "val", fraction, download=data.named)
         return static_experts(self.net, files, size_of(self.model, self.net, self.kwargs), self.given.get("dsmoe_keep"))
 
     def numbers(self) -> list[tuple[int, ...]]:
@@ -49,10 +50,10 @@ class KeptExperts:
         return [c.kept for c in self.coverage]
 
 
-def data_of(model: Any, net: Any, kwargs: dict[str, Any]) -> str | None:
-    """Return the data YAML of a call, or else the one that the network was trained on."""
+def data_of(model: Any, net: Any, kwargs: dict[str, Any]) -> DataSource | None:
+    """Return the data set of a call, or else the one that the network was trained on, as far as it is on this disk."""
     own = getattr(net, "args", None) or {}
-    return kwargs.get("data") or model.overrides.get("data") or own.get("data")
+    return DataSource.choose(kwargs.get("data"), (model.overrides.get("data"), own.get("data")))
 
 
 def size_of(model: Any, net: Any, kwargs: dict[str, Any]) -> tuple[int, int]:

@@ -6,7 +6,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.data.source import DataSource
+from ultra_dsmoe.errors import ConfigError, DataError
 
 
 def require_classes(data: Any) -> None:
@@ -30,22 +31,35 @@ def require_classes(data: Any) -> None:
             raise DataError("names", f"at least one class in {name}", "nc: 0" if names is None else names)
 
 
-def require_images(data: Any, split: str | None) -> None:
-    """Have the host look for a data set's images, and get them where its YAML says how.
+def require_images(source: DataSource | None, remembered: Any, split: str | None) -> None:
+    """Have the host look for a data set's images before it makes a folder for the run.
+
+    What the user named it gets where its YAML says how; what a checkpoint remembers has to be on this disk.
 
     Args:
-        data: The host's ``data`` argument, as above.
+        source: The data set of the call, None where neither the user nor the checkpoint has one here.
+        remembered: What the checkpoint says; the host would follow it.
         split: The host's ``split`` argument; older hosts always look for the validation images.
 
     Raises:
+        ConfigError: If the user named none, and the checkpoint an address or a bare name.
+        DataError: If images that the checkpoint remembers are missing.
         Exception: What the host or the YAML's ``download`` line says of images that are missing.
     """
-    if _is_yaml(data):
+    if source is None:
+        far = isinstance(remembered, str) and ("://" in remembered or not set(remembered) & set("/\\"))
+        if far:  # an address, or the name of a set that the host knows how to fetch
+            raise ConfigError(
+                "data", "a data YAML (only what you name is downloaded)", f"{remembered} of the checkpoint"
+            )
+    elif not source.named:
+        source.require_local(split or "val")
+    elif _is_yaml(source.yaml):
         from ultralytics.data.utils import check_det_dataset
 
         given: dict[str, Any] = {"split": split} if split else {}
         taken = signature(check_det_dataset).parameters
-        check_det_dataset(str(data), **{k: v for k, v in given.items() if k in taken})
+        check_det_dataset(source.yaml, **{k: v for k, v in given.items() if k in taken})
 
 
 def _is_yaml(data: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export import exporting
-from ultra_dsmoe.export.static_mode import KeptExperts
+from ultra_dsmoe.export.static_mode import KeptExperts, data_of
 from ultra_dsmoe.model.settings import Kept, align, in_force
 from ultra_dsmoe.plugin import distill_choice, fusing, host, keys
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
@@ -82,7 +82,7 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         with in_force(net, given, kept):
             align(predictor_net(self), net)
             if verb == "val" and net is not None:
-                require_images(kwargs.get("data"), kwargs.get("split"))
+                require_images(data_of(self, net, kwargs), self.overrides.get("data"), kwargs.get("split"))
             result = stock(self, *args, **kwargs)
         return _streamed(self, net, given, kept, result) if given and isgenerator(result) else result
 
