@@ -23,6 +23,11 @@ REQUIRED = ("task", "stride", "imgsz", "names")
 INTEGERS = ("stride", "batch", "channels")
 LITERALS = ("imgsz", "names", "args", "end2end")  # what the host writes as Python text into ONNX files
 HEADER_BYTES = 4
+# Bounds of what is believed (our choice): a file may come from anywhere, and its numbers size memory.
+MOST = 1 << 16  # pixels of a side, channels, images of a batch, pixels of a stride
+MOST_CHARACTERS = 1 << 20  # of one value: names of ten thousand classes take half of it
+SHOWN = 60  # characters of a wrong value in an error
+VARINT_BITS = 64
 
 # Field numbers of onnx.proto (ModelProto, GraphProto, NodeProto, OperatorSetIdProto, StringStringEntryProto)
 MODEL_GRAPH, MODEL_OPSETS, MODEL_METADATA = 7, 8, 14
@@ -85,11 +90,11 @@ def read_onnx(path: Path) -> OnnxFile:
                 has_graph, quantized = True, _has_quantizer(value)
             elif number == MODEL_OPSETS:
                 entry = dict(_fields(value))
-                if not bytes(entry.get(OPSET_DOMAIN, b"")):  # the standard operators have no domain
-                    opset = entry[OPSET_VERSION]
+                if not _text(entry.get(OPSET_DOMAIN, b"")):  # the standard operators have no domain
+                    opset = int(entry[OPSET_VERSION])
             elif number == MODEL_METADATA:
                 entry = dict(_fields(value))
-                metadata[bytes(entry[ENTRY_KEY]).decode()] = bytes(entry.get(ENTRY_VALUE, b"")).decode()
+                metadata[_text(entry[ENTRY_KEY]).decode()] = _text(entry.get(ENTRY_VALUE, b"")).decode()
     except (ValueError, IndexError, KeyError, TypeError) as e:
         raise _not_complete(path, len(data)) from e
     if not has_graph:
@@ -107,12 +112,12 @@ def read_engine(path: Path) -> tuple[dict[str, Any], bytes]:
     length = int.from_bytes(data[:HEADER_BYTES], "little")
     try:
         metadata = json.loads(bytes(data[HEADER_BYTES : HEADER_BYTES + length])) if 0 < length < len(data) else None
-    except ValueError:  # bytes of an engine are no JSON
+    except (ValueError, RecursionError):  # bytes of an engine are no JSON, and no table is nested without end
         metadata = None
     if not isinstance(metadata, dict):
         raise WeightsError(str(path), "an engine with the metadata header of `yolo export`", f"{len(data)} bytes")
     engine = data[HEADER_BYTES + length :]
-    expected = int(metadata.get(BYTES_KEY, len(engine)))
+    expected = metadata.get(BYTES_KEY, len(engine))
     if len(engine) != expected or not engine:
         raise WeightsError(str(path), f"{expected} bytes of engine", f"{len(engine)}: the file is not complete")
     return _typed(metadata, path), bytes(engine)
@@ -160,16 +165,46 @@ def model_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
         arguments = metadata.get("args") or {}
         height, width = metadata["imgsz"]
         return ModelInfo(
-            names={int(k): str(v) for k, v in dict(metadata["names"]).items()},
-            stride=metadata["stride"],
-            imgsz=(int(height), int(width)),
-            channels=metadata.get("channels", 3),
-            batch=metadata.get("batch", 1),
+            names=_names(metadata["names"]),
+            stride=_whole("stride", metadata["stride"]),
+            imgsz=(_whole("imgsz", height), _whole("imgsz", width)),
+            channels=_whole("channels", metadata.get("channels", 3)),
+            batch=_whole("batch", metadata.get("batch", 1)),
             dynamic=bool(arguments.get("dynamic")),
             final=bool(metadata.get("end2end") or arguments.get("nms")),
         )
     except (ValueError, TypeError, AttributeError) as e:
         raise WeightsError(str(path), "metadata as `yolo export` writes them", str(e)) from e
+
+
+def _whole(key: str, value: Any, least: int = 1) -> int:
+    """Return a whole number that can be the size of something.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    number = value if type(value) is int else int(value) if isinstance(value, str) else -1  # True is no size either
+    if not least <= number <= MOST:
+        raise ValueError(f"{key} {_short(value)}")
+    return number
+
+
+def _names(value: Any) -> dict[int, str]:
+    """Return class number to class name, of classes 0 to n - 1.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    names = {_whole("class number", k, 0): str(v) for k, v in dict(value).items()}
+    if not names or sorted(names) != list(range(len(names))):
+        raise ValueError(f"names {_short(value)}")
+    return names
+
+
+def _short(value: Any) -> str:
+    """Return a value as an error shows it, not at the length that a file likes."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _typed(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -178,12 +213,15 @@ def _typed(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         for key in INTEGERS:
             if key in typed:
-                typed[key] = int(typed[key])
+                typed[key] = _whole(key, typed[key])
         for key in LITERALS:
             if isinstance(typed.get(key), str):
+                if len(typed[key]) > MOST_CHARACTERS:
+                    raise ValueError(f"{len(typed[key])} characters")
                 typed[key] = ast.literal_eval(typed[key])
-    except (ValueError, SyntaxError, TypeError) as e:
-        raise WeightsError(str(path), f"metadata as `yolo export` writes them, also {key}", typed[key]) from e
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as e:  # the last two: nested too deeply
+        expected = f"metadata as `yolo export` writes them, also {key}"
+        raise WeightsError(str(path), expected, _short(typed[key])) from e
     return typed
 
 
@@ -198,9 +236,20 @@ def _not_complete(path: Path, size: int) -> WeightsError:
     return WeightsError(str(path), "a complete ONNX file", f"{size} bytes that are cut short or of another format")
 
 
+def _text(value: Any) -> bytes:
+    """Return the bytes of a field; a number in its place would be taken for a length.
+
+    Raises:
+        ValueError: If it is a number.
+    """
+    if isinstance(value, int):
+        raise ValueError("a number in place of text")
+    return bytes(value)
+
+
 def _has_quantizer(graph: Any) -> bool:
     for number, node in _fields(graph):
-        if number == GRAPH_NODE and bytes(dict(_fields(node))[NODE_OPERATOR]) == b"QuantizeLinear":
+        if number == GRAPH_NODE and _text(dict(_fields(node))[NODE_OPERATOR]) == b"QuantizeLinear":
             return True
     return False
 
@@ -232,10 +281,15 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Any]]:
 
 
 def _varint(data: memoryview, i: int) -> tuple[int, int]:
-    """Return the number that starts at ``i``, seven bits per byte, and where it ends."""
+    """Return the number that starts at ``i``, seven bits per byte, and where it ends.
+
+    Raises:
+        ValueError: If it does not end.
+    """
     value = shift = 0
-    while True:
+    while shift < VARINT_BITS:
         byte = data[i]
         value, shift, i = value | (byte & 0x7F) << shift, shift + 7, i + 1
         if byte < 0x80:
             return value, i
+    raise ValueError(f"a number of more than {VARINT_BITS} bits")
