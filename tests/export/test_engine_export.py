@@ -12,7 +12,7 @@ from ultralytics import YOLO
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export import engine_export
-from ultra_dsmoe.export.engine_export import export_engine, precision_of
+from ultra_dsmoe.export.engine_export import export_engine, precision_of, require_engine
 from ultra_dsmoe.runtime.model_file import read_onnx
 
 Export = Callable[..., Path]
@@ -49,8 +49,7 @@ def test_without_a_gpu_there_is_a_file_and_a_recipe(stock, monkeypatch, tmp_path
     assert export_engine(stock, given) == str(tmp_path / "best.onnx")
     assert stock.given == {"format": "onnx", "opset": 17, "imgsz": 96}
     first, _, command, _ = caplog.messages[-1].splitlines()
-    expected = "format=engine: expected TensorRT and a GPU, got no TensorRT and no NVIDIA GPU: exported"
-    assert first.endswith(f"{expected} {tmp_path / 'best.onnx'} instead.")
+    assert first.endswith(f"format=engine: no engine can be built here, exported {tmp_path / 'best.onnx'} instead.")
     assert command.strip() == "python -m ultra_dsmoe.runtime.engine best.onnx --fp16 --workspace 4"
 
 
@@ -78,13 +77,25 @@ def test_int8_is_explicit(
 def test_the_command_on_a_machine_without_gpu(
     exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The ONNX file is there, checked, with what to do next; a script sees that there is no engine."""
     able(monkeypatch, "no TensorRT", "no NVIDIA GPU")
     checkpoint = tmp_path / "best.pt"
     shutil.copy(exported("dsmoe-n.yaml", opset=17).with_suffix(".pt"), checkpoint)
-    file = YOLO(checkpoint).export(format="engine", imgsz=96, simplify=False, dsmoe_moe="gather", device=0)
-    assert Path(file) == checkpoint.with_suffix(".onnx")
+    with pytest.raises(
+        ConfigError, match=r"^format: expected .* got no TensorRT and no NVIDIA GPU: no engine"
+    ) as caught:
+        YOLO(checkpoint).export(format="engine", imgsz=96, simplify=False, dsmoe_moe="gather", device=0)
+    file = checkpoint.with_suffix(".onnx")
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
     assert "python -m ultra_dsmoe.runtime.engine best.onnx" in caplog.text
-    assert read_onnx(Path(file)).metadata["dsmoe_moe"] == "gather"
+    assert "parity: 8 images" in caplog.text
+    assert read_onnx(file).metadata["dsmoe_moe"] == "gather"
+
+
+def test_an_engine_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    able(monkeypatch)
+    require_engine("a/best.engine")
 
 
 def test_what_this_machine_lacks(install, monkeypatch: pytest.MonkeyPatch) -> None:

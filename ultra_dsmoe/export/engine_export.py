@@ -2,7 +2,8 @@
 
 In FP32 and FP16 the host's exporter builds the engine. INT8 is ours: the host would let TensorRT choose what to
 quantize, which takes no heed of router, norms, hyperbolic distances and sampling. A machine without TensorRT or GPU
-gets the ONNX file, for INT8 with its Q/DQ nodes, and the command that builds the engine on the box.
+gets the ONNX file, for INT8 with its Q/DQ nodes, the command that builds the engine on the box, and an error: there is
+no engine.
 """
 
 from __future__ import annotations
@@ -45,8 +46,19 @@ def export_engine(stock: Callable[..., str], kwargs: dict[str, Any]) -> str:
         file = _quantized(file, kwargs)
     if not lacking:
         return str(build_engine(file, engine, precision=precision, workspace=kwargs.get("workspace")))
-    LOGGER.warning(recipe(file, engine, precision, kwargs.get("workspace"), lacking))
+    LOGGER.warning(recipe(file, engine, precision, kwargs.get("workspace")))
     return str(file)
+
+
+def require_engine(file: str) -> None:
+    """Refuse to call an export done that left the ONNX file instead of the engine, once that file has been checked.
+
+    Raises:
+        ConfigError: If ``file`` is no engine.
+    """
+    if Path(file).suffix != ".engine":
+        lacking, wanted = " and ".join(missing()), "a machine with TensorRT and a GPU for format=engine"
+        raise ConfigError("format", wanted, f"{lacking}: no engine was made, {file} is what builds one on the box")
 
 
 def missing() -> list[str]:
@@ -71,13 +83,13 @@ def onnx_arguments(kwargs: dict[str, Any], lacking: list[str]) -> dict[str, Any]
     return {**{k: v for k, v in kwargs.items() if k not in left_out}, "format": "onnx"}
 
 
-def recipe(file: Path, engine: Path, precision: str, workspace: float | None, lacking: list[str]) -> str:
+def recipe(file: Path, engine: Path, precision: str, workspace: float | None) -> str:
     """Return what to do with an ONNX file where the engine could not be built."""
     flags = "" if precision == "fp32" else f" --{precision}"
     flags += "" if workspace is None else f" --workspace {workspace:g}"
     named = "" if engine.stem == file.stem else f" --output {engine.name}"
     return (
-        f"format=engine: expected TensorRT and a GPU, got {' and '.join(lacking)}: exported {file} instead.\n"
+        f"format=engine: no engine can be built here, exported {file} instead.\n"
         "Build the engine on the box that will run it, it needs numpy and TensorRT alone:\n"
         f"    python -m ultra_dsmoe.runtime.engine {file.name}{flags}{named}\n"
         "Versions for its card: dsmoe-yolo edge check --gpu NAME"

@@ -31,7 +31,8 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
         The exported file or folder.
 
     Raises:
-        ConfigError: If keys and arguments do not suit each other or the network.
+        ConfigError: If keys and arguments do not suit each other or the network; also where an engine was asked for
+            and this machine could only leave the ONNX file.
         ParityError: If the file does something else than the network.
     """
     set_opset(kwargs)
@@ -42,6 +43,10 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
         with traced(), noted(model, net, kept):
             file = built(stock, accepted(kwargs))
         parity.run(file)
+    if file and fmt_of(kwargs) == "engine":
+        from ultra_dsmoe.export.engine_export import require_engine
+
+        require_engine(file)
     return file
 
 
