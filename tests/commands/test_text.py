@@ -26,7 +26,7 @@ def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("ULTRA_DSMOE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(bank, "local_encoders", lambda: iter(()))
+    monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter(()))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_encode_writes_the_file_that_another_machine_finds(
 
         id = "sentence:toy@01234567"
 
-    monkeypatch.setattr(bank, "local_encoders", lambda: iter([Model(8)]))
+    monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter([Model(8)]))
     monkeypatch.setattr(bank, "HashEncoder", type("Other", (), {}))
     assert run(["text", "encode", str(data), "out=vectors.npz"]) == 0
     shown = capsys.readouterr().out

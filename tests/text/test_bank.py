@@ -19,14 +19,14 @@ PROMPTS = {"spur": ["a thin spike", "a thorn"]}
 
 
 class Counting:
-    """Encoder of two numbers per text that counts its calls: length and number of words."""
+    """Encoder of two numbers per text that counts its calls: length, less 30, and number of words."""
 
     def __init__(self, name: str = "sentence:counting", value: float | None = None) -> None:
         self.id, self.value, self.calls = name, value, 0
 
     def encode(self, texts: list[str]) -> np.ndarray:
         self.calls += 1
-        rows = [[self.value, 1.0] if self.value is not None else [len(t), len(t.split())] for t in texts]
+        rows = [[self.value, 1.0] if self.value is not None else [len(t) - 30, len(t.split())] for t in texts]
         return np.array(rows, dtype=np.float32)
 
 
@@ -34,7 +34,7 @@ class Counting:
 def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No model on the disk, nothing kept, nothing shipped, no network."""
     monkeypatch.setenv("ULTRA_DSMOE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(bank, "local_encoders", lambda: iter(()))
+    monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter(()))
     monkeypatch.setattr(cache, "packaged_folders", lambda: [tmp_path / "shipped"])
 
     def refuse(*_: object, **__: object) -> None:
@@ -117,7 +117,7 @@ def test_auto_takes_a_model_on_this_disk(monkeypatch: pytest.MonkeyPatch, caplog
             raise TextError("text encoder causal-lm:x", "a complete model on this disk", "half of one")
 
     good = Counting()
-    monkeypatch.setattr(bank, "local_encoders", lambda: iter([Broken("causal-lm:x"), good]))
+    monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter([Broken("causal-lm:x"), good]))
     assert encode_bank(NAMES, PROMPTS).encoder == good.id
     assert "trying the next encoder" in caplog.text
     assert encode_bank(NAMES, PROMPTS).encoder == good.id  # kept now
@@ -126,22 +126,104 @@ def test_auto_takes_a_model_on_this_disk(monkeypatch: pytest.MonkeyPatch, caplog
 
 def test_auto_prefers_kept_vectors_of_the_better_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     local = Counting("sentence:local")
-    monkeypatch.setattr(bank, "local_encoders", lambda: iter([local]))
+    monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter([local]))
     texts = encode_bank(NAMES, PROMPTS, "hash").prompts
-    cache.save(tmp_path / "shipped", texts, "sentence:shipped", pool_prompts(Counting(value=1.0), texts))
+    cache.save(tmp_path / "shipped", texts, "sentence:shipped", np.eye(2, dtype=np.float32))
     assert encode_bank(NAMES, PROMPTS).encoder == "sentence:shipped"
     encode_bank(NAMES, PROMPTS, Counting("sentence:own"))
     assert encode_bank(NAMES, PROMPTS).encoder == "sentence:own"  # the user's before the shipped
-    cache.save(tmp_path / "shipped", texts, "causal-lm:shipped", pool_prompts(Counting(value=2.0), texts))
+    cache.save(tmp_path / "shipped", texts, "causal-lm:shipped", np.eye(2, 3, dtype=np.float32))
     assert encode_bank(NAMES, PROMPTS).encoder == "causal-lm:shipped"
     assert encode_bank(NAMES, {"spur": "other words"}).encoder == "sentence:local"  # exactly these prompts only
     assert local.calls == 1
 
 
+CHINESE = {0: "划痕", 1: "凹坑", 2: "裂纹"}
+
+
+class Blind(Counting):
+    """An encoder that has not one word of the texts: all of them are the same to it."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.ones((len(texts), 4), dtype=np.float32)
+
+
+def test_auto_passes_over_what_gives_different_texts_one_vector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kept vectors too: an earlier version has kept such ones."""
+    monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter([Blind("sentence:blind"), Counting()]))
+    cache.save(tmp_path / "shipped", encode_bank(NAMES, encoder="hash").prompts, "sentence:old", np.ones((2, 2), "f4"))
+    assert encode_bank(NAMES).encoder == "sentence:counting"
+    assert "sentence:blind gives different texts one vector; trying the next encoder" in caplog.text
+
+
+def test_auto_takes_no_english_model_for_other_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(bank, "local_encoders", lambda foreign: asked.append(foreign) or iter(()))
+    texts = encode_bank(CHINESE, encoder="hash").prompts
+    english = "sentence:all-MiniLM-L6-v2@01234567"
+    cache.save(tmp_path / "shipped", texts, english, np.eye(3, dtype=np.float32))
+    made = encode_bank(CHINESE)
+    assert (made.encoder, asked) == ("hash", [True])
+    assert "no language model on this disk that reads the script of these prompts" in caplog.text
+    assert np.triu(made.vectors @ made.vectors.T, 1).max() < 0.9
+    cache.save(tmp_path / "shipped", texts, "sentence:own@01234567", np.eye(3, dtype=np.float32))
+    assert encode_bank(CHINESE).encoder == "sentence:own@01234567"
+
+
+def test_one_vector_for_different_texts_is_an_error_that_names_the_classes() -> None:
+    with pytest.raises(TextError, match=r"sentence:blind tells apart .*or take dsmoe_text=hash") as caught:
+        encode_bank(CHINESE, encoder=Blind("sentence:blind"))
+    assert str(caught.value).endswith("got one vector for '划痕' and '凹坑', '划痕' and '裂纹', '凹坑' and '裂纹'")
+    with pytest.raises(TextError, match=r"hash tells apart \(describe them in words that it knows\)"):
+        encode_bank(["C+", "C-"], encoder="hash")
+    assert len(encode_bank(CHINESE, encoder=Blind("sentence:blind"), apart=False).names) == 3
+    assert len(encode_bank(CHINESE, encoder="zero").names) == 3  # a control gives one vector on purpose
+
+
+def test_a_text_given_twice_is_meant_to_be_one(caplog: pytest.LogCaptureFixture) -> None:
+    made = encode_bank(["pin hole", "pin_hole", "spur"], encoder="hash")
+    assert made.prompts[0] == made.prompts[1]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "nearly one: 'pin hole' and 'pin_hole' (cosine 1.000, limit 0.9)" in record.getMessage()
+
+
+def test_close_classes_are_named_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    class Given(Counting):
+        def encode(self, texts: list[str]) -> np.ndarray:
+            return np.array([[1, 0], [0.95, 0.31], [0.9, 0.44], [0, 1], [0.99, 0.14]][: len(texts)], np.float32)
+
+    encode_bank(list("abcd"), encoder=Given("sentence:given"))
+    (record,) = caplog.records
+    assert "nearly one: 'b' and 'c', 'a' and 'b' (cosine 0.990, limit 0.9)" in record.getMessage()
+    caplog.clear()
+    encode_bank(list("abcde"), encoder=Given("sentence:given"))
+    assert "and 2 more pairs (cosine 0.990" in caplog.records[0].getMessage()
+    caplog.clear()
+    encode_bank(NAMES, PROMPTS, "hash")
+    assert not caplog.records
+
+
+def test_what_a_checkpoint_names_is_never_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # any try to reach the network fails the test
+    for spec in ("causal-lm:no-owner/no-such-model", "sentence:no-such-model", "sentence:x@01234567"):
+        with pytest.raises(
+            TextError, match=r"or the encoder named by you in dsmoe_text=: its id, .* its folder"
+        ) as caught:
+            encode_bank(NAMES, PROMPTS, spec, local_only=True)
+        assert "\n" not in str(caught.value)
+
+
 def test_auto_never_takes_kept_hash_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = encode_bank(NAMES, PROMPTS, "hash").prompts
     cache.save(tmp_path / "shipped", texts, "hash:64", HashEncoder(64).encode(["a", "b"]))
-    monkeypatch.setattr(bank, "local_encoders", lambda: iter([Counting()]))
+    monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter([Counting()]))
     assert encode_bank(NAMES, PROMPTS).encoder == "sentence:counting"
 
 

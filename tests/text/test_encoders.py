@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from ultralytics.utils import IterableSimpleNamespace
 
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text import CausalLMEncoder, HashEncoder, TextEncoder, encode_bank, make_encoder
 from ultra_dsmoe.text.encoders import RandomEncoder
+from ultra_dsmoe.text.prompts import class_prompts
+
+DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 
 
 def test_shape_type_and_length() -> None:
@@ -37,6 +44,71 @@ def test_spelling_decides() -> None:
     assert spur @ spurs > 0.5
     assert spur @ case == pytest.approx(1)
     assert abs(spur @ other) < 0.3
+
+
+def by_words(text: str) -> np.ndarray:
+    """Words and 3-grams alone, written anew: what vectors of Latin texts have always been."""
+    row = np.zeros(1536, dtype=np.float32)
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    for word in re.findall(r"[^\W_]+", folded):
+        for feature in (word, *(f"<{word}>"[i : i + 3] for i in range(len(word)))):
+            digest = int.from_bytes(hashlib.blake2b(feature.encode(), digest_size=8).digest(), "little")
+            row[(digest >> 1) % 1536] += 1 if digest % 2 else -1
+    return row / np.linalg.norm(row)
+
+
+LATIN = [
+    "a ±5 µm deep – “round” hole (Ø 3°), 10² × 5 ½",
+    "Ölfleck, naïve façade, şerit, vết xước, łuska",
+    "C++ & C# → ≥ 5 €",
+]
+ALPHABETS = ["царапина на стали", "ρωγμή στο μέταλλο", "خدش على المعدن", "שריטה", "երկար գիծ"]
+
+
+@pytest.mark.parametrize("text", [*LATIN, *ALPHABETS])
+def test_vectors_of_alphabets_are_those_on_which_checkpoints_rest(text: str) -> None:
+    """To the bit; so are those of all packaged prompts."""
+    np.testing.assert_array_equal(HashEncoder().encode([text])[0], by_words(text))
+
+
+@pytest.mark.parametrize("path", sorted(DATASETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_vectors_of_packaged_prompts_stay(path: Path) -> None:
+    content = yaml.safe_load(path.read_text())
+    texts = [text for texts in class_prompts(content["names"], content.get("prompts")) for text in texts]
+    np.testing.assert_array_equal(HashEncoder().encode(texts), np.stack([by_words(text) for text in texts]))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["划痕", "凹坑", "裂纹"],
+        ["裂", "孔", "点"],
+        ["キズ", "へこみ", "割れ"],
+        ["스크래치", "찍힘", "균열"],
+        ["царапина", "вмятина", "трещина"],
+        ["خدش", "انبعاج", "شق"],
+        ["🔥", "💧", "⚡"],
+        ["दरार", "खरोंच", "गड्ढा"],
+        ["कि", "कु", "के"],  # told apart by their vowel marks alone
+        ["กา", "กี", "กู"],
+        ["ｓｐｕｒ", "ｓｈｏｒｔ", "ｏｐｅｎ"],
+    ],
+    ids=lambda names: names[0],
+)
+def test_every_script_is_told_apart(names: list[str]) -> None:
+    vectors = encode_bank(names, encoder="hash").vectors
+    assert np.triu(vectors @ vectors.T, 1).max() < 0.95
+
+
+def test_shared_characters_bring_chinese_texts_nearer() -> None:
+    """Without spaces a sentence is one word; its characters and pairs have to meet."""
+    one, near, far = HashEncoder().encode(["金属表面上有一条细长的划痕", "细划痕在光滑的表面", "焊点缺失"])
+    assert one @ near > one @ far + 0.1
+
+
+def test_full_width_letters_are_letters() -> None:
+    assert class_prompts(["ＯＫ　＋"]) == [["a photo of a OK + defect"]]
+    assert class_prompts(["a"], {"a": "｛name｝：１０²"}) == [["a:10²"]]
 
 
 def test_every_process_gives_the_same_vectors() -> None:

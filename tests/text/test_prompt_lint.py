@@ -10,8 +10,9 @@ import yaml
 
 from ultra_dsmoe.text import TextBank, class_names, encode_bank, make_encoder
 from ultra_dsmoe.text import prompt_lint as module
+from ultra_dsmoe.text.apart import class_cosines
 from ultra_dsmoe.text.cache import content_key
-from ultra_dsmoe.text.prompt_lint import Finding, class_cosines, lint_length, lint_section, lint_vectors, lint_wording
+from ultra_dsmoe.text.prompt_lint import Finding, lint_length, lint_section, lint_vectors, lint_wording
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 LABELS = ("spur", "short", "pin_hole")
@@ -98,17 +99,31 @@ def test_close_classes_form_one_finding_that_names_the_closest_pair() -> None:
 def test_the_common_part_of_a_causal_models_vectors_does_not_count() -> None:
     """All raw cosines are above 0.99; without the common part the pair c0, c1 alone is close."""
     vectors = [[100, 5, 0, 0], [100, 5.1, 0, 0], [100, 0, 5, 0], [100, 0, 0, 5]]
-    assert class_cosines(bank(vectors)).min() > 0.99
+    assert class_cosines(bank(vectors).vectors, "sentence:toy").min() > 0.99
     causal = bank(vectors, "causal-lm:toy")
-    cosines = class_cosines(causal)
+    cosines = class_cosines(causal.vectors, causal.encoder)
     centred = causal.vectors - causal.vectors.mean(0)
     expected = centred[0] @ centred[2] / np.linalg.norm(centred[0]) / np.linalg.norm(centred[2])
     assert cosines[0, 2] == pytest.approx(expected, abs=1e-5)
     assert kinds(lint_vectors(causal)) == [("close", ("c0", "c1"))]
     two = bank([[1, 0.1], [1, 0]], "causal-lm:toy")
-    assert class_cosines(two)[0, 1] == pytest.approx(float(two.vectors[0] @ two.vectors[1]), abs=1e-6)
+    cosine = class_cosines(two.vectors, two.encoder)[0, 1]
+    assert cosine == pytest.approx(float(two.vectors[0] @ two.vectors[1]), abs=1e-6)
     twins = bank([[1, 0], [1, 0], [1, 0]], "causal-lm:toy")
-    assert np.isfinite(class_cosines(twins)).all()
+    assert np.isfinite(class_cosines(twins.vectors, twins.encoder)).all()
+
+
+def test_pictograms_and_vowel_marks_are_words_too() -> None:
+    """Words alone would be the same in both descriptions."""
+    for one, other in (("a 🔥 mark", "a 💧 mark"), ("कि", "कु")):
+        assert not [f for f in lint_wording({"a": [one], "b": [other]}) if f.kind == "same"]
+    (same,) = lint_wording({"a": ["黑色 划痕"], "b": ["黑色、划痕。"]})
+    assert (same.kind, same.what) == ("same", "all are described as '黑色 划痕'")
+
+
+def test_classes_of_one_vector_are_a_fault() -> None:
+    (finding,) = lint_vectors(bank([[1, 2], [1, 2], [1, -1]]))
+    assert (finding.kind, finding.classes, finding.is_fault) == ("close", ("c0", "c1"), True)
 
 
 def test_long_prompts_are_counted_by_the_models_own_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def lint(options: Given) -> int:
         raise TextError("prompts", need, f"none in {options.get('prompts', options['data'])}")
     usable, findings = prompt_lint.lint_section(labels, section)
     findings += prompt_lint.lint_wording(usable)
-    bank = encode_bank(labels, usable, options.get("encoder", "auto"))
+    bank = encode_bank(labels, usable, options.get("encoder", "auto"), apart=False)  # the findings say it better
     findings += prompt_lint.lint_vectors(bank, options.get("closest", prompt_lint.CLOSEST))
     too_long, note = prompt_lint.lint_length(bank)
     findings += too_long
@@ -78,7 +78,7 @@ def encode(options: Given) -> int:
     """Encode, print what came out, write a file if one is named."""
     labels, section = _sections(options)
     output = output_file(options["out"], (".npz",)) if "out" in options else None
-    bank = encode_bank(labels, section, options.get("encoder", "auto"))
+    bank = encode_bank(labels, section, options.get("encoder", "auto"), apart=False)  # its cosines are printed
     if output and bank.encoder.startswith("hash"):
         raise TextError("out", "a language model's vectors (those of hash need no file)", bank.encoder)
     print(*_summary(bank), sep="\n")

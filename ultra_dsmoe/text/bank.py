@@ -16,13 +16,15 @@ import numpy as np
 
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text import cache
+from ultra_dsmoe.text.apart import require_apart, unread_pairs
 from ultra_dsmoe.text.encoders import HashEncoder, TextEncoder, make_encoder
-from ultra_dsmoe.text.local_models import local_encoders
+from ultra_dsmoe.text.local_models import is_english, is_foreign, local_encoders
 from ultra_dsmoe.text.prompts import class_names, class_prompts
 
 LOGGER = logging.getLogger("ultra_dsmoe.text")
 RANK = ("causal-lm", "sentence")  # encoders that `auto` prefers to hash, best first
 MIN_NORM = 1e-12  # below it a vector has no direction
+HALF_PRECISION = 1e-2  # distance of unit vectors that a checkpoint's 11 bits leave; other texts are 0.1 apart and more
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,14 @@ def encode_bank(
     cache_dir: str | Path | None = None,
     *,
     keep: Sequence[Sequence[str]] | None = None,
+    local_only: bool = False,
+    apart: bool = True,
 ) -> TextBank:
     """Return the text vectors of all classes, kept ones where there are.
 
     ``auto`` takes kept vectors of exactly these prompts, then a model already on this disk, then the hash encoder, and
-    says so. It never downloads.
+    says so. It never downloads, and passes over what cannot read the prompts: an English model for other scripts, or
+    one that gives different texts one vector.
 
     Args:
         names: Index to class name, or a list of names.
@@ -107,9 +112,12 @@ def encode_bank(
         cache_dir: Where vectors are kept; the user's cache folder when omitted.
         keep: Finished prompts of every class, as `TextBank.prompts`: they stand for the classes that ``prompts`` leaves
             out, word for word. This is how a trained model is reworded.
+        local_only: Never download, even where ``encoder`` is a hub id: for a name that a checkpoint brings.
+        apart: Refuse classes that the encoder cannot tell apart, and warn of close ones; without, nothing is said.
 
     Raises:
-        TextError: If names, prompts, encoder or ``keep`` are wrong, or the encoder returns unusable vectors.
+        TextError: If names, prompts, encoder or ``keep`` are wrong, the encoder returns unusable vectors, or one vector
+            for classes of different texts.
     """
     labels = class_names(names)
     texts = tuple(tuple(sentences) for sentences in class_prompts(labels, prompts))
@@ -119,8 +127,30 @@ def encode_bank(
         named = {str(key).strip() for key in prompts or ()}
         texts = tuple(texts[i] if label in named else tuple(keep[i]) for i, label in enumerate(labels))
     folder = cache.cache_folder(cache_dir)
-    name, vectors = _auto(texts, folder) if encoder == "auto" else _named(texts, folder, encoder)
+    try:
+        name, vectors = _auto(texts, folder) if encoder == "auto" else _named(texts, folder, encoder, local_only)
+    except TextError as e:
+        if not local_only:
+            raise
+        way_out = "or the encoder named by you in dsmoe_text=: its id, to fetch it, or its folder"
+        raise TextError(e.argument, f"{e.expected}, {way_out}", e.got) from e
+    if apart:
+        require_apart(labels, texts, name, vectors)
     return TextBank(labels, texts, name, vectors, cache.content_key(texts, name))
+
+
+def gives_same(encoder: TextEncoder, trained: TextBank) -> bool:
+    """Whether an encoder gives the vectors of a bank, up to the half precision of a checkpoint.
+
+    A folder of a model cannot be told from a hub id by its name: what it makes of the same prompts says it.
+
+    Raises:
+        TextError: If the encoder cannot be loaded.
+    """
+    made = pool_prompts(encoder, trained.prompts)
+    if made.shape != trained.vectors.shape:
+        return False
+    return bool((np.linalg.norm(made - _unit(trained.vectors, "text bank"), axis=1) <= HALF_PRECISION).all())
 
 
 def pool_prompts(encoder: TextEncoder, prompts: cache.Prompts) -> np.ndarray:
@@ -146,28 +176,41 @@ def pool_prompts(encoder: TextEncoder, prompts: cache.Prompts) -> np.ndarray:
 
 def _auto(texts: cache.Prompts, folder: Path) -> tuple[str, np.ndarray]:
     """Return (encoder id, vectors) by the order of `auto`."""
-    kept = [e for e in cache.find([folder, *cache.packaged_folders()], texts) if e[0].partition(":")[0] in RANK]
+    foreign = any(is_foreign(text) for sentences in texts for text in sentences)
+    found = cache.find([folder, *cache.packaged_folders()], texts)
+    kept = [e for e in found if e[0].partition(":")[0] in RANK and _reads(e, texts, foreign)]
     if kept:
         return min(kept, key=lambda entry: RANK.index(entry[0].partition(":")[0]))  # the first of the best kind
-    for encoder in local_encoders():
+    for encoder in local_encoders(foreign):
         try:
-            return encoder.id, _encode_and_keep(texts, folder, encoder)
+            made = encoder.id, _encode_and_keep(texts, folder, encoder)
         except TextError as e:
             LOGGER.warning("dsmoe_text=auto: %s; trying the next encoder", e)
+            continue
+        if _reads(made, texts, foreign):
+            return made
+        LOGGER.warning("dsmoe_text=auto: %s gives different texts one vector; trying the next encoder", encoder.id)
     LOGGER.warning(
-        "dsmoe_text=auto: no language model on this disk, taking the hash encoder (spelling, not meaning); name a "
-        "model with dsmoe_text=sentence:<id or folder> or dsmoe_text=causal-lm:<id or folder>"
+        "dsmoe_text=auto: no language model on this disk%s, taking the hash encoder (spelling, not meaning); name a "
+        "model with dsmoe_text=sentence:<id or folder> or dsmoe_text=causal-lm:<id or folder>",
+        " that reads the script of these prompts" if foreign else "",
     )
     return HashEncoder().id, pool_prompts(HashEncoder(), texts)
 
 
-def _named(texts: cache.Prompts, folder: Path, encoder: str | TextEncoder) -> tuple[str, np.ndarray]:
-    """Return (encoder id, vectors) of the encoder the user named."""
+def _reads(made: tuple[str, np.ndarray], texts: cache.Prompts, foreign: bool) -> bool:
+    """Whether an encoder (id, vectors) can read these texts."""
+    encoder, vectors = made
+    return not (foreign and is_english(encoder)) and not unread_pairs(texts, vectors)
+
+
+def _named(texts: cache.Prompts, folder: Path, encoder: str | TextEncoder, local_only: bool) -> tuple[str, np.ndarray]:
+    """Return (encoder id, vectors) of the encoder that the user, or with ``local_only`` a checkpoint, named."""
     if isinstance(encoder, str):
         # A checkpoint's encoder id carries a fingerprint: kept vectors are enough then, the model need not be here.
         if "@" in encoder and (kept := _kept(texts, folder, encoder.strip())) is not None:
             return encoder.strip(), kept
-        encoder = make_encoder(encoder)
+        encoder = make_encoder(encoder, local_only=local_only)
     if not isinstance(encoder, TextEncoder):
         raise TextError("encoder", "an encoder's name, or an object with id and encode", encoder)
     if isinstance(encoder, HashEncoder):  # faster than reading a file

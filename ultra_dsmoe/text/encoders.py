@@ -20,6 +20,9 @@ from ultra_dsmoe.text.models import BF16_SUFFIX, DEFAULT_CAUSAL_LM, CausalLMEnco
 from ultra_dsmoe.text.prompts import near
 
 HASH_DIM = 1536  # the paper's language model's hidden size, so that a model built on hash vectors has the same width
+# From the Indic scripts on, without extended Latin and Greek, punctuation, arrows, operators and private use.
+_SIGNS = re.compile(r"[\u0900-\u1dff\u25a0-\u2c5f\u2c80-\ua71f\ua800-\ufdff\ufe20-\U0003ffff]+")
+_SIGN_KINDS = "LMNS"  # Unicode's letters, marks, numbers and symbols
 KINDS = ("auto", "hash", "sentence", "causal-lm", "random", "zero")
 
 
@@ -37,6 +40,8 @@ class TextEncoder(Protocol):
 
 class HashEncoder:
     """Signed hashing of words and character 3-grams: spelling, not meaning. No weights, the same on every machine.
+
+    Scripts without spaces, their marks and pictograms also count as single characters and pairs.
 
     Args:
         dim: Length of the vectors.
@@ -114,13 +119,14 @@ class ZeroEncoder(HashEncoder):
         return rows
 
 
-def make_encoder(spec: str) -> TextEncoder:
+def make_encoder(spec: str, *, local_only: bool = False) -> TextEncoder:
     """Return the encoder that ``spec`` names; nothing is loaded yet.
 
     Args:
         spec: ``hash``, ``sentence:<id or folder>``, ``causal-lm[:<id or folder>][#bf16]`` or ``auto``; also the id that
             a checkpoint keeps, where a model with that fingerprint is on this disk. ``auto`` is a model already on this
             disk, or else ``hash``. For controls, ``random[:<width>[:<seed>]]`` and ``zero[:<width>]``.
+        local_only: Never download, even where ``spec`` is a hub id: for a name that a checkpoint brings.
 
     Raises:
         TextError: If the kind is unknown, a model is missing or a folder does not exist.
@@ -142,19 +148,39 @@ def make_encoder(spec: str) -> TextEncoder:
         return best_local() or HashEncoder()
     if kind == "causal-lm":
         # Without an id the user named no model: the paper's, and only from this disk.
-        return with_id(spec) or CausalLMEncoder(model or DEFAULT_CAUSAL_LM, dtype=dtype, local_only=not model)
+        return with_id(spec) or CausalLMEncoder(
+            model or DEFAULT_CAUSAL_LM, dtype=dtype, local_only=local_only or not model
+        )
     if kind == "sentence" and model and dtype == "float32":
-        return with_id(spec) or SentenceEncoder(model)
+        return with_id(spec) or SentenceEncoder(model, local_only=local_only)
     raise TextError("text encoder", expected, f"{spec!r}{near(kind, KINDS) if kind not in KINDS else ''}")
 
 
 def _grams(text: str) -> Iterator[str]:
     """Yield every word, and the 3-grams of every word between word ends, so that inflections still meet."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    for word in re.findall(r"[^\W_]+", folded) or folded.split():
+    words = re.findall(r"[^\W_]+", folded) or folded.split()
+    runs = signs(folded)
+    for word in (*words, *(run for run in runs if run not in words)):
         yield word
         framed = f"<{word}>"
         yield from (framed[i : i + 3] for i in range(len(framed) - 2))
+    for run in runs:
+        yield from run
+        yield from (run[i : i + 2] for i in range(len(run) - 1))
+
+
+def signs(text: str) -> list[str]:
+    """Return the runs of characters that words alone do not tell: of scripts without spaces, vowel marks, pictograms.
+
+    A whole sentence is one word there, marks and pictograms are no part of any. Alphabets with spaces have none, so
+    that their vectors, on which checkpoints rest, stay as they are.
+
+    Args:
+        text: In NFKC form.
+    """
+    kept = (c if unicodedata.category(c)[0] in _SIGN_KINDS else " " for c in text)
+    return _SIGNS.findall("".join(kept))
 
 
 def _add_hashed(row: np.ndarray, feature: str) -> None:

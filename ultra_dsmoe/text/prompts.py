@@ -16,6 +16,8 @@ from ultra_dsmoe.errors import ConfigError, DataError, TextError, nearest
 
 NAME_FIELD = "{name}"
 TEMPLATE = "a photo of a {name} defect"
+# Full-width forms of ASCII, as East Asian keyboards type them, and its space: no model's vocabulary has them.
+HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x3000: 0x20}
 
 
 def class_names(names: Mapping[Any, Any] | Sequence[Any]) -> tuple[str, ...]:
@@ -162,6 +164,7 @@ def _descriptions(labels: tuple[str, ...], prompts: Mapping[Any, Any] | None) ->
 
 def _sentence(label: str, text: str) -> str:
     """Return one prompt; underscores of the class name become spaces, which language models read better."""
+    label, text = label.translate(HALF_WIDTH), text.translate(HALF_WIDTH)
     spoken = label.replace("_", " ").strip() or label
     if NAME_FIELD in text:
         return text.replace(NAME_FIELD, spoken)
