@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text import CausalLMEncoder, SentenceEncoder, make_encoder
+from ultra_dsmoe.errors import ConfigError, TextError
+from ultra_dsmoe.text import CausalLMEncoder, SentenceEncoder, local_models, make_encoder
 from ultra_dsmoe.text.local_models import hub_snapshot, packaged_sentence_folder, with_id
 from ultra_dsmoe.text.models import fingerprint
 
@@ -148,6 +148,110 @@ def test_a_named_model_without_a_network_is_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(TextError, match="a model on this disk, or a network to fetch it, got neither"):
         encoder.encode(["a spur"])
     assert len(asked) == 1
+
+
+def snapshot(model: Path, cache: Path, name: str) -> Path:
+    """Copy a model to where the hub's client keeps what it has fetched."""
+    folder = cache / f"models--{name.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("a" * 40)
+    return Path(shutil.copytree(model, folder / "snapshots" / ("a" * 40)))
+
+
+@pytest.mark.parametrize("local_only", [False, True])
+def test_a_fetched_model_is_loaded_without_a_word_to_the_hub(
+    local_only: bool, language_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client has questions of its own, also beside local_files_only."""
+    from huggingface_hub import constants
+
+    asked: list[object] = []
+
+    def refuse(*words: object, **_: object) -> None:
+        asked.append(words)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshot(language_model, tmp_path, "own/tiny")
+    encoder = CausalLMEncoder("own/tiny", local_only=local_only)
+    expected = CausalLMEncoder(str(language_model)).encode([SHORT])
+    np.testing.assert_allclose(encoder.encode([SHORT]), expected, atol=1e-6)
+    for gone in (CausalLMEncoder("own/gone", local_only=True), SentenceEncoder("own/gone", local_only=True)):
+        with pytest.raises(TextError, match="a complete model on this disk"):
+            gone.encode([SHORT])
+    assert asked == []
+    assert not constants.HF_HUB_OFFLINE  # afterwards a model that the user names may be fetched
+
+
+def test_the_folder_of_a_checkpoints_hub_id_is_known_by_its_vectors(language_model: Path, tmp_path: Path) -> None:
+    from ultra_dsmoe.model.detector import DSMoEModel
+    from ultra_dsmoe.model.settings import in_force
+    from ultra_dsmoe.text import encode_bank
+
+    net = DSMoEModel("dsmoe-n.yaml", nc=2, verbose=False).eval()
+    net.names = {0: "spur", 1: "short"}
+    net.set_text(encode_bank(net.names, {"spur": "a thorn"}, f"causal-lm:{language_model}", tmp_path))
+    net.half().float()  # as a checkpoint keeps it
+    net.text_info["encoder"] = "causal-lm:own/tiny"
+    prompts = tmp_path / "p.yaml"
+    prompts.write_text("spur: a thin spike\n")
+    before = net.text_bank()
+    with in_force(net, {"dsmoe_prompts": str(prompts), "dsmoe_text": f"causal-lm:{language_model}"}):
+        now = net.text_bank()
+        assert now.prompts[0] == ("a photo of a spur defect: a thin spike",)
+        assert np.abs(now.vectors[0] - before.vectors[0]).max() > 0.01
+        np.testing.assert_allclose(now.vectors[1], before.vectors[1], atol=1e-2)
+    other = make_language_model(tmp_path / "other" / "tiny", seed=1)
+    wrong = {"dsmoe_prompts": str(prompts), "dsmoe_text": f"causal-lm:{other}"}
+    with (
+        pytest.raises(ConfigError, match="the encoder that the model was trained on, causal-lm:own/tiny"),
+        in_force(net, wrong),
+    ):
+        pass
+
+
+def test_a_multilingual_model_is_for_other_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only file names are looked at."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(local_models, "packaged_sentence_folder", lambda: None)
+    assert list(local_models.local_encoders(True)) == list(local_models.local_encoders()) == []
+    source = tmp_path / "any"
+    source.mkdir()
+    for name in ("config.json", "tokenizer_config.json", "model.safetensors"):
+        (source / name).write_text("{}")
+    for model in (local_models.DEFAULT_SENTENCE, local_models.MULTILINGUAL[1]):
+        snapshot(source, tmp_path, model)
+    assert [e.id for e in local_models.local_encoders()] == [f"sentence:{local_models.DEFAULT_SENTENCE}"]
+    (found,) = local_models.local_encoders(True)
+    assert (found.id, found.local_only) == (f"sentence:{local_models.MULTILINGUAL[1]}", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "foreign"),
+    [
+        ("a photo of a 划痕 defect", True),
+        ("царапина", True),
+        ("キズ", True),
+        ("خدش", True),
+        ("a spür of 5 µm, Ø 3 mm, ½ Ω", False),
+        ("ｓｐｕｒ", False),
+        ("🔥 + 1", False),
+    ],
+)
+def test_texts_of_other_scripts(text: str, foreign: bool) -> None:
+    assert local_models.is_foreign(text) is foreign
+
+
+def test_which_model_knows_english_alone() -> None:
+    for name in ("all-MiniLM-L6-v2@01234567", "sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"):
+        assert local_models.is_english(f"sentence:{name}")
+    for name in ("sentence:my-all-MiniLM-L6-v2-zh@01234567", "hash", "causal-lm:x/y", "sentence:own@01234567"):
+        assert not local_models.is_english(name)
 
 
 def test_hub_snapshots_must_be_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

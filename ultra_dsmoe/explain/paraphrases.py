@@ -19,8 +19,8 @@ from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
 from ultra_dsmoe.evaluate.tables import comma_separated
 from ultra_dsmoe.explain.record import Record
-from ultra_dsmoe.explain.switches import other_text, text_rows
-from ultra_dsmoe.text import TextBank, class_names, encode_bank, read_prompts
+from ultra_dsmoe.explain.switches import other_text
+from ultra_dsmoe.text import TextBank, encode_bank, read_prompts
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,10 @@ def trained_bank(evaluation: Evaluation) -> TextBank:
     Raises:
         ConfigError: If it has no text side, or does not know its wording.
     """
-    net = evaluation.net
-    rows, info = text_rows(net), net.text_info
-    if not rows or not info:
+    bank = evaluation.net.text_bank()
+    if bank is None:
         raise ConfigError("model", "a network that was trained with prompts", f"{evaluation.path}, without")
-    names = class_names(net.names)
-    prompts = tuple(tuple(texts) for texts in info["prompts"])
-    return TextBank(names, prompts, info["encoder"], rows[0].bank.float().cpu().numpy(), str(info.get("key", "")))
+    return bank
 
 
 def reword(trained: TextBank, path: str) -> TextBank:
@@ -77,7 +74,7 @@ def reword(trained: TextBank, path: str) -> TextBank:
     if not section:
         raise TextError("prompts", f"at least one class in {path}", "none")
     try:
-        return encode_bank(trained.names, section, encoder=trained.encoder, keep=trained.prompts)
+        return encode_bank(trained.names, section, encoder=trained.encoder, keep=trained.prompts, local_only=True)
     except TextError as e:
         raise TextError(f"prompts file {path}: {e.argument}", e.expected, e.got) from e
 

@@ -122,11 +122,17 @@ class DSMoEModel(DetectionModel):
             row.set_bank(other.bank)
         self.text_info = deepcopy(source.text_info)
 
-    def set_prompts(self, prompts: dict[str, str | list[str]]) -> None:
+    def set_prompts(self, prompts: dict[str, str | list[str]], encoder: str | None = None) -> None:
         """Reword classes without retraining; classes left out keep their prompts.
 
+        Args:
+            prompts: Class name to description(s).
+            encoder: Name of the trained encoder, which may then be fetched, or its folder; by default the model looks
+                for it on this disk alone.
+
         Raises:
-            TextError: If a class does not exist, a prompt is empty, or the model has no text side.
+            TextError: If a class does not exist, a prompt is empty, the encoder cannot tell classes apart or is not on
+                this disk, or the model has no text side.
         """
         from ultra_dsmoe.text import class_names, encode_bank
 
@@ -134,7 +140,19 @@ class DSMoEModel(DetectionModel):
             raise TextError("prompts", "a model with text", "a model without a TextSemantics row")
         info = self.text_info or {"encoder": "auto", "names": [], "prompts": None}
         keep = info["prompts"] if info["names"] == list(class_names(self.names)) else None
-        self.set_text(encode_bank(self.names, prompts, encoder=info["encoder"], keep=keep))
+        bank = encode_bank(self.names, prompts, encoder or info["encoder"], keep=keep, local_only=encoder is None)
+        self.set_text(bank)
+
+    def text_bank(self) -> TextBank | None:
+        """Return the text vectors with names, prompts and encoder; None where there are none of known origin."""
+        from ultra_dsmoe.text import TextBank, class_names
+
+        rows, info = self.text_rows(), self.text_info
+        if not rows or not info:
+            return None
+        prompts = tuple(tuple(texts) for texts in info["prompts"])
+        vectors = rows[0].bank.float().cpu().numpy()
+        return TextBank(class_names(self.names), prompts, info["encoder"], vectors, str(info.get("key", "")))
 
     def set_taxonomy(self, taxonomy: Taxonomy, seed: int = 0) -> None:
         """Take a taxonomy of the classes: tree for the hierarchy loss, initial radii from its embedding."""

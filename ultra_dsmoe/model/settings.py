@@ -56,7 +56,8 @@ def put(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
     if "dsmoe_prompts" in given:
         from ultra_dsmoe.text.prompts import read_prompt_file  # late: every process with the host loads this module
 
-        net.set_prompts(read_prompt_file(given["dsmoe_prompts"]))
+        spec = given.get("dsmoe_text", "auto")
+        net.set_prompts(read_prompt_file(given["dsmoe_prompts"]), None if spec == "auto" else spec)
     mode = given.get("dsmoe_moe")
     if "dsmoe_keep" in given and mode != "static":
         raise ConfigError("dsmoe_keep", "this key beside dsmoe_moe=static", f"dsmoe_moe={mode}")
@@ -74,13 +75,23 @@ def _set_gamma(net: Any, gamma: float) -> None:
 
 
 def _same_encoder(net: Any, spec: str) -> None:
-    """Refuse another encoder than the one that a network's text side was trained on."""
+    """Refuse another encoder than the one that a network's text side was trained on.
+
+    A folder may be the model of a hub id that a checkpoint remembers: its vectors of the trained prompts tell.
+    """
+    from ultra_dsmoe.text.bank import gives_same
     from ultra_dsmoe.text.encoders import make_encoder
 
     trained = (net.text_info or {}).get("encoder")
     if trained is None:
         raise ConfigError("dsmoe_text", "a model with text vectors", "one without")
-    if spec not in ("auto", trained) and make_encoder(spec).id != trained:
+    if spec in ("auto", trained):
+        return
+    named = make_encoder(spec, local_only=True)
+    if named.id == trained:
+        return
+    is_folder = "@" in named.id and "@" not in trained and named.id.partition(":")[0] == trained.partition(":")[0]
+    if not (is_folder and gives_same(named, net.text_bank())):
         raise ConfigError("dsmoe_text", f"the encoder that the model was trained on, {trained}", spec)
 
 

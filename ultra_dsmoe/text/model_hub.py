@@ -29,8 +29,8 @@ def load_local_first(load: Callable[[bool], Loaded], name: str, local_only: bool
         TextError: If the model is not on this disk and cannot be fetched.
     """
     failures = _failures()
-    try:
-        with _no_progress_bar():
+    try:  # a model on this disk is loaded without a word to the hub, also where it could be fetched
+        with _no_progress_bar(), offline():
             return load(True)
     except failures as e:
         if local_only:
@@ -42,6 +42,23 @@ def load_local_first(load: Callable[[bool], Loaded], name: str, local_only: bool
         return load(False)
     except failures as e:
         raise TextError(f"text encoder {name}", "a model id that the hub serves", first_line(e)) from e
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Keep the hub's client off the network: it has questions of its own even where only local files are wanted."""
+    from huggingface_hub import constants, utils
+
+    # Before 1.0 a session stays on or off the network as it was opened; later ones look at each request.
+    reopen = getattr(utils, "reset_sessions", lambda: None)
+    kept = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    reopen()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = kept
+        reopen()
 
 
 def _hub_answers() -> bool:
