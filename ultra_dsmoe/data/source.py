@@ -75,7 +75,7 @@ def split_places(data: str | Path, split: str) -> list[Path]:
 
     file = "" if "://" in str(data) else checks.check_file(str(data), hard=False)
     if not file or Path(file).suffix not in SUFFIXES:
-        raise DataError("data", f"a data YAML with images in its '{split}' split on this disk", str(data))
+        raise DataError("data", f"a data YAML with images in its '{split}' split", f"{data}, no file on this disk")
     content = _table(file)
     named = content.get(split) or (content.get("validation") if split == "val" else None)
     places, root = named if isinstance(named, list) else [named] if named else [], content.get("path")
