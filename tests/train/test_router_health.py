@@ -121,6 +121,29 @@ def test_dead_experts_are_revived_near_the_most_used():
     assert torch.cosine_similarity(moe.cross.w_f[3].flatten(), w[0].flatten(), dim=0) > 0.9
 
 
+@pytest.mark.parametrize(
+    ("frozen", "moved"),
+    [
+        ("cross", {"gate.token"}),
+        ("w_f", {"gate.token", "cross.dw", "cross.conv_bias", "cross.ln_gain", "cross.ln_bias"}),
+        ("token", set()),
+        ("", set()),
+    ],
+    ids=["experts", "one parameter", "gate", "everything"],
+)
+def test_revival_leaves_what_is_frozen(frozen, moved):
+    net = alone()
+    moe = net[1]
+    for name, p in moe.named_parameters():
+        p.requires_grad_(frozen not in name)
+    for p in moe.cross.parameters():
+        p.data += torch.randn_like(p)  # biases and gains, alike in a fresh mixture, would be re-drawn as they are
+    before = {name: p.detach().clone() for name, p in moe.named_parameters()}
+    use(moe.gate, [2, 0], [2, 3], [4, 0], [2, 1])
+    assert RouterMonitor(net).end_epoch(0)["router/dead"] == 1
+    assert {name for name, p in moe.named_parameters() if not torch.equal(p, before[name])} == moved
+
+
 def test_nothing_dead_nothing_changed():
     net = alone()
     use(net[1].gate, [0, 1], [2, 3], [4, 5])

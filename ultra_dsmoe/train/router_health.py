@@ -62,7 +62,13 @@ class RouterMonitor:
 
 @torch.no_grad()
 def revive(gate: ExpertGate, mixtures: list[SparseMoE], dead: torch.Tensor, epoch: int) -> None:
-    """Re-draw experts that stayed unused for an epoch near the most used cross-modal one, and log it."""
+    """Re-draw experts that stayed unused for an epoch near the most used cross-modal one, and log it.
+
+    What is frozen stays as it is: experts without gradients keep their weights, and where the tokens have none nothing
+    is re-drawn at all, since the gate could not come to choose the new experts.
+    """
+    if not gate.token.requires_grad:
+        return
     cross = gate.usage.clone()
     cross[:UNIVERSAL] = 0  # the universal experts have other parameters
     source = int(cross.argmax())

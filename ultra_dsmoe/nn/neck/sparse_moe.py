@@ -204,7 +204,7 @@ class SparseMoE(TextFoldMixin):
 
     @torch.no_grad()
     def redraw(self, dead: Tensor, source: int, generator: torch.Generator) -> None:
-        """Re-draw dead cross-modal experts near expert ``source``.
+        """Re-draw dead cross-modal experts near expert ``source``; parameters that are frozen stay.
 
         Args:
             dead: Expert numbers (of all N), 1-D.
@@ -214,7 +214,7 @@ class SparseMoE(TextFoldMixin):
         if source < UNIVERSAL:
             return
         ids = dead[dead >= UNIVERSAL] - UNIVERSAL
-        for p in self.cross.stacked(text=False):
+        for p in (p for p in self.cross.stacked(text=False) if p.requires_grad):
             spread = p[source - UNIVERSAL].std(unbiased=False).item() * math.sqrt(REDRAW_VARIANCE)
             noise = torch.randn((len(ids), *p.shape[1:]), generator=generator).to(p)
             p[ids] = p[source - UNIVERSAL] + spread * noise
