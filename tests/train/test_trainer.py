@@ -24,7 +24,8 @@ from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
 from ultra_dsmoe.plugin.verbs import with_ours
 from ultra_dsmoe.text import encode_bank
-from ultra_dsmoe.train.trainer import FAST_LR, DSMoETrainer
+from ultra_dsmoe.train.optimizer import FAST_LR
+from ultra_dsmoe.train.trainer import DSMoETrainer
 
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "exist_ok": True, "verbose": False}
 HASH = {"dsmoe_text": "hash"}  # no language model has to be loaded

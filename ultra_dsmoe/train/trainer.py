@@ -20,12 +20,12 @@ from ultra_dsmoe.text import Taxonomy, encode_bank
 from ultra_dsmoe.text.prompts import pooled_prompts, read_prompts
 from ultra_dsmoe.train.checkpoints import Checkpoints
 from ultra_dsmoe.train.distill_trainer import Distilling
+from ultra_dsmoe.train.optimizer import Movement, fits, regroup
 from ultra_dsmoe.train.router_health import RouterMonitor
 from ultra_dsmoe.train.run_folder import RunFolder
 from ultra_dsmoe.train.worker_errors import WorkerErrors
 
 ONE_CLASS = "item"  # what the host calls the class that stands for all with ``single_cls``
-FAST_LR = 10.0  # of temperatures, radii and other scalars: at the common pace they hardly move (our choice)
 
 
 class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTrainer):
@@ -182,25 +182,24 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
         return extra_names(net, net.options)
 
     def build_optimizer(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """Build the host's optimizer, with the blocks' ``fast_parameters`` in a group of ten times its pace."""
-        optimizer = super().build_optimizer(model, *args, **kwargs)
-        fast = {
-            id(getattr(m, name))
-            for m in model.modules()
-            for name in getattr(m, "fast_parameters", ())
-            if isinstance(getattr(m, name, None), nn.Parameter)
-        }
-        for group in list(optimizer.param_groups):
-            moved = [p for p in group["params"] if id(p) in fast]
-            if moved:
-                group["params"] = [p for p in group["params"] if id(p) not in fast]
-                pace = {**group, "params": moved, "lr": group["lr"] * FAST_LR, "weight_decay": 0.0}
-                optimizer.add_param_group(pace)
-        return optimizer
+        """Build the host's optimizer, with groups of their own for what our blocks name."""
+        return regroup(super().build_optimizer(model, *args, **kwargs), model)
+
+    def resume_training(self, ckpt: Any) -> None:
+        """Resume as the host does; the state of an older version's optimizer, whose groups were others, is left out."""
+        if self.resume and ckpt and ckpt.get("optimizer") and not fits(ckpt["optimizer"], self.optimizer):
+            LOGGER.warning("resume: another version's optimizer groups; its momentum starts anew, the weights go on")
+            ckpt = {**ckpt, "optimizer": None}
+        super().resume_training(ckpt)
 
     def run_callbacks(self, event: str) -> None:
-        """Run the host's callbacks; at an epoch's end, look after the router first."""
+        """Run the host's callbacks; at an epoch's end, look after the router first, after one epoch at the pace."""
+        if event == "on_train_start" and RANK in {-1, 0}:
+            self._movement: Movement | None = Movement(self._net())
         if event == "on_train_epoch_end":
+            if movement := getattr(self, "_movement", None):
+                movement.report()
+                self._movement = None
             self.router_metrics = RouterMonitor(self._net()).end_epoch(self.epoch)
         super().run_callbacks(event)
 

@@ -32,6 +32,7 @@ class DualAttention(LinearFoldMixin, nn.Module):
     those for inference.
     """
 
+    fast_parameters = ("channel_out.bn.weight", "spatial_out.bn.weight")
     squeeze: nn.Module
     excite: nn.Module
     channel_out: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class SwinBlock(nn.Module):
     TinyViT's attention, which MobileSAM has: its biases ignore the offset's sign, and it takes no mask.
     """
 
+    stacked_vectors: ClassVar[dict[str, int]] = {"relative_bias": 2}
     relative_index: Tensor
 
     def __init__(self, c: int, window: int = 5, shift: int = 0) -> None:

@@ -29,6 +29,7 @@ class TextLogits(nn.Conv2d):
     Source: our choice, after [DSMoE] Eq. 12 and 30.
     """
 
+    fast_parameters: tuple[str, ...] = ()
     text: Tensor | None = None  # T (K, d_t) of the forward that is under way, set and cleared by the head
 
     def __init__(self, c: int, nc: int, text_width: int, *, beside: bool = False, hyperbolic: bool = True) -> None:
@@ -44,6 +45,7 @@ class TextLogits(nn.Conv2d):
         super().__init__(c, nc, 1)
         self.beside = beside
         self.align = PoincareAlignment(c, text_width, nc, width=_WIDTH, hyperbolic=hyperbolic, tau=_INIT_TAU)
+        self.fast_parameters = ("gain",) if beside else ()
         self.gain = nn.Parameter(torch.full((1,), 0.0 if beside else 1.0))
 
     def forward(self, x: Tensor) -> Tensor:

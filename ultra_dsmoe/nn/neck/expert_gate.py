@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +82,7 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
     stayed uniform through a whole training.
     """
 
+    stacked_vectors: ClassVar[dict[str, int]] = {"token": 1}
     running_mean: Tensor
     running_var: Tensor
     usage: Tensor

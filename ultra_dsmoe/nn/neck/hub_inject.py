@@ -20,6 +20,8 @@ class HubInject(nn.Module):
     (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the net begins as the YOLO they come from.
     """
 
+    fast_parameters: tuple[str, ...] = ()
+
     def __init__(self, c_level: int, c_hub: int, scale: float, gain: float = 1.0) -> None:
         """Build the block.
 
@@ -41,6 +43,7 @@ class HubInject(nn.Module):
         self.project = nn.Conv2d(c_hub, c_level, 1, bias=False)
         self.bn = nn.BatchNorm2d(c_level)
         nn.init.constant_(self.bn.weight, gain)
+        self.fast_parameters = () if gain else ("bn.weight",)
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:

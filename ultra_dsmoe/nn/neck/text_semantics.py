@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
 
     Source: [DSMoE] Eq. 1, 2. The residual and the scaling are our choice.
     """
+
+    stacked_vectors: ClassVar[dict[str, int]] = {"table": 1}
 
     def __init__(self, nc: int, width: int = TEXT_WIDTH, heads: int = 8, *, text: bool = True) -> None:
         """Build the block.
