@@ -117,7 +117,7 @@ def test_the_command_line_trains_and_predicts(
     common = ("imgsz=64", "workers=0", "device=cpu", "plots=False", f"project={tmp_path}")
     training = (f"data={tiny_boards}", "epochs=1", "batch=4", "name=cli", "dsmoe_text=hash", "dsmoe_topk=3")
     done = run_yolo("train", "model=dsmoe-n.yaml", *training, *common)
-    assert "3 of 32 experts computed" in done.stdout + done.stderr
+    assert "3 of 32 experts chosen" in done.stdout + done.stderr
     best = tmp_path / "cli" / "weights" / "best.pt"
     run_yolo("predict", f"model={best}", f"source={boards[0]}", "conf=0.001", *common, "name=seen", script="dsmoe-yolo")
     assert (tmp_path / "seen" / f"{boards[0].stem}.jpg").is_file()

@@ -20,6 +20,7 @@ from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
 from ultra_dsmoe.text import Taxonomy, TextBank, encode_bank
 
@@ -370,6 +371,34 @@ def test_modes_agree_and_topk_takes_effect(build: Build) -> None:
     torch.testing.assert_close(hub(net, images), one, rtol=0, atol=1e-5)
     assert net.options["topk"] == 1
     assert [g.k for g in DSMoEModel(net.yaml, nc=6, verbose=False).blocks(ExpertGate)] == [1]
+
+
+def test_a_net_built_from_the_yaml_of_another_leaves_that_one_alone(build: Build) -> None:
+    first = build()
+    before = deepcopy(first.yaml)
+    second = DSMoEModel(first.yaml, nc=2, ch=1, verbose=False)
+    second.set_topk(2)
+    second.set_gamma(1.5)
+    assert first.yaml == before
+    assert first.options["topk"] == "auto"
+    assert first.gamma == 1
+    assert (second.options["topk"], second.gamma, second.yaml["nc"], second.yaml["channels"]) == (2, 1.5, 2, 1)
+
+
+@pytest.mark.parametrize("name", ["dsmoe-n", "yolov8n-dsmoe"])
+def test_fresh_experts_of_all_kinds_have_one_scale(name: str, build: Build) -> None:
+    net = build(name).train()
+    (moe,) = net.blocks(SparseMoE)
+    seen: dict[str, Tensor] = {}
+    moe.register_forward_hook(lambda _m, x, _y: seen.update(map=x[0][0], text=x[0][1]))
+    blurred = nn.functional.interpolate(torch.rand(4, 3, 20, 20), 160, mode="bilinear")
+    with torch.no_grad():
+        net(0.9 * blurred + 0.1 * torch.rand(4, 3, 160, 160))
+        x = seen["map"]
+        everyone = torch.arange(moe.cross.experts).expand(len(x), -1)
+        cross = moe.cross(x.unsqueeze(1), everyone, moe.cross.text_bias(seen["text"])).std()
+        for expert in (moe.local, moe.wide):
+            assert 0.75 < expert(x).std() / cross < 1.33  # 0.17 and 0.22 before
 
 
 @pytest.mark.parametrize("topk", [0, 33, -1, 2.5, "all", True, None])

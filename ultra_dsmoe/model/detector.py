@@ -60,7 +60,8 @@ class DSMoEModel(DetectionModel):
         """
         self.text_info: dict[str, Any] | None = None
         self.checkpoint_format = CHECKPOINT_FORMAT
-        super().__init__(cfg, ch, nc, verbose)
+        # A copy: the host writes into a dictionary that it is given, and `set_topk` does, so that nets would share it.
+        super().__init__(deepcopy(cfg) if isinstance(cfg, dict) else cfg, ch, nc, verbose)
         # Here, not only where they are used: a training must not fail after its run folder exists.
         self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))
 
@@ -245,8 +246,7 @@ class DSMoEModel(DetectionModel):
         Raises:
             ConfigError: If it is no finite number above 0.
         """
-        # Copies: a net that is built from another's YAML, as the trainer does, shares the dictionary with it.
-        self.yaml = {**self.yaml, "dsmoe": {**self.options, "gamma": check_gamma("gamma", gamma)}}
+        self.options["gamma"] = check_gamma("gamma", gamma)
 
     # Host contract ---------------------------------------------------------------------------------------------------
 
@@ -352,7 +352,7 @@ class DSMoEModel(DetectionModel):
         return moved
 
     def gflops(self, imgsz: int | list[int] = 640) -> float:
-        """Return the work of one image in GFLOPs (2 x multiply-accumulate): k of N experts, not all."""
+        """Return the work of one image in GFLOPs (2 x multiply-accumulate): of the experts those that run, not all."""
         h, w = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
         p = next(self.parameters())
         training = self.training
@@ -365,7 +365,7 @@ class DSMoEModel(DetectionModel):
         return counter.get_total_flops() / 1e9
 
     def info(self, detailed: bool = False, verbose: bool = True, imgsz: int | list[int] = 640) -> Any:
-        """Print and return layers, parameters, gradients and executed GFLOPs (k of N experts).
+        """Print and return layers, parameters, gradients and executed GFLOPs (of the experts that run).
 
         Args:
             detailed: Whether to print every layer, as the host does.
@@ -384,7 +384,7 @@ class DSMoEModel(DetectionModel):
         name = str(self.yaml.get("yaml_file", "")).rsplit("/", 1)[-1].removesuffix(".yaml") or type(self).__name__
         LOGGER.info(
             f"{name} summary{' (fused)' if self.is_fused() else ''}: {layers:,} layers, {params:,} parameters, "
-            f"{grads:,} gradients, {flops:.1f} GFLOPs{f' ({experts} computed)' if experts else ''}"
+            f"{grads:,} gradients, {flops:.1f} GFLOPs{f' ({experts} chosen)' if experts else ''}"
         )
         return layers, params, grads, flops
 
