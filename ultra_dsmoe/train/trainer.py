@@ -187,7 +187,8 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
 
     def resume_training(self, ckpt: Any) -> None:
         """Resume as the host does; the state of an older version's optimizer, whose groups were others, is left out."""
-        if self.resume and ckpt and ckpt.get("optimizer") and not fits(ckpt["optimizer"], self.optimizer):
+        optimizer: Any = self.optimizer  # built by now, which the host's annotation does not know
+        if self.resume and ckpt and ckpt.get("optimizer") and not fits(ckpt["optimizer"], optimizer):
             LOGGER.warning("resume: another version's optimizer groups; its momentum starts anew, the weights go on")
             ckpt = {**ckpt, "optimizer": None}
         super().resume_training(ckpt)
