@@ -64,6 +64,27 @@ def test_a_rectangle_is_letterboxed(tmp_path: Path) -> None:
     assert image[0, 5, 2] == pytest.approx(114 / 255)
 
 
+def test_colours_come_as_red_green_blue_and_sides_as_height_and_width(tmp_path: Path) -> None:
+    picture = np.zeros((40, 40, 3), np.uint8)
+    picture[:, :, :] = (30, 90, 240)  # OpenCV's order: blue, green, red
+    picture[:20] = (0, 255, 0)
+    cv2.imwrite(str(tmp_path / "colours.png"), picture)
+    images = load_images([tmp_path / "colours.png", tmp_path / "colours.png"], 40)
+    assert images.shape == (2, 3, 40, 40)
+    assert images.dtype == torch.float32
+    assert torch.equal(images[0], images[1])
+    torch.testing.assert_close(images[0, :, 30, 7], torch.tensor([240.0, 90, 30]) / 255)
+    torch.testing.assert_close(images[0, :, 5, 7], torch.tensor([0.0, 1, 0]))
+
+
+def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"^images: expected a picture, got .*text\.png$"):
+        load_images([tmp_path / "text.png"], 32)
+    with pytest.raises(DataError, match=r"^images: expected at least one path, got none$"):
+        load_images([], 32)
+
+
 def test_drawn_images_repeat_and_differ() -> None:
     images = drawn_images(3, (32, 64))
     assert images.shape == (3, 3, 32, 64)

@@ -144,6 +144,18 @@ def test_revival_leaves_what_is_frozen(frozen, moved):
     assert {name for name, p in moe.named_parameters() if not torch.equal(p, before[name])} == moved
 
 
+def test_universal_experts_are_no_source_however_much_they_are_used():
+    net = alone()
+    moe, gate = net[1], net[1].gate
+    use(gate, [1, 3], [1, 0], [0, 1], [4, 3])  # 2 and 5 are dead; 1 leads, 3 is the most used cross-modal one
+    w, token = moe.cross.w_f.detach().clone(), gate.token.detach()[0].clone()
+    RouterMonitor(net).end_epoch(0)
+    for dead in (2, 5):
+        likeness = torch.cosine_similarity(gate.token[0, dead], token, dim=1)
+        assert int(likeness.argmax()) == 3
+        assert torch.cosine_similarity(moe.cross.w_f[dead - 2].flatten(), w[3 - 2].flatten(), dim=0) > 0.9
+
+
 def test_nothing_dead_nothing_changed():
     net = alone()
     use(net[1].gate, [0, 1], [2, 3], [4, 5])
