@@ -5,10 +5,16 @@
 #   make test PYTHON=python3.12
 #   make test JOBS=8           test workers, 2 by default
 #   make hosts                 contract tests against every supported Ultralytics
+#   make mutants FILES=ultra_dsmoe/ops SAMPLE=10
+#                              break these files on purpose (all that compute by default), of each ten places (all), and
+#                              run their own tests: a break that no test notices wants a better test, or its reason in
+#                              benchmarks/mutants/reasons.yaml
 
 PYTHON ?=
 VENV ?= .venv
 JOBS ?= 2
+FILES ?=
+SAMPLE ?=
 OLDEST_HOST := 8.3.200
 
 BIN := $(VENV)/bin
@@ -21,7 +27,7 @@ QUIET_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test install lint format typecheck unit host-oldest hosts wheel clean
+.PHONY: help demo test install lint format typecheck unit host-oldest hosts mutants wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +75,9 @@ host-oldest: $(READY) ## contract tests on the oldest supported Ultralytics
 
 hosts: $(READY) ## contract tests on every supported Ultralytics
 	$(QUIET_THREADS) $(BIN)/python -m nox -s hosts
+
+mutants: $(READY) ## break the package a line at a time and say what no test notices: an hour and more
+	$(QUIET_THREADS) $(BIN)/python -W ignore -m benchmarks.mutants $(FILES) $(if $(SAMPLE),--sample $(SAMPLE))
 
 wheel: $(READY) ## build dist/*.whl
 	$(BIN)/python -m build --wheel

@@ -35,6 +35,12 @@ def test_ema_clips_what_exploded_and_starts_from_zero() -> None:
     assert all(map(math.isfinite, ema_weights([1.0, 1.0], [1.0, 0.0], [0.0, 0.0])))
 
 
+def test_ema_of_terms_that_began_at_next_to_nothing() -> None:
+    """Below 1e-12 a first epoch counts as 1e-12."""
+    for start in (0.0, 1e-13, 1e-12):
+        assert ema_weights([1, 1], [2e-12, 1.0], [start, 1.0]) == pytest.approx(ema_weights([1, 1], [2, 1], [1, 1]))
+
+
 def test_paper_by_hand() -> None:
     got = paper_weights([1.0, 1.0], [1.0, 0.0])
     assert got == pytest.approx([2 * math.e / (math.e + 1), 2 / (math.e + 1)])
@@ -111,6 +117,31 @@ def test_a_checkpoint_keeps_everything(rule: str) -> None:
     restored = AdaptiveWeights.from_state(state)
     assert restored.state() == adaptive.state()
     assert feed(restored, [0.1] * 5) == feed(adaptive, [0.1] * 5)
+
+
+def test_a_single_term_keeps_its_weight() -> None:
+    adaptive = AdaptiveWeights(("a",))
+    assert feed(adaptive, [1.0]) == feed(adaptive, [0.1]) == [1]
+
+
+def test_losses_in_half_precision_are_summed_in_fp32() -> None:
+    """In half precision 2048 + 1 is 2048."""
+    adaptive = AdaptiveWeights(("a", "b"))
+    for value in (2048.0, 1.0, 1.0):
+        adaptive.add({"a": torch.tensor(value).half(), "b": torch.tensor(value)})
+    adaptive.end_epoch()
+    assert adaptive.state()["first"] == pytest.approx([2050 / 3] * 2)
+
+
+def test_workers_agree_on_the_mean_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_reduce(sums: torch.Tensor) -> None:  # another worker: three steps, losses of 5
+        sums += torch.tensor([15.0, 15.0, 3.0])
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    adaptive = AdaptiveWeights(("a", "b"))
+    feed(adaptive, [1.0, 9.0])
+    assert adaptive.state()["first"] == [4, 6]
 
 
 def test_gradients_are_not_kept() -> None:

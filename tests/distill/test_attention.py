@@ -28,6 +28,13 @@ def test_activation_weights_do_not_see_the_scale() -> None:
     torch.testing.assert_close(weight.mean((1, 2, 3)), torch.full((2,), 2.0))
 
 
+def test_activation_attention_is_computed_in_fp32() -> None:
+    x = torch.randn(2, 5, 4, 3).bfloat16()
+    attention = ActivationAttention()(x)
+    assert attention.dtype == torch.float32
+    torch.testing.assert_close(attention, ActivationAttention()(x.float()))
+
+
 def test_activation_attention_of_nothing_is_finite() -> None:
     x = torch.zeros(1, 3, 4, 4, requires_grad=True)
     attended = ActivationAttention().attended(x)

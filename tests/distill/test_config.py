@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,31 @@ def test_presets() -> None:
     assert (attention.terms, attention.temperature, attention.adaptive) == (("fg", "att", "glob"), 20, "ema")
     assert (mimic.terms, mimic.adaptive) == (("mimic",), "none")
     assert resolve("host") is None
+
+
+def test_usual_settings() -> None:
+    for config in (resolve("attention"), resolve("mimic")):
+        assert (config.normalize, config.compare, config.levels) == (True, True, None)
+        with pytest.raises(FrozenInstanceError):
+            config.method = "mimic"
+    assert {name: KDConfig().gain(name) for name in ("fg", "att", "glob", "cls", "box")} == {
+        "fg": 0.25, "att": 1, "glob": 0.25, "cls": 1, "box": 1
+    }  # fmt: skip
+    assert [resolve("mimic").gain(name) for name in ("mimic", "cls", "box")] == [1, 1, 1]
+
+
+def test_numbers_are_of_one_kind() -> None:
+    config = resolve({"temperature": 5, "gains": {"fg": 2}})
+    assert [type(v) for v in (config.temperature, config.gains["fg"], KDConfig(gains={"fg": 2}).gain("fg"))] == [
+        float
+    ] * 3
+
+
+def test_levels_are_strides_from_one_on() -> None:
+    assert resolve({"levels": [1]}).levels == (1,)
+    for levels in ([8, "P3"], [8, True], [0, 8], [8, 0], [8.0], "8"):
+        with pytest.raises(ConfigError, match=r"^dsmoe_kd levels: expected a list of strides, such as"):
+            resolve({"levels": levels})
 
 
 def test_a_file_and_a_mapping_say_the_same(tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ def test_foreground_by_hand() -> None:
     assert got.item() == pytest.approx((inside + outside) / 2)  # 1/C
 
 
+def test_foreground_sees_the_difference_alone() -> None:
+    teacher, student, attention = (torch.rand(2, 3, 4, 4) for _ in range(3))
+    scale = torch.rand(2, 1, 4, 4)
+    got = foreground_loss(teacher, student, scale, attention)
+    torch.testing.assert_close(got, foreground_loss(teacher - student, torch.zeros_like(student), scale, attention))
+    assert foreground_loss(teacher, teacher.clone(), scale, attention) == 0
+
+
 def test_foreground_is_a_mean_over_images() -> None:
     scale = torch.ones(2, 1, 1, 1)
     teacher = torch.tensor([2.0, 4.0]).view(2, 1, 1, 1)

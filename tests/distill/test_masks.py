@@ -46,6 +46,21 @@ def test_edges_on_cells_add_none_at_any_size() -> None:
         assert torch.equal(cells[:, 2:] - cells[:, :2], torch.ones(n - 1, 2))
 
 
+def test_on_a_fine_grid_every_cell_is_counted() -> None:
+    assert cell_boxes(torch.tensor([0.5, 0.5, 0.5, 0.3]), (20, 20)).tolist() == [5, 7, 15, 13]
+
+
+def test_a_cell_counts_from_a_thousandth_on() -> None:
+    for beyond, cells in ((0.005, [0, 1, 3, 4]), (0.0005, [1, 2, 2, 3])):
+        size = 2 * (0.5 + beyond) / 4
+        assert cell_boxes(torch.tensor([1.5 / 4, 2.5 / 4, size, size]), GRID).tolist() == cells
+
+
+def test_boxes_in_half_precision_are_placed_in_full() -> None:
+    boxes = torch.rand(50, 4).half()
+    assert torch.equal(cell_boxes(boxes, (160, 160)), cell_boxes(boxes.float(), (160, 160)))
+
+
 def test_a_grid_that_is_not_square() -> None:
     assert cell_boxes(torch.tensor([0.5, 0.5, 0.5, 0.5]), (2, 8)).tolist() == [2, 0, 6, 2]
 
@@ -53,7 +68,9 @@ def test_a_grid_that_is_not_square() -> None:
 def test_foreground_by_hand() -> None:
     boxes = torch.tensor([WIDE, DOT])
     expected = [[1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
-    assert foreground_mask(boxes, torch.zeros(2), 1, GRID)[0, 0].tolist() == expected
+    mask = foreground_mask(boxes, torch.zeros(2), 1, GRID)
+    assert mask[0, 0].tolist() == expected
+    assert (mask.shape, mask.dtype) == ((1, 1, 4, 4), torch.float32)
 
 
 def test_scale_by_hand() -> None:
@@ -69,6 +86,11 @@ def test_a_small_box_in_a_large_one_wins() -> None:
     assert got[2, 2] == 1
     got[2, 2] = 1 / 16
     assert torch.all(got == 1 / 16)  # no background: its denominator is 1 and no cell uses it
+
+
+def test_a_background_of_one_cell_weighs_one() -> None:
+    rows, rest = [0.5, 0.375, 1.0, 0.75], [0.375, 0.875, 0.75, 0.25]  # rows 0-2; columns 0-2 of row 3
+    torch.testing.assert_close(scale(rows, rest)[3], torch.tensor([1 / 3, 1 / 3, 1 / 3, 1]))
 
 
 def test_without_boxes_all_is_background() -> None:

@@ -20,7 +20,7 @@ from ultra_dsmoe.distill import (
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 
 BOXES, INDEX = torch.tensor([[0.5, 0.5, 0.8, 0.8], [0.5, 0.5, 0.1, 0.1]]), torch.tensor([0.0, 0.0])
-SHAPES = [(2, 6, 8, 8), (2, 4, 4, 4)]
+SHAPES = [(2, 6, 8, 6), (2, 4, 4, 3)]
 ACTIVATION = [ActivationAttention().attended] * len(SHAPES)
 
 
@@ -127,11 +127,29 @@ def test_mimic_is_the_plain_difference() -> None:
 def test_half_precision_maps_are_compared_in_fp32() -> None:
     teacher, student = maps(), maps()
     half = [[m.bfloat16() for m in side] for side in (teacher, student)]
-    terms = distillation_terms(resolve("attention"), *half, ACTIVATION, BOXES, INDEX)
-    full = distillation_terms(resolve("attention"), teacher, student, ACTIVATION, BOXES, INDEX)
+    terms = distillation_terms(resolve("attention"), *half, [ActivationAttention().attended] * 2, BOXES, INDEX)
+    same = [[m.float() for m in side] for side in half]
+    full = distillation_terms(resolve("attention"), *same, [ActivationAttention().attended] * 2, BOXES, INDEX)
     for name, term in terms.items():
         assert term.dtype == torch.float32
-        torch.testing.assert_close(term, full[name], rtol=0.1, atol=0.01)
+        torch.testing.assert_close(term, full[name])
+
+
+def test_maps_that_do_not_vary_at_all_are_compared_without_a_division_by_zero() -> None:
+    flat = [torch.full(shape, 0.1) for shape in SHAPES]
+    for kd in ("attention", "mimic"):
+        terms = distillation_terms(resolve(kd), flat, flat, [ActivationAttention().attended] * 2, BOXES, INDEX)
+        assert all(term == 0 for term in terms.values())
+
+
+@pytest.mark.parametrize("side", [0.1, 10.0])
+def test_the_unit_is_the_larger_deviation_and_a_constant_to_the_gradient(side: float) -> None:
+    teacher, student = torch.randn(2, 3, 4, 5), (side * torch.randn(2, 3, 4, 5)).requires_grad_()
+    (term,) = distillation_terms(resolve("mimic"), [teacher], [student], [ActivationAttention().attended], BOXES, INDEX).values()
+    unit = max(teacher.std().item(), student.std().item())
+    torch.testing.assert_close(term, ((teacher - student) / unit).square().mean())
+    (grad,) = torch.autograd.grad(term, student)
+    torch.testing.assert_close(grad, 2 * (student - teacher).detach() / unit**2 / student.numel())
 
 
 def test_images_without_boxes_are_background() -> None:

@@ -72,6 +72,19 @@ def test_a_thin_box_labels_its_whole_row():
     assert got.tolist() == [[-1] * 4, [1] * 4, [-1] * 4, [-1] * 4]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_box_that_ends_on_centres_covers_both(turned):
+    box = [[0.5, 0.25, 1.0, 0.25]] if turned else [[0.25, 0.5, 0.25, 1.0]]  # 1/8 to 3/8 of four cells
+    got = cell_labels(torch.tensor([1]), torch.tensor(box), torch.zeros(1), (1, 4, 4))[0]
+    assert torch.equal(got.T if turned else got, torch.tensor([[1, 1, -1, -1]] * 4))
+
+
+def test_boxes_in_half_precision_find_their_cell_in_full():
+    box = torch.tensor([[0.9, 0.9, 0.0, 0.0]]).half()  # 0.8999 x 1000 would round to 900
+    got = cell_labels(torch.tensor([1]), box, torch.zeros(1), (1, 1000, 1000))[0]
+    assert (got >= 0).nonzero().tolist() == [[899, 899]]
+
+
 def test_loss_by_hand():
     logits = torch.zeros(1, 2, 1, 4)
     logits[0, :, 0, 0] = torch.tensor([0.0, math.log(3)])  # p = (1/4, 3/4)
@@ -88,6 +101,21 @@ def test_classes_weigh_equally():
     logits[0, 0] = 5.0  # right for class 0, wrong for class 1
     each = [F.cross_entropy(torch.tensor([[5.0, 0, 0]]), torch.tensor([c])).item() for c in (0, 1)]
     assert alignment_loss(logits, labels).item() == pytest.approx(sum(each) / 2, rel=1e-5)
+
+
+def test_a_class_alone_is_the_mean():
+    """Classes that are absent do not count, be they few or many."""
+    for classes, height in ((3, 2), (3, 9), (9, 3)):
+        labels = torch.full((1, height, 2), IGNORE)
+        labels[0, 0] = 1
+        assert alignment_loss(torch.zeros(1, classes, height, 2), labels).item() == pytest.approx(math.log(classes))
+
+
+def test_half_precision_is_summed_in_fp32():
+    logits, labels = 8 * torch.randn(1, 3, 40, 40).half(), torch.randint(3, (1, 40, 40))
+    got = alignment_loss(logits, labels)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, alignment_loss(logits.float(), labels))
 
 
 def test_limits():

@@ -102,6 +102,19 @@ def test_focusing_shares_the_loss_out():
     torch.testing.assert_close(got, scale * torch.autograd.grad(plain.sum(), x)[0])  # the scale is a constant
 
 
+def test_a_batch_that_costs_nothing_is_no_division_by_zero():
+    logits = torch.full((4, 30), -200.0, requires_grad=True)
+    out = QualityFocalLoss()(logits, torch.zeros(4, 30))
+    out.sum().backward()
+    assert out.sum() == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_targets_in_half_precision_are_weighed_in_full():
+    x, y = torch.randn(4, 30), torch.rand(4, 30).half()
+    torch.testing.assert_close(QualityFocalLoss(0.3)(x, y), QualityFocalLoss(0.3)(x, y.float()), rtol=1e-6, atol=0)
+
+
 def test_half_precision_is_summed_in_fp32():
     x, y = torch.full((64, 64), -9.0).half(), torch.zeros(64, 64).half()
     out = QualityFocalLoss()(x, y)

@@ -130,6 +130,28 @@ def test_clip_and_project():
         assert torch.isfinite(poincare.log0(100 * u, c)).all()
 
 
+def test_edges_by_hand():
+    """Norms have a floor of 1e-6, not its square; `project` leaves a margin of 1e-5, at curvature 1 by default."""
+    zero = torch.zeros(2, 3, 5, dtype=torch.float64)
+    for dim, shape in ((-1, (2, 3, 1)), (-2, (2, 1, 5))):
+        torch.testing.assert_close(poincare.norm(zero, dim), torch.full(shape, 1e-6, dtype=torch.float64))
+    torch.testing.assert_close(poincare.norm(zero + 3e-6 / 5**0.5), torch.full((2, 3, 1), 3e-6, dtype=torch.float64))
+    far = torch.tensor([[30.0, 40.0]], dtype=torch.float64)
+    for c in CURVATURES:
+        wanted = torch.tensor([(1 - 1e-5) / c**0.5], dtype=torch.float64)
+        torch.testing.assert_close(poincare.project(far, c).norm(dim=-1), wanted, atol=0, rtol=1e-9)
+    torch.testing.assert_close(poincare.project(far), poincare.project(far, 1.0))
+    torch.testing.assert_close(poincare.exp0(far), poincare.exp0(far, 1.0))
+    torch.testing.assert_close(poincare.log0(far / 60), poincare.log0(far / 60, 1.0))
+
+
+def test_sums_over_either_axis():
+    x = torch.arange(24.0).view(2, 3, 4)
+    torch.testing.assert_close(poincare.total(x), torch.stack([x[..., i] for i in range(4)]).sum(0).unsqueeze(-1))
+    torch.testing.assert_close(poincare.total(x, -2), (x[:, 0] + x[:, 1] + x[:, 2]).unsqueeze(1))
+    torch.testing.assert_close(poincare.total(x, 0), (x[0] + x[1]).unsqueeze(0))
+
+
 def test_gradcheck():
     u, a = tangent(3, 4, 0.7, torch.float64), tangent(2, 4, 1.3, torch.float64, seed=1)
     u.requires_grad_()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.nn import ExpertGate, SparseMoE
 from ultra_dsmoe.train.router_health import RouterMonitor, revive
@@ -41,6 +42,13 @@ def test_own_gate_is_found():
     assert RouterMonitor(net).pairs == [(net[1].gate, net[1])]
 
 
+def test_rows_are_counted_from_zero():
+    net = Wired([3, 0])
+    assert RouterMonitor(net).pairs == []
+    net.gate.i = 0
+    assert RouterMonitor(net).pairs == [(net.gate, net.moe)]
+
+
 @pytest.mark.parametrize("sources", [[3, 2, 4], [3, 2, -1], 4])
 def test_gate_of_another_row_is_found(sources):
     net = Wired(sources)
@@ -56,12 +64,37 @@ def test_columns_by_hand():
     gate = net[1].gate
     use(gate, [0, 2], [0, 3], [0, 4], [1, 2], entropy=0.7)
     gate.log_tau.data.fill_(math.log(0.25))
-    assert RouterMonitor(net).end_epoch(0) == {
+    assert RouterMonitor(net).end_epoch(0) == {  # of the four images; five digits
         "router/usage_max": 0.75,
         "router/entropy": 0.7,
         "router/dead": 1,
         "router/temperature": 0.25,
     }
+
+
+def test_columns_of_one_image_and_their_digits():
+    net = alone()
+    use(net[1].gate, [0, 1], entropy=0.1234567)
+    net[1].gate.log_tau.data.fill_(math.log(0.2345678))
+    columns = RouterMonitor(net).end_epoch(0)
+    assert columns == {
+        "router/usage_max": 1.0, "router/entropy": 0.12346, "router/dead": 4, "router/temperature": 0.23457
+    }  # fmt: skip
+
+
+def test_counts_are_summed_over_workers(monkeypatch):
+    net, summed = alone(), []
+    use(net[1].gate, [0, 2], [0, 3], entropy=0.5)
+
+    def all_reduce(buffer):  # another worker saw the same
+        summed.append(buffer)
+        buffer *= 2
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    columns = RouterMonitor(net).end_epoch(0)
+    assert len(summed) == 3
+    assert (columns["router/usage_max"], columns["router/entropy"]) == (1.0, 0.5)
 
 
 def test_counts_come_from_training_forwards():
@@ -105,13 +138,16 @@ def changed_rows(before, after):
     return [n for n in range(len(before)) if not torch.equal(before[n], after[n])]
 
 
-def test_dead_experts_are_revived_near_the_most_used():
+def test_dead_experts_are_revived_near_the_most_used(caplog, monkeypatch):
+    monkeypatch.setattr(LOGGER, "propagate", True)
     net = alone()
     moe, gate = net[1], net[1].gate
     use(gate, [2, 0], [2, 3], [4, 0], [2, 0])  # 1 and 5 are dead; 2 is the most used cross-modal one
     w, token = moe.cross.w_f.detach().clone(), gate.token.detach()[0].clone()
     wide = moe.wide.mix.weight.detach().clone()
-    assert RouterMonitor(net).end_epoch(3)["router/dead"] == 2
+    with caplog.at_level("INFO", LOGGER.name):
+        assert RouterMonitor(net).end_epoch(3)["router/dead"] == 2
+    assert "router: revived 2 experts unused in epoch 4 near expert 2" in caplog.text
     assert changed_rows(w, moe.cross.w_f) == [5 - 2]
     assert changed_rows(token, gate.token[0]) == [1, 5]
     assert torch.equal(wide, moe.wide.mix.weight)
@@ -182,9 +218,11 @@ def test_nothing_to_revive_from():
     net = alone()
     gate = net[1].gate
     use(gate, [0, 1], [0, 1])  # universal experts only
-    before = net[1].cross.w_f.clone()
-    RouterMonitor(net).end_epoch(0)
-    assert torch.equal(net[1].cross.w_f, before)
+    usage = gate.usage.clone()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    revive(gate, [net[1]], torch.tensor([2, 3]), 0)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert torch.equal(gate.usage, usage)
 
 
 def test_one_gate_for_two_mixtures_reports_and_revives_once():
@@ -201,7 +239,10 @@ def test_means_over_several_gates():
     net = nn.Sequential(SparseMoE(C, N, K, own_gate=True), SparseMoE(C, N, K, own_gate=True))
     use(net[0].gate, [0, 1], [2, 3], [4, 5], entropy=1.0)
     use(net[1].gate, [0, 1], [0, 2], entropy=0.5)
+    for moe, tau in zip(net, (0.2, 0.4), strict=True):
+        moe.gate.log_tau.data.fill_(math.log(tau))
     columns = RouterMonitor(net).end_epoch(0)
     assert columns["router/usage_max"] == pytest.approx((1 / 3 + 1) / 2, abs=1e-5)
     assert columns["router/entropy"] == pytest.approx(0.75)
     assert columns["router/dead"] == 3
+    assert columns["router/temperature"] == pytest.approx(0.3)

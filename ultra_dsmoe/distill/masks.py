@@ -56,7 +56,7 @@ def scale_mask(boxes_xywh_norm: Tensor, image_index: Tensor, images: int, shape:
         Weights > 0, (B, 1, H, W).
     """
     inside = _box_weight(boxes_xywh_norm, image_index, images, shape)
-    background = (inside == 0).float()
+    background = inside == 0
     outside = background / background.sum((2, 3), keepdim=True).clamp_min(1)
     return inside + outside  # [TS] Eq. 7
 
@@ -65,13 +65,11 @@ def _box_weight(boxes: Tensor, image_index: Tensor, images: int, shape: tuple[in
     """Return 1 / (cells of the smallest box on a cell), 0 where there is none, (B, 1, H, W)."""
     h, w = shape
     weight = boxes.new_zeros((images, 1, h, w), dtype=torch.float32)
-    if not len(boxes):
-        return weight
-    edges, valid = _by_image(cell_boxes(boxes, shape), image_index.long().view(-1), images)
+    edges = _by_image(cell_boxes(boxes, shape), image_index.long().view(-1), images)
     x, y = torch.arange(w, device=boxes.device), torch.arange(h, device=boxes.device)
     x1, y1, x2, y2 = (e[..., None] for e in edges.unbind(-1))
     across, down = (x >= x1) & (x < x2), (y >= y1) & (y < y2)  # (B, M, W), (B, M, H)
-    share = (valid / ((x2 - x1) * (y2 - y1)).squeeze(-1).clamp_min(1))[..., None]  # (B, M, 1)
+    share = 1 / ((x2 - x1) * (y2 - y1)).clamp_min(1)  # (B, M, 1)
     for part in range(0, edges.shape[1], _AT_ONCE):
         some = slice(part, part + _AT_ONCE)
         cells = (down[:, some] * share[:, some])[..., None] * across[:, some, None, :]  # (B, m, H, W)
@@ -79,14 +77,12 @@ def _box_weight(boxes: Tensor, image_index: Tensor, images: int, shape: tuple[in
     return weight
 
 
-def _by_image(rows: Tensor, image_index: Tensor, images: int) -> tuple[Tensor, Tensor]:
-    """Spread (N, 4) over (B, M, 4), M the most rows of an image, and say which of them are real, (B, M)."""
-    order = torch.argsort(image_index, stable=True)
+def _by_image(rows: Tensor, image_index: Tensor, images: int) -> Tensor:
+    """Spread (N, 4) over (B, M, 4), M the most rows of an image; those that an image lacks are 0, boxes of no cell."""
+    order = torch.argsort(image_index)
     rows, image_index = rows[order], image_index[order]
     counts = torch.bincount(image_index, minlength=images)
     place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[image_index]
-    most = int(counts.max())
-    spread, valid = rows.new_zeros((images, most, 4)), rows.new_zeros((images, most))
+    spread = rows.new_zeros((images, int(counts.max()), 4))
     spread[image_index, place] = rows
-    valid[image_index, place] = 1
-    return spread, valid
+    return spread

@@ -25,17 +25,14 @@ def cell_labels(cls: Tensor, boxes_xywh_norm: Tensor, batch_idx: Tensor, shape: 
     """
     b, h, w = shape
     labels = torch.full(shape, IGNORE, dtype=torch.long, device=cls.device)
-    if not len(cls):
-        return labels
     cx, cy, bw, bh = boxes_xywh_norm.float().unbind(1)
     col = (torch.arange(w, device=cls.device) + 0.5) / w
     row = (torch.arange(h, device=cls.device) + 0.5) / h
     in_x = (col - cx[:, None]).abs() <= bw[:, None] / 2  # (M, W)
     in_y = (row - cy[:, None]).abs() <= bh[:, None] / 2
-    own_x = F.one_hot((cx * w).long().clamp(0, w - 1), w).bool()
-    own_y = F.one_hot((cy * h).long().clamp(0, h - 1), h).bool()
-    in_x |= own_x & ~in_x.any(1, keepdim=True)
-    in_y |= own_y & ~in_y.any(1, keepdim=True)
+    # A box's own cell has the centre nearest to it: it adds something only where no centre is covered.
+    in_x |= F.one_hot((cx * w).long().clamp(0, w - 1), w).bool()
+    in_y |= F.one_hot((cy * h).long().clamp(0, h - 1), h).bool()
     inside = in_y.unsqueeze(2) & in_x.unsqueeze(1)  # (M, H, W)
     area = (bw * bh).view(-1, 1, 1).expand_as(inside).masked_fill(~inside, torch.inf)
     for i in range(b):
@@ -61,6 +58,6 @@ def alignment_loss(logits: Tensor, labels: Tensor) -> Tensor:
     ce = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")  # (B, H, W)
     known = labels >= 0
     flat = labels[known]
-    count = torch.bincount(flat, minlength=logits.shape[1]).to(ce)
+    count = torch.bincount(flat).to(ce)
     total = torch.zeros_like(count).index_add(0, flat, ce[known])
     return (total / count.clamp_min(1)).sum() / (count > 0).sum().clamp_min(1)

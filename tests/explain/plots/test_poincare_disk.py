@@ -70,6 +70,18 @@ def test_a_group_and_its_classes_share_a_colour(figure: Figure) -> None:
     assert [to_hex(m.get_color()) for m in marks(figure)["o"]] == [COLOURS[0], COLOURS[0], to_hex(ALONE)]
 
 
+def test_every_group_has_a_colour_of_its_own_until_they_run_out() -> None:
+    groups = len(COLOURS) + 1
+    names = ["pit", "spur", *(f"group {i}" for i in range(groups))]
+    parents = np.array([2, 3, *[-1] * groups])
+    norms = np.linspace(0.4, 1.2, len(names))
+    between = np.ones((len(names), len(names)))
+    many = Disk(names, parents, 2, 2, norms, between, np.linspace(0, 6, len(names)))
+    texts = {t.get_text(): to_hex(t.get_color()) for t in figure_of(many, "t").axes[0].texts}
+    assert [texts[f"group {i}"] for i in range(groups)] == [*COLOURS, COLOURS[0]]
+    assert (texts["pit"], texts["spur"]) == COLOURS[:2]
+
+
 def test_arcs_go_from_parent_to_child(figure: Figure) -> None:
     points = disk().points
     arcs = [line for line in figure.axes[0].lines if len(np.atleast_1d(line.get_xdata())) > 2]
