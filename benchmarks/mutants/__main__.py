@@ -49,16 +49,16 @@ def survivors(file: Path, test: Path, source: str, tries: Sequence[Break]) -> li
     Raises:
         MutantsError: If the test does not pass on the file as it is.
     """
-    whole = tried(test, FIRST_LIMIT_S)
+
+    def outcome(text: str, limit_s: float) -> Outcome:
+        return tried(test, limit_s, (module(file), ROOT / file, text))
+
+    whole = outcome(source, FIRST_LIMIT_S)
     if not whole.passed:
         ending = whole.log.strip().rpartition("\n")[2] or "no result"
         raise MutantsError(f"{test.relative_to(ROOT)}", "a pass before anything is broken", ending)
-    limit = SLACK * whole.seconds + GRACE_S
-
-    def outcome(b: Break) -> Outcome:
-        return tried(test, limit, (module(file), ROOT / file, b.applied(source)))
-
-    return [b for b in tries if outcome(b).passed]
+    limit_s = SLACK * whole.seconds + GRACE_S
+    return [b for b in tries if outcome(b.applied(source), limit_s).passed]
 
 
 def report(file: Path, args: argparse.Namespace, reasons: Reasons) -> tuple[Counter[str], list[str]]:

@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -51,13 +52,15 @@ def warm() -> None:
     gc.freeze()  # the collector would touch, and so copy, all that the forks share
 
 
-def tried(test: Path, limit_s: float, broken: tuple[str, Path, str] | None = None) -> Outcome:
+def tried(test: Path, limit_s: float, broken: tuple[str, Path, str]) -> Outcome:
     """Run a test file in a fork, with one module's source replaced.
+
+    A module that is imported before the tests are cannot be replaced: no test passes then.
 
     Args:
         test: The test file.
         limit_s: Seconds after which the fork is ended, with all that it started.
-        broken: Name of the module, its file and the source to take for it; none to run everything as it is.
+        broken: Name of the module, its file and the source to take for it.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
@@ -84,7 +87,7 @@ def _waited(child: int, until: float) -> int | None:
     return None
 
 
-def _run(test: Path, broken: tuple[str, Path, str] | None, log: Path, scratch: Path) -> None:
+def _run(test: Path, broken: tuple[str, Path, str], log: Path, scratch: Path) -> None:
     """Be the fork: run the tests and leave with pytest's exit code, whatever happens."""
     code = 1
     try:
@@ -95,19 +98,19 @@ def _run(test: Path, broken: tuple[str, Path, str] | None, log: Path, scratch: P
         os.dup2(sys.stdout.fileno(), 2)
         os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take half of a short test's time
-        code = _pytest([str(test), "-x", "-p", "no:cacheprovider", "--tb=short"], broken)
+        code = _pytest([str(test), "-x", "-p", "no:cacheprovider", "--tb=short"], *broken)
+    except BaseException:  # nothing may leave the fork and go on as its parent
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         os._exit(code)
 
 
-def _pytest(arguments: Sequence[str], broken: tuple[str, Path, str] | None) -> int:
+def _pytest(arguments: Sequence[str], name: str, path: Path, source: str) -> int:
     import pytest
 
-    if broken:
-        name, path, source = broken
-        assert name not in sys.modules, f"{name} is imported already"
-        sys.meta_path.insert(0, _Swap(name, path, source))
+    assert name not in sys.modules, f"{name} is imported already"
+    sys.meta_path.insert(0, _Swap(name, path, source))
     return int(pytest.main(list(arguments)))
 
 

@@ -128,7 +128,7 @@ def test_losses_in_half_precision_are_summed_in_fp32() -> None:
     """In half precision 2048 + 1 is 2048."""
     adaptive = AdaptiveWeights(("a", "b"))
     for value in (2048.0, 1.0, 1.0):
-        adaptive.add({"a": torch.tensor(value).half(), "b": torch.tensor(value)})
+        adaptive.add({name: torch.tensor(value).half() for name in "ab"})
     adaptive.end_epoch()
     assert adaptive.state()["first"] == pytest.approx([2050 / 3] * 2)
 

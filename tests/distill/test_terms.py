@@ -127,9 +127,9 @@ def test_mimic_is_the_plain_difference() -> None:
 def test_half_precision_maps_are_compared_in_fp32() -> None:
     teacher, student = maps(), maps()
     half = [[m.bfloat16() for m in side] for side in (teacher, student)]
-    terms = distillation_terms(resolve("attention"), *half, [ActivationAttention().attended] * 2, BOXES, INDEX)
+    terms = distillation_terms(resolve("attention"), *half, ACTIVATION, BOXES, INDEX)
     same = [[m.float() for m in side] for side in half]
-    full = distillation_terms(resolve("attention"), *same, [ActivationAttention().attended] * 2, BOXES, INDEX)
+    full = distillation_terms(resolve("attention"), *same, ACTIVATION, BOXES, INDEX)
     for name, term in terms.items():
         assert term.dtype == torch.float32
         torch.testing.assert_close(term, full[name])
@@ -138,14 +138,14 @@ def test_half_precision_maps_are_compared_in_fp32() -> None:
 def test_maps_that_do_not_vary_at_all_are_compared_without_a_division_by_zero() -> None:
     flat = [torch.full(shape, 0.1) for shape in SHAPES]
     for kd in ("attention", "mimic"):
-        terms = distillation_terms(resolve(kd), flat, flat, [ActivationAttention().attended] * 2, BOXES, INDEX)
+        terms = distillation_terms(resolve(kd), flat, flat, ACTIVATION, BOXES, INDEX)
         assert all(term == 0 for term in terms.values())
 
 
-@pytest.mark.parametrize("side", [0.1, 10.0])
-def test_the_unit_is_the_larger_deviation_and_a_constant_to_the_gradient(side: float) -> None:
-    teacher, student = torch.randn(2, 3, 4, 5), (side * torch.randn(2, 3, 4, 5)).requires_grad_()
-    (term,) = distillation_terms(resolve("mimic"), [teacher], [student], [ActivationAttention().attended], BOXES, INDEX).values()
+@pytest.mark.parametrize(("its", "own"), [(1.0, 0.1), (1.0, 10.0), (2e-6, 2e-6)])
+def test_the_unit_is_the_larger_deviation_and_a_constant_to_the_gradient(its: float, own: float) -> None:
+    teacher, student = its * torch.randn(2, 3, 4, 5), (own * torch.randn(2, 3, 4, 5)).requires_grad_()
+    (term,) = distillation_terms(resolve("mimic"), [teacher], [student], ACTIVATION[:1], BOXES, INDEX).values()
     unit = max(teacher.std().item(), student.std().item())
     torch.testing.assert_close(term, ((teacher - student) / unit).square().mean())
     (grad,) = torch.autograd.grad(term, student)

@@ -24,6 +24,7 @@ def test_a_fraction_is_spread_over_the_split(tiny_boards: Path) -> None:
     files = split_images(tiny_boards, "train")
     assert split_images(tiny_boards, "train", 0.5) == [files[i] for i in (0, 2, 5, 7)]
     assert split_images(tiny_boards, "train", 3) == [files[i] for i in (0, 4, 7)]
+    assert split_images(tiny_boards, "train", 2) == [files[0], files[7]]
     assert split_images(tiny_boards, "train", 1e-6) == files[:1]
     assert spread(["a", "b"], 5) == ["a", "b"]
 
@@ -93,3 +94,5 @@ def test_drawn_images_repeat_and_differ() -> None:
     assert torch.equal(images, drawn_images(3, (32, 64)))
     assert not torch.equal(images, drawn_images(3, (32, 64), seed=1))
     assert not torch.allclose(images[0], images[1], atol=0.1)
+    blocks = torch.nn.functional.avg_pool2d(drawn_images(20, (64, 64)), 8)  # the noise is gone, the discs are not
+    assert blocks.flatten(2).std(-1).amax(1).min() > 0.05

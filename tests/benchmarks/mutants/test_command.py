@@ -32,13 +32,13 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, *let_pass: str) -> list[str | None]:
+def answer(monkeypatch: pytest.MonkeyPatch, *let_pass: str) -> list[str]:
     """Let the test pass for some broken sources only; return what it was run with."""
-    runs: list[str | None] = []
+    runs: list[str] = []
 
-    def tried(test: Path, limit_s: float, broken: tuple[str, Path, str] | None = None) -> Outcome:
-        runs.append(broken and broken[2])
-        return Outcome(int(broken is not None and not any(text in broken[2] for text in let_pass)), 1.0, "a log")
+    def tried(test: Path, limit_s: float, broken: tuple[str, Path, str]) -> Outcome:
+        runs.append(broken[2])
+        return Outcome(int(broken[2] != SOURCE and not any(text in broken[2] for text in let_pass)), 1.0, "a log")
 
     monkeypatch.setattr(command, "tried", tried)
     return runs
@@ -58,7 +58,7 @@ def test_all_found(checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     runs = answer(monkeypatch)
     listed(monkeypatch, checkout)
     assert command.main(["ultra_dsmoe/ops"]) == 0
-    assert runs == [None, SOURCE.replace("+", "-"), SOURCE.replace("3", "4")]
+    assert runs == [SOURCE, SOURCE.replace("+", "-"), SOURCE.replace("3", "4")]
     assert last_row(capsys.readouterr().out)[:5] == ["all", "2", "2", "0", "0"]
 
 
@@ -123,6 +123,12 @@ def test_user_errors_are_one_line(
     for wrong in ("ultra_dsmoe/none.py", "tests"):
         with pytest.raises(MutantsError, match=f"paths: expected files or folders of ultra_dsmoe/, got {wrong}"):
             files([wrong])
+
+
+def test_all_rooms_are_there() -> None:
+    found = files()
+    assert len(found) > 50
+    assert all((ROOT / file).is_file() and file.name != "__init__.py" for file in found)
 
 
 def test_a_sample_repeats_with_its_seed() -> None:

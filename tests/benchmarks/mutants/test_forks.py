@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -32,8 +33,14 @@ def with_source(folder: Path, source: str, limit_s: float = 60.0):
 
 
 def test_as_it_is(adder: Path) -> None:
-    assert tried(adder / "test_adder.py", 60.0).passed
     assert with_source(adder, SOURCE).passed
+
+
+def test_a_module_that_is_imported_already_cannot_be_broken(adder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mutants_adder", ModuleType("mutants_adder"))
+    outcome = with_source(adder, SOURCE)
+    assert not outcome.passed
+    assert outcome.log.endswith("AssertionError: mutants_adder is imported already\n")
 
 
 def test_a_break_is_found_and_leaves_nothing(adder: Path) -> None:

@@ -1,0 +1,88 @@
+"""Words of a command: the file with and without its key, checks at their bounds, what is said about other words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ultra_dsmoe.commands.arguments import COMMON, DATA, number, one_of, parse, several_of, text, whole, yes_no
+from ultra_dsmoe.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["best.pt"], {"model": "best.pt"}),
+        (["model=best.pt"], {"model": "best.pt"}),
+        (["imgsz=64", "best.pt", "seed=3"], {"imgsz": 64, "model": "best.pt", "seed": 3}),
+        (["best.pt", "out=a=b"], {"model": "best.pt", "out": "a=b"}),
+        (["best.pt", "seed=1", "seed=2"], {"model": "best.pt", "seed": 2}),
+    ],
+)
+def test_words(argv: list[str], expected: dict[str, Any]) -> None:
+    assert parse(argv, COMMON) == expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], r"^model: expected a DS-MoE checkpoint as first argument, such as best\.pt, got none$"),
+        (["imgsz=64"], r"^model: expected a DS-MoE checkpoint as first"),
+        (["best.pt", "other.pt"], r"^other\.pt: expected a value, as in 'key=value', got none$"),
+        (["seed"], r"^seed: expected a value, as in 'key=value', got none$"),
+        (["best.pt", "sede=1"], r"^sede: expected one of model, .*\(did you mean 'seed'\?\), got an unknown key$"),
+        (["best.pt", "seed="], r"^seed: expected a value, as in 'key=value', got none$"),
+        (["best.pt", "out= "], r"^out: expected a value"),
+        (["best.pt", "split=tests"], r"^split: expected one of train, val, test \(did you mean 'test'\?\), got tests$"),
+    ],
+)
+def test_other_words(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(argv, COMMON)
+
+
+def test_another_first_word() -> None:
+    assert parse(["set.yaml"], {"data": text}, DATA) == {"data": "set.yaml"}
+    with pytest.raises(ConfigError, match=r"^data: expected a data YAML as first argument, such as neu-det\.yaml"):
+        parse([], {"data": text}, DATA)
+
+
+def refused(check: Any, value: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^k: expected {expected}, got "):
+        check("k", value)
+
+
+def test_numbers_at_their_bounds() -> None:
+    assert [whole(2, 4)("k", v) for v in ("2", " 4 ")] == [2, 4]
+    assert type(whole(2)("k", "3")) is int
+    assert whole(2)("k", "1000000") == 10**6
+    for value in ("1", "5", "2.5", "x", "1e1", "nan"):
+        refused(whole(2, 4), value, "a whole number from 2 to 4")
+    refused(whole(2), "1", "a whole number of at least 2")
+    assert [number(0, 0.5)("k", v) for v in ("0", "0.5", "1e-3")] == [0, 0.5, 0.001]
+    for value in ("-0.1", "0.51", "nan", "inf", "half"):
+        refused(number(0, 0.5), value, "a number from 0 to 0.5")
+
+
+def test_bounds_of_the_common_keys() -> None:
+    assert COMMON["imgsz"]("imgsz", "32") == 32
+    assert COMMON["batch"]("batch", "1") == 1
+    assert [COMMON["seed"]("seed", v) for v in ("0", "4294967295")] == [0, 4294967295]
+    for key, value in (("imgsz", "31"), ("batch", "0"), ("seed", "-1"), ("seed", "4294967296")):
+        with pytest.raises(ConfigError, match=f"^{key}: expected a whole number"):
+            COMMON[key](key, value)
+
+
+def test_switches_in_any_case() -> None:
+    assert [yes_no("k", v) for v in ("True", "true", "FALSE", "false")] == [True, True, False, False]
+    for value in ("1", "yes", "no"):
+        refused(yes_no, value, "True or False")
+
+
+def test_names_one_or_several() -> None:
+    assert one_of(("a", "b"))("k", "b") == "b"
+    assert several_of(("hub", "text", "moe"))("k", "text, hub,text") == ["text", "hub"]
+    with pytest.raises(ConfigError, match=r"^k: expected one of hub, text \(did you mean 'text'\?\), got txt$"):
+        several_of(("hub", "text"))("k", "hub,txt")
+    refused(several_of(("a",)), ",", "a value, as in 'key=value'")
