@@ -149,7 +149,7 @@ def test_the_unit_is_the_larger_deviation_and_a_constant_to_the_gradient(its: fl
     unit = max(teacher.std().item(), student.std().item())
     torch.testing.assert_close(term, ((teacher - student) / unit).square().mean())
     (grad,) = torch.autograd.grad(term, student)
-    torch.testing.assert_close(grad, 2 * (student - teacher).detach() / unit**2 / student.numel())
+    torch.testing.assert_close(grad, 2 * (student - teacher).detach() / unit**2 / student.numel(), rtol=1e-3, atol=1e-5)
 
 
 def test_images_without_boxes_are_background() -> None:

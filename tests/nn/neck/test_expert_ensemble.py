@@ -53,6 +53,7 @@ def test_value():
         block.textual, torch.cat([mixture, tb], 1), 1
     )
     torch.testing.assert_close(block([mixture, text, gate]), wanted, atol=1e-5, rtol=1e-4)
+    assert torch.equal(block.text_constants(text)[0], tb[:1, :, :1, :1])
 
 
 @pytest.mark.parametrize("closed", [False, True])

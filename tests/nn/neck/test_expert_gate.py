@@ -10,7 +10,7 @@ from block_checks import assert_exports, assert_gradients_reach_all, assert_roun
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import ExpertGate, RowContext
-from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, TOKEN_STD, load_balance, resolve_topk
+from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, TOKEN_STD, check_kept, load_balance, resolve_topk
 
 C, D, N, K = 8, 12, 6, 3
 
@@ -33,6 +33,14 @@ def test_shape_and_sparsity(b, experts, topk, text):
         assert g.shape == (b, experts)
         assert ((g > 0).sum(1) == gate.k).all()
         torch.testing.assert_close(g.sum(1), torch.ones(b), atol=1e-5, rtol=0)
+
+
+def test_kept_experts_are_enough_different_and_there():
+    assert check_kept([5, 0, 2], 2, 6) == (0, 2, 5)
+    assert check_kept([1, 0], 2, 2) == (0, 1)
+    for kept in ([0], [0, 1, 1], [0, 6], [-1, 0], [1, 1], [0, 1, 2, 2]):
+        with pytest.raises(ConfigError, match="kept experts: expected at least 2 different numbers from 0 to 5, got"):
+            check_kept(kept, 2, 6)
 
 
 @pytest.mark.parametrize(

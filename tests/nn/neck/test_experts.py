@@ -84,16 +84,26 @@ def one_expert(experts, n, x, text):
     return F.silu(y).permute(0, 3, 1, 2)
 
 
+@pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("text", [True, False])
-def test_cross_modal_value(text):
+def test_cross_modal_value(text, dynamic):
     experts = shake(CrossModalExperts(C, E, D if text else None))
     x, t = torch.randn(3, C, 5, 4), torch.randn(3, D) if text else None
     idx = torch.tensor([[0, 3], [2, 1], [1, 1]])
-    got = experts(x.unsqueeze(1), idx, experts.text_bias(t))
+    got = experts(x.unsqueeze(1), idx, experts.text_bias(t), dynamic)
     for b in range(3):
         for slot, n in enumerate(idx[b].tolist()):
             wanted = one_expert(experts, n, x[b : b + 1], t)[0]
             torch.testing.assert_close(got[b, slot], wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("ids", [[2], [3, 0], [0, 1, 2, 3]])
+def test_fixed_experts_are_the_same_on_every_image(ids):
+    experts = shake(CrossModalExperts(C, E, D))
+    x, t = torch.randn(2, C, 5, 4), torch.randn(3, D)
+    got = experts.fixed(x, torch.tensor(ids), experts.text_bias(t), len(ids))
+    wanted = torch.stack([one_expert(experts, n, x, t) for n in ids], 1)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_text_bias_by_hand():

@@ -119,3 +119,10 @@ def test_round_trips():
 def test_parse_rule():
     plan = FeatureAggregation.parse(RowContext("FeatureAggregation", [64, 64], []))
     assert (plan.args, plan.c2) == ([64], 64)
+
+
+def test_gradient_alignment_is_computed_in_fp32():
+    a, b = (100 * torch.randn(2, C, 5, 5).half() for _ in range(2))
+    got = gradient_alignment(a, b)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, gradient_alignment(a.float(), b.float()), rtol=1e-6, atol=0)
