@@ -388,6 +388,38 @@ def test_onnx_export(end2end):
     np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
 
 
+def test_parse_rule_of_a_head_with_text():
+    for text, beside in (("decides", False), ("beside", True)):
+        plan = DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, 12], [NC, True, True, text]))
+        assert (plan.c2, plan.args[-1]) == (list(CH), list(CH))
+        assert plan.kwargs["text_width"] == 12
+        assert (plan.kwargs["text_beside"], plan.kwargs["hyperbolic"]) == (beside, True)
+    with pytest.raises(ConfigError, match="DualAttentionDetect text: expected decides or beside, got much"):
+        DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, 12], [NC, True, True, "much"]))
+
+
+def test_six_levels_are_the_most():
+    six, text = [16] * 6, [NC, True, True, "decides"]
+    assert DualAttentionDetect.parse(RowContext("DualAttentionDetect", six, [])).c2 == six
+    assert DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*six, 12], text)).c2 == six
+    for channels, args in (([16] * 7, []), ([16] * 8, text)):
+        with pytest.raises(ConfigError, match="'from' with"):
+            DualAttentionDetect.parse(RowContext("DualAttentionDetect", channels, args))
+
+
+def test_text_is_compared_on_the_ball_and_keeps_the_hidden_map_narrow():
+    plain, head = (DualAttentionDetect(100, 16, False, [16, 24], text_width=width) for width in (None, 12))
+    assert head.text == {"text_width": 12, "beside": False, "hyperbolic": True}
+    assert (plain.class_width, head.class_width) == (100, 64)
+    assert DualAttentionDetect(100, 16, False, [16], text_width=12, text_beside=True).class_width == 100
+
+
+def test_rebuild_of_a_single_level():
+    head = DualAttentionDetect(NC, 16, False, [16])
+    head.rebuild_class_branch(24)
+    assert head.class_width == 24
+
+
 def test_parse_rule():
     ctx = RowContext("DualAttentionDetect", list(CH), [NC, False, True], nc=9, reg_max=16)
     plan = LAYERS["DualAttentionDetect"].parse(ctx)

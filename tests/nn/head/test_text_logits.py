@@ -198,6 +198,10 @@ def test_folded_export(hyperbolic):
     assert_exports(out, [torch.randn(1, C, 3, 4)], [torch.randn(1, C, 3, 4)])
 
 
+def test_text_starts_with_gain_one_alone_and_nothing_beside():
+    assert [layer(beside=beside).gain.item() for beside in (False, True)] == [1, 0]
+
+
 def test_parse_rule():
     ctx = RowContext("DualAttentionDetect", [*CH, D], [K, True, True, "beside"], nc=9, options={"hyperbolic": False})
     plan = DualAttentionDetect.parse(ctx)

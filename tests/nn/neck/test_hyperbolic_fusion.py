@@ -43,6 +43,20 @@ def test_shape(hyperbolic, b, h, w, nc):
     assert block.pop_aux() == {}
 
 
+def test_a_taxonomy_is_part_of_the_state_and_works_in_half_precision():
+    block = block_of()
+    empty = {"members": (0, K), "edges": (0, 2), "foreign": (0, 0), "parent_radius": (0,)}
+    assert {name: tuple(block.state_dict()[name].shape) for name in empty} == empty
+    full = {"members": (2, K), "edges": (4, 2), "parent_radius": (2,)}
+    state = with_tree(block).state_dict()
+    assert {name: tuple(state[name].shape) for name in full} == full
+    anchors = torch.randn(K, C)
+    wanted = block.nodes(anchors)
+    for got, value in zip(block.half().nodes(anchors), wanted, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, value, atol=1e-3, rtol=0)
+
+
 def test_errors():
     block = block_of()
     for members, radii in ((torch.ones(1, 2), torch.ones(4)), (torch.ones(1, 3), torch.ones(3))):

@@ -274,7 +274,9 @@ def test_redraw_is_the_same_on_all_workers():
         torch.manual_seed(0)
         moe = moe_of()
         torch.manual_seed(seed)  # the workers' own states differ
-        moe.redraw(torch.tensor([3]), 2, torch.Generator().manual_seed(7))
+        before = moe.cross.w_f[1].clone()
+        moe.redraw(torch.tensor([3]), 2, torch.Generator().manual_seed(7))  # from the first that is not universal
+        assert not torch.equal(moe.cross.w_f[1], before)
         twins.append(moe.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(twins[0].values(), twins[1].values(), strict=True))
 

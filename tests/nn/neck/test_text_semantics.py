@@ -117,7 +117,7 @@ def test_without_text_it_is_a_table():
     block = small(text=False)
     assert torch.equal(block(ANY), block.table[0])
     assert [name for name, _ in block.named_parameters()] == ["table"]
-    assert block.table.ndim == 3  # a host optimizer orthogonalises two-dimensional parameters
+    assert block.table.shape == (1, block.nc, block.width)  # a host optimizer orthogonalises two-dimensional parameters
 
 
 def test_vectors_are_standardised():
