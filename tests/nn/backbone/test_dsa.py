@@ -41,6 +41,12 @@ def test_value_by_outer_product(k, dilation):
     assert (wanted - x).abs().max() > 0.1
 
 
+def test_three_taps_two_apart_by_default():
+    row, col = DSA(4).body[:2]
+    assert (row.kernel_size, row.dilation) == ((1, 3), (1, 2))
+    assert (col.kernel_size, col.dilation) == ((3, 1), (2, 1))
+
+
 def test_limits():
     block, x = DSA(4).eval(), 100 * torch.randn(1, 4, 6, 6)
     added = block(x) - x
