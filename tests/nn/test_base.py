@@ -85,6 +85,21 @@ def test_fold_is_no_alias_and_is_not_saved():
     assert block.double()(None)[0].dtype == torch.float64  # follows the module
 
 
+def test_a_constant_that_is_a_parameter_is_folded_as_a_copy():
+    class Table(TextFoldMixin):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.ones(1, 2, 3))
+
+        def text_constants(self, text):
+            return (self.table[0],)
+
+    block = Table().eval()
+    block.fold_text(None)
+    block.table.data.zero_()
+    assert block.constants(None)[0].tolist() == [[1.0] * 3] * 2
+
+
 def test_training_unfolds_and_evaluation_does_not():
     block, text = Folder().eval(), torch.randn(4, 3)
     block.fold_text(text)

@@ -1,6 +1,7 @@
 """The registry and what a parse rule is told."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 from torch import nn
@@ -25,6 +26,15 @@ BLOCKS = [
     "SparseMoE",
     "TextSemantics",
 ]
+
+
+def test_what_a_row_and_a_plan_are_where_nothing_is_said():
+    ctx, plan = RowContext("X", 8, []), RowPlan([], 8)
+    assert (ctx.n, ctx.nc, ctx.width, ctx.reg_max, ctx.end2end, ctx.options) == (1, 80, 1.0, 16, False, {})
+    assert (plan.kwargs, plan.repeats) == ({}, 1)
+    for value in (ctx, plan):
+        with pytest.raises(FrozenInstanceError):
+            value.c1 = value.c2 = 3
 
 
 @pytest.fixture

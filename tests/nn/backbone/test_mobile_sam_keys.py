@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import WeightsError
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import (
@@ -113,6 +114,36 @@ def test_names_need_the_encoders_prefix() -> None:
     assert is_mobile_sam_checkpoint(state())
     assert is_mobile_sam_checkpoint({"model": state(), "epoch": 3})
     assert not is_mobile_sam_checkpoint({0: torch.zeros(1)})  # type: ignore[dict-item]
+
+
+def test_what_was_filled_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LOGGER, "propagate", True)
+    with caplog.at_level("INFO", LOGGER.name):
+        load_mobile_sam(Encoder(), state())
+    assert "MobileSAM encoder: 10 of 10 tensors fit from state dict" in caplog.messages
+
+
+class Touch:
+    """Unpickles by creating a file, as a hostile checkpoint could do worse."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.path), "w")
+
+
+def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
+    torch.save(state() | {"x": Touch(tmp_path / "touched")}, tmp_path / "bad.pt")
+    with pytest.raises(WeightsError, match="expected a readable file of tensors"):
+        load_mobile_sam(Encoder(), tmp_path / "bad.pt")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("source", [3, [1], None])
+def test_no_path_and_no_state_dict(source: object) -> None:
+    with pytest.raises(WeightsError, match=r"^pretrained: expected a path or a state dict, got \w+$"):
+        load_mobile_sam(Encoder(), source)  # type: ignore[arg-type]
 
 
 def test_a_file_is_named_in_what_is_said(tmp_path: Path) -> None:
