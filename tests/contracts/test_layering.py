@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "ultra_dsmoe"
 
 ORDER = (
-    ("aliases", "ops", "runtime", "edge"),
-    ("nn", "losses", "text", "data"),
+    ("aliases", "ops", "losses", "runtime", "edge"),
+    ("nn", "text", "data"),
     ("distill",),
     ("model",),
     ("train", "evaluate"),

@@ -16,7 +16,7 @@ from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
 from ultra_dsmoe.evaluate.evaluation import Evaluation, write_files
 from ultra_dsmoe.evaluate.paired import Effect
 from ultra_dsmoe.evaluate.tables import aligned
-from ultra_dsmoe.explain.catalogue import KNOCKOUTS
+from ultra_dsmoe.explain.catalogue import catalogue
 from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, markdown
 
 
@@ -145,7 +145,7 @@ def test_command_line_prints_one_line_and_fails(monkeypatch, capsys, tmp_path):
 def test_help_names_every_key_and_knockout(words, capsys):
     assert COMMAND.main(words) == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in (*KNOCKOUTS, *(k for k in COMMAND.options if k != "model")))
+    assert all(name in text for name in (*catalogue(), *(k for k in COMMAND.options if k != "model")))
 
 
 def test_whole_run(checkpoint, tmp_path, capsys, monkeypatch):
@@ -213,7 +213,7 @@ def _cheat(args, callbacks):
 
 
 def test_switch_is_in_force_while_images_are_computed_and_off_after_an_error(checkpoint, tiny_boards):
-    from ultra_dsmoe.explain.switches import hooked
+    from ultra_dsmoe.nn.knockout import hooked
 
     evaluation = Evaluation({"model": str(checkpoint), "device": "cpu", "batch": 2})
     shapes = []

@@ -26,7 +26,6 @@ from ultra_dsmoe.explain.paraphrases import (
     sentence,
     trained_bank,
 )
-from ultra_dsmoe.explain.switches import text_rows
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.text import encode_bank
 
@@ -81,10 +80,10 @@ def test_wordings_arrive_as_by_set_prompts(
     evaluation = Evaluation(options(described))
     trained = trained_bank(evaluation)
     banks = {"same": reword(trained, str(same)), "other": reword(trained, str(other))}
-    own = [row.bank.clone() for row in text_rows(evaluation.net)]
+    own = [row.bank.clone() for row in evaluation.net.text_rows()]
     report = evaluate(evaluation, banks, trained, boot=100)
     after = evaluation.run()
-    assert all(torch.equal(a, row.bank) for a, row in zip(own, text_rows(evaluation.net), strict=True))
+    assert all(torch.equal(a, row.bank) for a, row in zip(own, evaluation.net.text_rows(), strict=True))
     reference = Evaluation(options(described))
     reference.net.set_prompts({"spur": OTHER["spur"], "mouse_bite": OTHER["mouse_bite"]})
     expected = run(reference)

@@ -8,20 +8,21 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import yaml_model_load
 
-from ultra_dsmoe.explain.catalogue import CONTROL, KNOCKOUTS, applicable
-from ultra_dsmoe.explain.record import Record, blocks, head_attentions, hub_outputs, recording
-from ultra_dsmoe.explain.switches import drawn, exchanged, most_used
+from ultra_dsmoe.explain.catalogue import CONTROL, applicable, catalogue
+from ultra_dsmoe.explain.record import blocks, head_attentions, hub_outputs, recording
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.attention.cbam import CBAM
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.base import TextFoldMixin
-from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.knockout import Record
+from ultra_dsmoe.nn.neck.expert_gate import ExpertGate, most_used
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
-from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics, drawn, exchanged
 
+KNOCKOUTS = catalogue()
 NAMES = [name for name in KNOCKOUTS if name != CONTROL]
 
 

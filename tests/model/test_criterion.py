@@ -16,7 +16,6 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.losses import QualityFocalLoss
 from ultra_dsmoe.model.criterion import DSMoECriterion, extra_names
 from ultra_dsmoe.model.detector import DSMoEModel
-from ultra_dsmoe.model.options import GAINS
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 Build = Callable[..., DSMoEModel]
@@ -112,8 +111,8 @@ def test_alignment_and_auxiliary_terms_stand_beside_the_hosts(build: Build, batc
     criterion = net.init_criterion()
     preds = net.train()(data["img"])
     terms = {k: v for block in criterion.blocks for k, v in (block.aux or {}).items()}
-    assert set(terms) == {"ort", "align_logits", "bal", "ga"}
-    expected = sum(GAINS[k] * terms[k].item() for k in ("ort", "bal", "ga"))
+    assert set(terms) == {"ort", "align", "bal", "ga"}
+    expected = sum(gain * terms[k].item() for k, gain in (("ort", 0.01), ("bal", 0.01), ("ga", 0.05)))
     loss, items = criterion(preds, data)
     assert items["aux_loss"].item() == pytest.approx(expected, rel=1e-5)
     assert items["align_loss"].item() > 0
@@ -234,7 +233,7 @@ def test_criterion_survives_copies(build: Build, batch: Batch) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gains": {"ball": 1}}, "dsmoe.gains: expected names out of align, bal, hier, ga, ort (did you mean 'bal'?)"),
+        ({"gains": {"ball": 1}}, "dsmoe.gains: expected names out of bal, ga, align, hier, ort (did you mean 'bal'?)"),
         ({"gains": {"bal": -1}}, "dsmoe.gains.bal: expected a number >= 0, got -1"),
         ({"gains": {"bal": "much"}}, "dsmoe.gains.bal: expected a number >= 0, got much"),
         ({"gains": {"bal": float("nan")}}, "dsmoe.gains.bal: expected a number >= 0, got nan"),

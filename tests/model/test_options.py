@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.model.options import GAINS, check_options, merged_gains
+from ultra_dsmoe.model.options import check_options
+from ultra_dsmoe.nn.registry import aux_names, options
 
 GOOD: dict[str, list[Any]] = {
     "experts": [32],
@@ -91,21 +92,20 @@ def test_parameters_of_the_focal_loss(qfl: dict[str, Any], message: str) -> None
         check_options({"qfl": qfl})
 
 
-def test_given_gains_replace_the_usual_ones() -> None:
-    usual = dict(GAINS)
-    assert merged_gains(None) == merged_gains({}) == usual
-    assert merged_gains({"bal": 0, "hier": 2}) == {**usual, "bal": 0, "hier": 2}
-    assert usual == GAINS, "the usual ones stay"
+def test_keys_of_blocks_and_gains_of_their_terms_come_from_the_classes() -> None:
+    assert {*options()} >= {
+        "experts", "topk", "text", "hyperbolic", "attention", "detector", "residual_path", "neck_down"
+    }  # fmt: skip
+    assert {*aux_names()} >= {"align", "hier", "bal", "ga", "ort"}
+    assert len(aux_names()) == len({*aux_names()})
 
 
 @pytest.mark.parametrize("value", [-0.1, True, "1", None, float("nan"), float("inf")])
 def test_a_gain_is_a_number_that_is_not_negative(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"^dsmoe\.gains\.bal: expected a number >= 0, got "):
-        merged_gains({"bal": value})
+        check_options({"gains": {"bal": value}})
 
 
 def test_an_unknown_gain() -> None:
-    with pytest.raises(
-        ConfigError, match=r"^dsmoe\.gains: expected names out of align, .*mean 'align'\?\), got alignn$"
-    ):
+    with pytest.raises(ConfigError, match=r"^dsmoe\.gains: expected names out of bal, .*mean 'align'\?\), got alignn$"):
         check_options({"gains": {"alignn": 1}})

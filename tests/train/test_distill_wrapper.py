@@ -170,10 +170,11 @@ def test_the_necks_own_attention_is_used() -> None:
     wrapper = pair(teacher=teacher)
     rows = feeding_rows(teacher)
     assert isinstance(rows[0], DualAttention)
-    assert wrapper.own_attentions == 1
-    assert wrapper._attentions[0] == rows[0].attended
-    assert all(isinstance(a.__self__, ActivationAttention) for a in wrapper._attentions[1:])
-    assert pair().own_attentions == 0
+    assert wrapper.pair.own_attentions == [rows[0], None, None]
+    assert wrapper.pair.attentions[0] == rows[0].attended
+    assert all(isinstance(a.__self__, ActivationAttention) for a in wrapper.pair.attentions[1:])
+    assert wrapper.method.about(wrapper.pair) == ", the teacher's attention on 1"
+    assert pair().pair.own_attentions == [None, None, None]
 
 
 # the teacher ----------------------------------------------------------------------------------------------------------

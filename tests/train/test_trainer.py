@@ -193,7 +193,7 @@ def test_a_trainer_that_cannot_train_our_net(trainer: Any, message: str, tiny_bo
 
 @pytest.mark.parametrize("trainer", [DetectionTrainer, DSMoETrainer])
 def test_trainers_that_need_no_mixing(trainer: type) -> None:
-    assert with_ours(trainer) is DSMoETrainer
+    assert with_ours(trainer, DSMoETrainer) is DSMoETrainer
 
 
 # optimizer ------------------------------------------------------------------------------------------------------------

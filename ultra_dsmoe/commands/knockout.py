@@ -8,7 +8,7 @@ from ultra_dsmoe.evaluate.evaluation import write_files
 from ultra_dsmoe.evaluate.paired import BOOT
 from ultra_dsmoe.evaluate.tables import aligned
 from ultra_dsmoe.explain import knockout
-from ultra_dsmoe.explain.catalogue import KNOCKOUTS
+from ultra_dsmoe.explain.catalogue import catalogue
 
 
 def run(options: Given) -> int:
@@ -35,7 +35,7 @@ knockout.md.""",
     {
         **evaluation_options("knockout"),
         "boot": Option(whole(100, 100_000), "bootstrap resamples", str(BOOT)),
-        "only": Option(several_of(KNOCKOUTS), f"names, separated by commas: {', '.join(KNOCKOUTS)}", "all"),
+        "only": Option(several_of(catalogue()), f"names, separated by commas: {', '.join(catalogue())}", "all"),
     },
     run,
     CHECKPOINT,

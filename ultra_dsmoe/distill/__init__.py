@@ -8,16 +8,23 @@ from ultra_dsmoe.distill.adaptive import AdaptiveWeights
 from ultra_dsmoe.distill.attention import ActivationAttention, attention_mask, neck_attention
 from ultra_dsmoe.distill.config import KDConfig, resolve
 from ultra_dsmoe.distill.feature_losses import attention_loss, foreground_loss, global_loss, mimic_loss
+from ultra_dsmoe.distill.feature_method import FeatureMethod
 from ultra_dsmoe.distill.levels import Level, match_levels
 from ultra_dsmoe.distill.masks import cell_boxes, foreground_mask, scale_mask
+from ultra_dsmoe.distill.method import METHODS, Method, Pair, Seen, register_method
 from ultra_dsmoe.distill.terms import distillation_terms
 
 __all__ = [
+    "METHODS",
     "ActivationAttention",
     "Adapter",
     "AdaptiveWeights",
+    "FeatureMethod",
     "KDConfig",
     "Level",
+    "Method",
+    "Pair",
+    "Seen",
     "attention_loss",
     "attention_mask",
     "cell_boxes",
@@ -28,6 +35,7 @@ __all__ = [
     "match_levels",
     "mimic_loss",
     "neck_attention",
+    "register_method",
     "resolve",
     "scale_mask",
 ]

@@ -6,29 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from ultra_dsmoe.distill.adaptive import RULES
+from ultra_dsmoe.distill.method import DETECTION, HOST, METHODS
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 
-METHODS = ("attention", "mimic")
-HOST = "host"  # the preset that leaves distillation to the host
-PRESETS = (*METHODS, HOST)
 TEMPERATURE = 20.0  # [TS] Eq. 10
-
-DETECTION = ("cls", "box")  # terms of the student's own criterion that the adaptive weights move too
-# Gains per method, by term. Distillation: of the raw terms; detection: of the host's terms with the host's own gains
-# (2 QFL and 1 CIoU, as printed, are cls 4 and box 0.133 at the host's default gains of 0.5 and 7.5). Ours.
-# L_fg and L_G at 1 weigh nearly as much as boxes and classes; a quarter did better (docs/ts_model.md).
-GAINS: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "attention": MappingProxyType({"fg": 0.25, "att": 1.0, "glob": 0.25, "cls": 1.0, "box": 1.0}),
-        "mimic": MappingProxyType({"mimic": 1.0, "cls": 1.0, "box": 1.0}),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -36,15 +22,18 @@ class KDConfig:
     """Settings of our distiller; every one may stand in a ``dsmoe_kd`` YAML under its name.
 
     Attributes:
-        method: ``attention`` ([TS] Eq. 11-13) or ``mimic`` (Eq. 5).
+        method: ``attention`` ([TS] Eq. 11-13), ``mimic`` (Eq. 5) or another one out of `METHODS`.
         levels: Strides of the levels to distil; None takes all that both nets have.
         temperature: T of Eq. 10; for ``attention``.
-        adaptive: Rule of the adaptive weights: ``ema``, ``paper`` or ``none``; ``none`` unless given for ``mimic``.
-        gains: Factor of each term, those given in place of the usual ones.
+        adaptive: Rule of the adaptive weights: ``ema``, ``paper`` or ``none``; unless given, the method's usual one.
+        gains: Factor of each term, those given in place of the usual ones. Distillation: of the raw terms; detection:
+            of the host's terms with the host's own gains (2 QFL and 1 CIoU, as printed, are cls 4 and box 0.133 at the
+            host's default gains of 0.5 and 7.5), 1 unless given.
         normalize: Whether maps, and attentions, are compared in units of their standard deviation (the larger of the
             two) and L_fg is divided by the number of boxes and the background, so that T and a gain mean the same for
             every teacher and data set: the terms of a trained teacher stay within about 0 to 4. False as printed.
         compare: Whether the teacher is validated before training, beside a student that has weights.
+        own: Values of the options that the method alone has.
     """
 
     method: str = "attention"
@@ -54,19 +43,21 @@ class KDConfig:
     gains: Mapping[str, float] = field(default_factory=dict)
     normalize: bool = True
     compare: bool = True
+    own: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the distillation terms."""
-        return tuple(name for name in GAINS[self.method] if name not in DETECTION)
+        return tuple(METHODS[self.method].gains)
 
     def gain(self, name: str) -> float:
         """Return the gain of a term."""
-        return float({**GAINS[self.method], **self.gains}[name])
+        return float({**_usual_gains(self.method), **self.gains}[name])
 
     def state(self) -> dict[str, Any]:
         """Return the settings as plain values, for a checkpoint; `parse` reads them back."""
-        plain = {**vars(self), "gains": dict(self.gains)}
+        plain = {**vars(self), "gains": dict(self.gains), **self.own}
+        del plain["own"]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
@@ -82,7 +73,9 @@ def resolve(value: Any) -> KDConfig | None:
     value = check_form(value)
     if isinstance(value, dict):
         return parse(value)
-    return parse(_read(value)) if value not in PRESETS else None if value == HOST else parse({"method": value})
+    if value == HOST:
+        return None
+    return parse({"method": value} if value in METHODS else _read(value))
 
 
 def check_form(value: Any) -> Any:
@@ -93,9 +86,10 @@ def check_form(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return dict(value)
-    if not isinstance(value, (str, Path)) or not (str(value) in PRESETS or str(value).endswith((".yaml", ".yml"))):
-        hint = did_you_mean(value, PRESETS) if isinstance(value, str) else ""
-        raise ConfigError("dsmoe_kd", f"{', '.join(PRESETS)} or a YAML file{hint}", value)
+    presets = (*METHODS, HOST)
+    if not isinstance(value, (str, Path)) or not (str(value) in presets or str(value).endswith((".yaml", ".yml"))):
+        hint = did_you_mean(value, presets) if isinstance(value, str) else ""
+        raise ConfigError("dsmoe_kd", f"{', '.join(presets)} or a YAML file{hint}", value)
     return str(value)
 
 
@@ -105,19 +99,24 @@ def parse(options: Mapping[str, Any]) -> KDConfig:
     Raises:
         ConfigError: If an option is unknown or has a value that it cannot have.
     """
-    for name in options:
-        if name not in _CHECKS:
-            expected = f"options out of {', '.join(_CHECKS)}{did_you_mean(name, _CHECKS)}"
-            raise ConfigError("dsmoe_kd", expected, str(name))
-    method = _method(options.get("method", METHODS[0]))
-    usual = {"method": method, "adaptive": "ema" if method == "attention" else "none"}
-    checked: dict[str, Any] = {name: _CHECKS[name](value) for name, value in options.items()}
-    config = KDConfig(**{**usual, **checked})
-    for name in config.gains:
-        if name not in GAINS[method]:
-            expected = f"names out of {', '.join(GAINS[method])}{did_you_mean(name, GAINS[method])}"
-            raise ConfigError("dsmoe_kd gains", expected, name)
+    name = _method(options.get("method", next(iter(METHODS))))
+    method = METHODS[name]
+    known = (*_CHECKS, *method.options)
+    for key in options:
+        if key not in known:
+            raise ConfigError("dsmoe_kd", f"options out of {', '.join(known)}{did_you_mean(key, known)}", str(key))
+    checked: dict[str, Any] = {key: _CHECKS[key](value) for key, value in options.items() if key in _CHECKS}
+    own = {key: option.checked(f"dsmoe_kd {key}", key, options) for key, option in method.options.items()}
+    config = KDConfig(**{"method": name, "adaptive": method.adaptive, "own": own, **checked})
+    terms = _usual_gains(name)
+    for term in config.gains:
+        if term not in terms:
+            raise ConfigError("dsmoe_kd gains", f"names out of {', '.join(terms)}{did_you_mean(term, terms)}", term)
     return config
+
+
+def _usual_gains(method: str) -> dict[str, float]:
+    return {**METHODS[method].gains, **dict.fromkeys(DETECTION, 1.0)}
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -146,7 +145,7 @@ def _one_of(name: str, options: tuple[str, ...], value: Any) -> str:
 
 
 def _method(value: Any) -> str:
-    return _one_of("method", METHODS, value)
+    return _one_of("method", tuple(METHODS), value)
 
 
 def _levels(value: Any) -> tuple[int, ...] | None:

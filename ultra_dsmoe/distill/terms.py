@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,12 +40,10 @@ def distillation_terms(
         boxes_xywh_norm: Boxes of all images, centre and size as shares of the image, (N, 4).
         image_index: Image of each box, (N,).
     """
+    level_terms = _LEVEL_TERMS[config.method]
     totals: dict[str, Tensor] = {}
     for teacher, student, attention in zip(teacher_maps, student_maps, attentions, strict=True):
-        if config.method == "mimic":
-            terms = {"mimic": mimic_loss(*_comparable(teacher, student, config.normalize))}
-        else:
-            terms = _attention_terms(config, teacher, student, attention, boxes_xywh_norm, image_index)
+        terms = level_terms(config, teacher, student, attention, boxes_xywh_norm, image_index)
         for name, term in terms.items():
             totals[name] = totals.get(name, 0.0) + term / len(teacher_maps)
     return totals
@@ -65,6 +64,13 @@ def _attention_terms(
         "att": attention_loss(mask, student_mask) * config.temperature**2,
         "glob": global_loss(seen, student_seen),
     }
+
+
+def _mimic_terms(config: KDConfig, teacher: Tensor, student: Tensor, *_: Any) -> dict[str, Tensor]:
+    return {"mimic": mimic_loss(*_comparable(teacher, student, config.normalize))}
+
+
+_LEVEL_TERMS: dict[str, Callable[..., dict[str, Tensor]]] = {"attention": _attention_terms, "mimic": _mimic_terms}
 
 
 def _comparable(teacher: Tensor, student: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:

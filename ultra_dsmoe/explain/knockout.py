@@ -13,8 +13,9 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
 from ultra_dsmoe.evaluate.tables import comma_separated
-from ultra_dsmoe.explain.catalogue import CONTROL, Knockout, applicable
-from ultra_dsmoe.explain.record import Record, recording
+from ultra_dsmoe.explain.catalogue import CONTROL, Entry, applicable
+from ultra_dsmoe.explain.record import recording
+from ultra_dsmoe.nn.knockout import Record
 
 WORTH = 1.0  # points of mAP50 that a stage must be worth, from the project's own criterion of usefulness
 
@@ -75,7 +76,7 @@ def evaluate(
 
     Args:
         evaluation: Checkpoint and data.
-        only: Names out of `KNOCKOUTS`; all where omitted.
+        only: Names out of `catalogue`; all where omitted.
         boot: Bootstrap resamples.
         seed: Of resamples, random routes and random vectors.
         progress: Called with a line before every pass.
@@ -102,7 +103,7 @@ def evaluate(
     return Report(pairs.base, outcomes, notes)
 
 
-def _outcome(knockout: Knockout, effect: Effect) -> Outcome:
+def _outcome(knockout: Entry, effect: Effect) -> Outcome:
     judged = "control" if knockout.name == CONTROL else verdict(effect.change[0], *effect.ranges[0])
     return Outcome(knockout.name, knockout.what, effect, judged)
 

@@ -18,8 +18,9 @@ from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
 from ultra_dsmoe.evaluate.tables import comma_separated
-from ultra_dsmoe.explain.record import Record
-from ultra_dsmoe.explain.switches import other_text
+from ultra_dsmoe.explain.catalogue import Entry
+from ultra_dsmoe.nn.knockout import Knockout, Record
+from ultra_dsmoe.nn.neck.text_semantics import other_text
 from ultra_dsmoe.text import TextBank, encode_bank, read_prompts
 
 
@@ -104,7 +105,9 @@ def evaluate(
         progress(f"{i}/{len(wordings)} {name}")
         changed = np.array([a != b for a, b in zip(bank.prompts, trained.prompts, strict=True)])
         vectors = np.where(changed[:, None], bank.vectors, trained.vectors)
-        effect = pairs.effect(other_text(_given(vectors))(evaluation.net, Record(), seed))
+        reworded = Knockout(name, "other wording", other_text(_given(vectors)), text=True)
+        entry = Entry(reworded, lambda _: evaluation.net.text_rows())
+        effect = pairs.effect(entry.switch(evaluation.net, Record(), seed))
         cosines = (_unit(vectors) * _unit(trained.vectors)).sum(1)
         found.append(Wording(name, int(changed.sum()), effect, cosines))
     note = (

@@ -4,58 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Detect
 
+from ultra_dsmoe.nn import registry
 from ultra_dsmoe.nn.attention.kinds import KINDS, MapAttention
+from ultra_dsmoe.nn.knockout import Mean, Record
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
-from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
-from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
 
-@dataclass
-class Mean:
-    """Running mean per channel over images and positions."""
-
-    total: Tensor | None = None
-    count: int = 0
-
-    def add(self, x: Tensor) -> None:
-        """Take in a map (B, C, H, W)."""
-        new = x.detach().float().sum((0, 2, 3)).cpu().double()
-        self.total = new if self.total is None else self.total + new
-        self.count += x.shape[0] * x.shape[2] * x.shape[3]
-
-    def like(self, x: Tensor) -> Tensor:
-        """Return a map of the shape, type and device of ``x`` that is the mean everywhere, (B, C, H, W)."""
-        assert self.total is not None, "nothing was recorded"
-        return (self.total / self.count).to(x)[None, :, None, None].expand_as(x).clone()
-
-
-@dataclass
-class Record:
-    """What a pass over a data set left behind.
-
-    Attributes:
-        means: Mean output of a stage; of the weight for an attention in a head.
-        gates: Gate weights of every image, one tensor (B, N) per batch.
-    """
-
-    means: dict[nn.Module, Mean] = field(default_factory=dict)
-    gates: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
-
-    def routing(self, gate: nn.Module) -> Tensor:
-        """Return the gate's weights for all images in order, (I, N) in fp32 on the CPU."""
-        return torch.cat(self.gates[gate])
-
-
-def blocks(net: nn.Module, kind: type) -> list:
-    """Return all blocks of a class."""
+def blocks(net: nn.Module, kind: type | tuple[type, ...]) -> list:
+    """Return all blocks of a class, or of several."""
     return [m for m in net.modules() if isinstance(m, kind)]
 
 
@@ -87,8 +49,9 @@ def recording(net: nn.Module, record: Record) -> Iterator[None]:
         record.gates.setdefault(m, []).append(out.detach().float().cpu())
 
     with ExitStack() as stack:
-        stages = [*blocks(net, SparseMoE), *blocks(net, HyperbolicFusion), *hub_outputs(net)]
-        handles = [m.register_forward_hook(output) for m in stages]
+        kinds = {cls for cls, knockout in registry.knockouts() if knockout.mean}
+        stages = [*blocks(net, tuple(kinds)), *hub_outputs(net)]
+        handles = [m.register_forward_hook(output) for m in dict.fromkeys(stages)]
         handles += [m.register_forward_hook(attention) for m in head_attentions(net)]
         handles += [m.register_forward_hook(gate) for m in blocks(net, ExpertGate)]
         for handle in handles:

@@ -12,8 +12,9 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
 from ultra_dsmoe.evaluate.tables import comma_separated
 from ultra_dsmoe.explain.plots.routing_map import draw, sentence
-from ultra_dsmoe.explain.record import Record, blocks, recording
+from ultra_dsmoe.explain.record import blocks, recording
 from ultra_dsmoe.explain.routing import RoutingMap, kind, routing_map
+from ultra_dsmoe.nn.knockout import Record
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 Block = TypeVar("Block", bound=nn.Module)

@@ -43,6 +43,13 @@ def cell_labels(cls: Tensor, boxes_xywh_norm: Tensor, batch_idx: Tensor, shape: 
     return labels
 
 
+def batch_alignment(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Return `alignment_loss` of a batch's logits (B, K, H, W), with the labels of its boxes."""
+    cls, boxes, index = (batch[name].to(logits.device) for name in ("cls", "bboxes", "batch_idx"))
+    shape = (logits.shape[0], logits.shape[2], logits.shape[3])
+    return alignment_loss(logits, cell_labels(cls.view(-1), boxes, index.view(-1), shape))
+
+
 def alignment_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the class-balanced cross-entropy of the labelled cells.
 

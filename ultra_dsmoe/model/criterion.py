@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ultra_dsmoe.losses import QualityFocalLoss, alignment_loss, cell_labels
-from ultra_dsmoe.model.options import check_options, merged_gains
+from ultra_dsmoe.losses import QualityFocalLoss
+from ultra_dsmoe.model.options import check_options
 from ultra_dsmoe.nn.base import AuxLossMixin
-
-EXTRA_NAMES = ("align_loss", "aux_loss")
+from ultra_dsmoe.nn.contract import AUX_COLUMN
 
 
 def extra_names(model: nn.Module, options: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the loss items that a net adds to the host's.
+    """Return the names of the loss items that a net adds to the host's: columns of its blocks' terms, the common last.
 
     None with the host's own loss, and none where no block has auxiliary terms.
 
@@ -23,8 +22,11 @@ def extra_names(model: nn.Module, options: dict[str, Any]) -> tuple[str, ...]:
         model: The detector.
         options: The model YAML's ``dsmoe:`` section.
     """
-    has_terms = any(isinstance(m, AuxLossMixin) for m in model.modules())
-    return EXTRA_NAMES if has_terms and options.get("loss") != "host" else ()
+    if options.get("loss") == "host":
+        return ()
+    blocks = [m for m in model.modules() if isinstance(m, AuxLossMixin)]
+    columns = {term.column for block in blocks for term in block.aux_terms.values()}
+    return tuple(sorted(columns, key=lambda column: (column == AUX_COLUMN, column)))
 
 
 class DSMoECriterion:
@@ -51,7 +53,8 @@ class DSMoECriterion:
         """
         self.inner = inner
         self.blocks = [m for m in model.modules() if isinstance(m, AuxLossMixin)]
-        self.gains = merged_gains(check_options(options).get("gains"))
+        self.gains = check_options(options).get("gains") or {}
+        self.columns = extra_names(model, options)
         if options.get("cls_loss", "qfl") == "qfl":
             part: Any
             for part in (inner, getattr(inner, "one2many", None), getattr(inner, "one2one", None)):
@@ -59,32 +62,25 @@ class DSMoECriterion:
                     part.bce = QualityFocalLoss(**options.get("qfl", {}))
 
     def __call__(self, preds: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        """Return the host's loss vector with two more entries, and its loss items likewise; see `extra_names`."""
-        if not self.blocks:
+        """Return the host's loss vector with one more entry per column, its loss items likewise; see `extra_names`."""
+        if not (sums := self.auxiliary(batch)):
             return self.inner(preds, batch)
-        align, rest = self.auxiliary(batch)
         loss, items = self.inner(preds, batch)
-        extra = torch.stack([align, rest]).to(loss.device)
+        extra = torch.stack([sums[column] for column in self.columns]).to(loss.device)
         loss = torch.cat([loss.reshape(-1), extra * batch["img"].shape[0]])
         detached = extra.detach()
         if isinstance(items, dict):
-            return loss, {**items, **dict(zip(EXTRA_NAMES, detached, strict=True))}
+            return loss, {**items, **dict(zip(self.columns, detached, strict=True))}
         return loss, torch.cat([items, detached])
 
-    def auxiliary(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Collect and clear the blocks' terms; return the scaled alignment loss and the scaled sum of the others."""
-        zero = batch["img"].new_zeros((), dtype=torch.float32)
-        align, rest = zero, zero
+    def auxiliary(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Collect and clear the blocks' terms; return the sum of those of each column, with their gains."""
+        sums = dict.fromkeys(self.columns, batch["img"].new_zeros((), dtype=torch.float32))
         for block in self.blocks:
-            for name, term in block.pop_aux().items():
-                if name == "align_logits":
-                    shape = (term.shape[0], term.shape[2], term.shape[3])
-                    boxes = [batch[k].to(term.device) for k in ("cls", "bboxes", "batch_idx")]
-                    labels = cell_labels(boxes[0].view(-1), boxes[1], boxes[2].view(-1), shape)
-                    align = align + self.gains["align"] * alignment_loss(term, labels)
-                else:
-                    rest = rest + self.gains[name] * term.float()
-        return align, rest
+            for name, loss in block.aux_losses(batch).items():
+                term = block.aux_terms[name]
+                sums[term.column] = sums[term.column] + self.gains.get(name, term.gain) * loss
+        return sums
 
     def __getattr__(self, name: str) -> Any:
         """Delegate to the host's criterion: its trainer calls ``update`` and reads other attributes."""

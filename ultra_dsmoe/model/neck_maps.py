@@ -1,4 +1,4 @@
-"""The maps that a detector's head reads, wherever in the net they come from."""
+"""The maps that a detector's head reads, wherever in the net they come from, and what it makes of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
+
+from ultra_dsmoe.distill.method import Seen
 
 
 class _NeckDone(Exception):
@@ -37,6 +39,29 @@ def neck_maps(net: Any, *, stop: bool = False) -> Iterator[list[Tensor]]:
             yield maps
     finally:
         handle.remove()
+
+
+@contextmanager
+def watched(net: Any, *, outputs: bool, stop: bool = False) -> Iterator[Seen]:
+    """Give what a forward pass within the block shows: the maps, and what the net's head makes of them.
+
+    Args:
+        net: A detector.
+        outputs: Whether the head's outputs are wanted; a head in evaluation also decodes, which is left out here.
+        stop: Whether to end the pass, and the block, before the detectors where nobody wants their outputs.
+    """
+    seen = Seen()
+
+    def keep(_head: nn.Module, _inputs: tuple[Any, ...], out: Any) -> None:
+        seen.outputs = out[1] if isinstance(out, tuple) else out
+
+    handle = net.model[-1].register_forward_hook(keep) if outputs else None
+    try:
+        with neck_maps(net, stop=stop and not outputs) as seen.maps:
+            yield seen
+    finally:
+        if handle is not None:
+            handle.remove()
 
 
 def feeding_rows(net: Any) -> list[nn.Module]:

@@ -1,4 +1,7 @@
-"""The model YAML's ``dsmoe:`` section: which keys it may have and what they may say."""
+"""The model YAML's ``dsmoe:`` section: which keys it may have and what they may say.
+
+The keys of single blocks are declared in their classes, see `ultra_dsmoe.nn.contract`; those of the net are here.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, did_you_mean
-from ultra_dsmoe.nn.attention.kinds import check_attention
+from ultra_dsmoe.nn import registry
+from ultra_dsmoe.nn.contract import NET_OPTIONS
 from ultra_dsmoe.ops.gray import check_gamma
 
-# Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; the section's `gains` overrides them.
-GAINS = {"align": 0.5, "bal": 0.01, "hier": 0.05, "ga": 0.05, "ort": 0.01}
 LOSSES, CLASS_LOSSES = ("dsmoe", "host"), ("qfl", "bce")
 QFL = {"alpha": 1, "beta": 5}  # the quality focal loss's parameters and how large they may be
 _PLACE = re.compile(r"\d+\.\w+")  # a part of a row, "22.csp"
@@ -21,8 +23,6 @@ _PLACE = re.compile(r"\d+\.\w+")  # a part of a row, "22.csp"
 def check_options(section: Any) -> dict[str, Any]:
     """Return the section, with an absent one as an empty mapping.
 
-    ``experts`` and ``topk`` are checked by the blocks that use them.
-
     Raises:
         ConfigError: If it is no mapping, or has a key or value that it cannot have.
     """
@@ -30,28 +30,33 @@ def check_options(section: Any) -> dict[str, Any]:
         return {}
     if not isinstance(section, dict):
         raise ConfigError("dsmoe: section of the model YAML", "a mapping", section)
+    of_blocks = registry.options()
     for key, value in section.items():
-        if key not in _CHECKS:
-            expected = f"keys out of {', '.join(sorted(_CHECKS))}{did_you_mean(key, _CHECKS)}"
+        if key in _CHECKS:
+            _CHECKS[key](value)
+        elif key in of_blocks:
+            of_blocks[key].checked(f"dsmoe.{key}", key, section)
+        else:
+            known = sorted({*_CHECKS, *of_blocks})
+            expected = f"keys out of {', '.join(known)}{did_you_mean(key, known)}"
             raise ConfigError("dsmoe: section of the model YAML", expected, str(key))
-        _CHECKS[key](value)
     return section
 
 
-def merged_gains(gains: Any) -> dict[str, float]:
-    """Return the gains of all auxiliary terms, those given in place of the usual ones.
+def _gains(gains: Any) -> None:
+    """Check the gains given in place of the blocks' own.
 
     Raises:
         ConfigError: If a name is unknown or a value is not a number >= 0.
     """
     if not isinstance(gains, (dict, type(None))):
         raise ConfigError("dsmoe.gains", "a mapping of gains", gains)
+    known = registry.aux_names()
     for name, value in (gains or {}).items():
-        if name not in GAINS:
-            raise ConfigError("dsmoe.gains", f"names out of {', '.join(GAINS)}{did_you_mean(name, GAINS)}", str(name))
+        if name not in known:
+            raise ConfigError("dsmoe.gains", f"names out of {', '.join(known)}{did_you_mean(name, known)}", str(name))
         if not _is_number(value) or value < 0:
             raise ConfigError(f"dsmoe.gains.{name}", "a number >= 0", value)
-    return {**GAINS, **(gains or {})}
 
 
 def _is_number(value: Any) -> bool:
@@ -62,14 +67,6 @@ def _one_of(key: str, options: tuple[str, ...]) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         if value not in options:
             raise ConfigError(f"dsmoe.{key}", " or ".join(options), value)
-
-    return check
-
-
-def _switch(key: str) -> Callable[[Any], None]:
-    def check(value: Any) -> None:
-        if not isinstance(value, bool):
-            raise ConfigError(f"dsmoe.{key}", "true or false", value)
 
     return check
 
@@ -100,23 +97,12 @@ def _gamma(value: Any) -> None:
     check_gamma("dsmoe.gamma", value)
 
 
-def _by_block(value: Any) -> None:
-    """Leave the check to the block."""
-
-
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "experts": _by_block,
-    "topk": _by_block,
-    "text": _switch("text"),
-    "hyperbolic": _switch("hyperbolic"),
     "loss": _one_of("loss", LOSSES),
     "cls_loss": _one_of("cls_loss", CLASS_LOSSES),
     "qfl": _qfl,
-    "attention": lambda value: check_attention(value, "dsmoe"),
-    "detector": _by_block,
-    "residual_path": _switch("residual_path"),
-    "neck_down": _switch("neck_down"),
-    "gains": merged_gains,
+    "gains": _gains,
     "gamma": _gamma,
     "transfer": _transfer,
 }
+assert set(_CHECKS) == set(NET_OPTIONS)

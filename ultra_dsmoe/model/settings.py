@@ -102,13 +102,10 @@ def align(copy: Any, net: Any) -> None:
 
 
 def read(net: Any) -> dict[str, Any]:
-    """Return what our keys may change in a network, block by block."""
+    """Return what may be changed in a network for one call, block by block."""
     return {
         "options": {key: net.options.get(key) for key in OPTIONS},
-        "k": [m.k for m in _blocks(net, "set_topk")],
-        "mode": [(m.mode, m.kept, m.dynamic_conv) for m in _blocks(net, "set_mode")],
-        "kept": [m.kept for m in _blocks(net, "keep")],
-        "bank": [m.bank for m in _blocks(net, "set_bank") if m.text],
+        "blocks": [m.read_settings() for m in _blocks(net)],
         "text_info": deepcopy(net.text_info),
     }
 
@@ -120,21 +117,16 @@ def write(net: Any, settings: dict[str, Any]) -> None:
             net.options.pop(key, None)
         else:
             net.options[key] = value
-    for block, k in zip(_blocks(net, "set_topk"), settings["k"], strict=True):
-        block.k = k
-    for block, (mode, kept, dynamic_conv) in zip(_blocks(net, "set_mode"), settings["mode"], strict=True):
-        block.set_mode(mode, kept)
-        block.dynamic_conv = dynamic_conv
-    for block, kept in zip(_blocks(net, "keep"), settings["kept"], strict=True):
-        block.keep(kept)
+    for block, values in zip(_blocks(net), settings["blocks"], strict=True):
+        block.write_settings(values)
     if net.text_info != settings["text_info"]:
-        for block, bank in zip((m for m in _blocks(net, "set_bank") if m.text), settings["bank"], strict=True):
-            block.set_bank(bank)
         net.text_info = deepcopy(settings["text_info"])
         if any(getattr(m, "folded", False) for m in net.modules()):
             net.fold_text()
 
 
-def _blocks(net: Any, method: str) -> list[Any]:
-    """Return the blocks of a network that have a method, in order."""
-    return [m for m in net.modules() if m is not net and hasattr(m, method)]
+def _blocks(net: Any) -> list[Any]:
+    """Return the blocks of a network that have settings, in order."""
+    from ultra_dsmoe.nn.base import SettingsMixin  # late: every process with the host loads this module
+
+    return [m for m in net.modules() if isinstance(m, SettingsMixin)]

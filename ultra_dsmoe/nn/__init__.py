@@ -7,8 +7,12 @@ from ultra_dsmoe.nn.backbone.gad import GAD
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.residual_fusion import ResidualFusion
 from ultra_dsmoe.nn.backbone.swin import SwinStage
+from ultra_dsmoe.nn.base import AuxLossMixin, SettingsMixin, TextFoldMixin
+from ultra_dsmoe.nn.contract import AuxTerm, Option
+from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.head.decoupled_detect import DecoupledDetect
 from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
+from ultra_dsmoe.nn.knockout import Knockout, Record
 from ultra_dsmoe.nn.neck.expert_ensemble import ExpertEnsemble
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
@@ -27,6 +31,8 @@ __all__ = [
     "DSA",
     "GAD",
     "LAYERS",
+    "AuxLossMixin",
+    "AuxTerm",
     "DecoupledDetect",
     "DualAttention",
     "DualAttentionDetect",
@@ -36,15 +42,21 @@ __all__ = [
     "HubFusion",
     "HubInject",
     "HyperbolicFusion",
+    "Knockout",
+    "LinearFoldMixin",
     "MobileSAM",
     "NeckBlock",
+    "Option",
     "Pick",
+    "Record",
     "ResidualFusion",
     "RowContext",
     "RowPlan",
+    "SettingsMixin",
     "SpaceBroadcast",
     "SparseMoE",
     "SwinStage",
+    "TextFoldMixin",
     "TextSemantics",
     "register",
 ]

@@ -2,18 +2,23 @@
 
 A layer is an ordinary ``nn.Module``. `register` enrols it under its class name; its static ``parse(ctx)`` turns one
 YAML row (`RowContext`) into constructor arguments and output channels (`RowPlan`). The host's own parser never sees
-these classes: `ultra_dsmoe.plugin` swaps them in.
+these classes: `ultra_dsmoe.plugin` swaps them in. What else a layer may bring along is in `ultra_dsmoe.nn.contract`;
+`options`, `aux_names` and `knockouts` gather it from all layers, a user's own included.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.base import AuxLossMixin
+from ultra_dsmoe.nn.contract import HOST_COLUMNS, NET_OPTIONS, AuxTerm, Option
+from ultra_dsmoe.nn.knockout import Knockout
 
 LAYERS: dict[str, type[nn.Module]] = {}
 
@@ -73,6 +78,17 @@ class RowContext:
         """Return the row's argument ``index``, or ``default`` where the row is shorter."""
         return self.args[index] if index < len(self.args) else default
 
+    def option(self, name: str) -> Any:
+        """Return the checked value of an option that the row's class declares, its default where the section has none.
+
+        Raises:
+            ConfigError: If the value is wrong, or the class declares no such option.
+        """
+        declared = contract(LAYERS[self.name], "options")
+        if name not in declared:
+            raise ConfigError(f"option '{name}' of {self.name}", "an entry in the class's options", "none")
+        return declared[name].checked(f"dsmoe.{name}", name, self.options)
+
 
 @dataclass(frozen=True)
 class RowPlan:
@@ -95,11 +111,63 @@ def register(cls: type[nn.Module]) -> type[nn.Module]:
     """Enrol ``cls`` under its class name so that a model YAML may use it.
 
     Raises:
-        ConfigError: If the class has no ``parse`` rule or another class holds the name.
+        ConfigError: If the class has no ``parse`` rule, another class holds the name, or what it brings along is wrong
+            or clashes with another class's.
     """
     name = cls.__name__
     if not callable(getattr(cls, "parse", None)):
         raise ConfigError(f"register({name})", "a class with a static parse(ctx) rule", "none")
-    if LAYERS.setdefault(name, cls) is not cls:
+    if LAYERS.get(name, cls) is not cls:
         raise ConfigError(f"register({name})", "a name that is not taken", f"{LAYERS[name].__module__}.{name}")
+    for check in (_check_options, _check_aux_terms, _check_knockouts):
+        check(cls, f"register({name})")
+    LAYERS[name] = cls
     return cls
+
+
+def contract(cls: type, attribute: str) -> dict[str, Any]:
+    """Return a mapping that a layer may declare, empty where it does not."""
+    return dict(getattr(cls, attribute, None) or {})
+
+
+def options() -> dict[str, Option]:
+    """Return the options of all layers."""
+    return {name: option for cls in LAYERS.values() for name, option in contract(cls, "options").items()}
+
+
+def aux_names() -> list[str]:
+    """Return the names of all layers' auxiliary terms."""
+    return list(dict.fromkeys(name for cls in LAYERS.values() for name in contract(cls, "aux_terms")))
+
+
+def knockouts() -> Iterator[tuple[type[nn.Module], Knockout]]:
+    """Yield what can be switched off in which layers; what a class inherits belongs to its base."""
+    for cls in LAYERS.values():
+        yield from ((cls, knockout) for knockout in vars(cls).get("knockouts", ()))
+
+
+def _check_options(cls: type[nn.Module], argument: str) -> None:
+    for name, option in contract(cls, "options").items():
+        if not isinstance(option, Option) or name in NET_OPTIONS:
+            got = "a key that concerns the whole net" if name in NET_OPTIONS else option
+            raise ConfigError(f"{argument} options['{name}']", "an Option under a key of the block's own", got)
+        for other in LAYERS.values():
+            if contract(other, "options").get(name, option) is not option:
+                raise ConfigError(f"{argument} options['{name}']", f"the Option of {other.__name__}", "another one")
+
+
+def _check_aux_terms(cls: type[nn.Module], argument: str) -> None:
+    terms = contract(cls, "aux_terms")
+    if terms and not issubclass(cls, AuxLossMixin):
+        raise ConfigError(f"{argument} aux_terms", "a class derived from AuxLossMixin", f"{cls.__bases__[0].__name__}")
+    for name, term in terms.items():
+        if not isinstance(term, AuxTerm) or not term.column.endswith("_loss") or term.column in HOST_COLUMNS:
+            expected = "an AuxTerm whose column ends in _loss and is none of the host's"
+            raise ConfigError(f"{argument} aux_terms['{name}']", expected, term)
+
+
+def _check_knockouts(cls: type[nn.Module], argument: str) -> None:
+    own = [knockout.name for knockout in vars(cls).get("knockouts", ())]
+    taken = {knockout.name for other, knockout in knockouts() if other is not cls}
+    if len(set(own)) < len(own) or taken & set(own):
+        raise ConfigError(f"{argument} knockouts", "names that are not taken", ", ".join(own))

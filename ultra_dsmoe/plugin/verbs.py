@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterator
 from inspect import isgenerator
 from pathlib import Path
@@ -16,37 +15,43 @@ from ultra_dsmoe.model.settings import Kept, align, in_force
 from ultra_dsmoe.plugin import distill_choice, fusing, host, keys
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.rows import is_ours
+from ultra_dsmoe.plugin.task_table import TASKS, load, task_of
 
 
 def our_net(model: Any) -> Any:
     """Return the network of a ``YOLO`` object where it is ours, looking through a distillation wrapper, else None."""
     net = getattr(model, "model", None)
     net = getattr(net, "student_model", net)
-    module = sys.modules.get("ultra_dsmoe.model.detector")  # a network of ours exists only where this was imported
-    return net if module is not None and isinstance(net, module.DSMoEModel) else None
+    return None if task_of(net) is None else net
 
 
-def our_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the host's task map with our network and trainer for detection; the host's validator serves both."""
-    from ultra_dsmoe.model.detector import DSMoEModel
-    from ultra_dsmoe.train.trainer import DSMoETrainer
-
-    ours = {"model": DSMoEModel, "trainer": DSMoETrainer}
-    return {**stock, "detect": {**stock["detect"], **ours}}
+def our_map(stock: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
+    """Return the host's task map with our network and trainer for a task; the host's validator serves both."""
+    ours = {"model": load(TASKS[name].model), "trainer": load(TASKS[name].trainer)}
+    return {**stock, name: {**stock[name], **ours}}
 
 
-def chooser(stock_class: Any) -> Any:
-    """Return a stand-in for the host's detection model that builds ours from a YAML that names layers of ours."""
+def choosing_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the host's task map for a model that is being built: its YAML decides whose network it becomes."""
+    known = {name: task for name, task in TASKS.items() if name in stock}
+    ours = {name: {**stock[name], "model": chooser(stock[name]["model"], task.model)} for name, task in known.items()}
+    return {**stock, **ours}
+
+
+def chooser(stock_class: Any, path: str) -> Any:
+    """Return a stand-in for a model of the host's that builds ours from a YAML that names layers of ours.
+
+    Args:
+        stock_class: The host's class.
+        path: Dotted path of ours.
+    """
 
     @functools.wraps(stock_class, updated=())
     def build(cfg: Any, *args: Any, **kwargs: Any) -> Any:
         from ultralytics.nn import tasks
 
-        if not is_ours(cfg, vars(tasks)):
-            return stock_class(cfg, *args, **kwargs)
-        from ultra_dsmoe.model.detector import DSMoEModel
-
-        return DSMoEModel(cfg, *args, **kwargs)
+        cls = load(path) if is_ours(cfg, vars(tasks)) else stock_class
+        return cls(cfg, *args, **kwargs)
 
     return build
 
@@ -114,12 +119,13 @@ def wrap_train(stock: Any) -> Any:
         all_given = {**keys.take(file), **given}
         required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
         keys.suit("train", all_given)
-        ours = our_net(self) is not None
+        task = task_of(our_net(self))
+        ours = task is not None
         if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:
             raise ConfigError("cache", "ram or disk for a stock model (lmdb is for DS-MoE models)", "lmdb")
-        if ours:
+        if task is not None:
             if kwargs.get("trainer"):
-                kwargs["trainer"] = with_ours(kwargs["trainer"])
+                kwargs["trainer"] = with_ours(kwargs["trainer"], load(TASKS[task].trainer))
             _check_files(self, {**file, **kwargs}, kwargs)
         if "dsmoe_prompts" in given:
             from ultra_dsmoe.text.prompts import read_prompt_file
@@ -134,24 +140,22 @@ def wrap_train(stock: Any) -> Any:
     return host.mark(train)
 
 
-def with_ours(trainer: Any) -> Any:
+def with_ours(trainer: Any, ours: Any) -> Any:
     """Return a user's trainer class with ours below it, so that ``super()`` in its methods is ours.
 
     Raises:
-        ConfigError: If it is no class that trains detectors.
+        ConfigError: If it is no class that trains the same task.
     """
     from ultralytics.engine.trainer import BaseTrainer
 
-    from ultra_dsmoe.train.trainer import DSMoETrainer
-
     if not isinstance(trainer, type) or not issubclass(trainer, BaseTrainer):
         raise ConfigError("trainer", "a class derived from the host's DetectionTrainer", trainer)
-    if issubclass(DSMoETrainer, trainer):  # one of the host's that ours is made of
-        return DSMoETrainer
-    if issubclass(trainer, DSMoETrainer):
+    if issubclass(ours, trainer):  # one of the host's that ours is made of
+        return ours
+    if issubclass(trainer, ours):
         return trainer
     try:
-        return type(trainer.__name__, (trainer, DSMoETrainer), {"__doc__": trainer.__doc__, "__module__": __name__})
+        return type(trainer.__name__, (trainer, ours), {"__doc__": trainer.__doc__, "__module__": __name__})
     except TypeError as e:  # its bases stand in another order
         raise ConfigError("trainer", "a class derived from DetectionTrainer or DSMoETrainer alone", trainer) from e
 
@@ -191,12 +195,12 @@ def patch_yolo(module: Any) -> None:
 
         def task_map(self: Any) -> dict[str, dict[str, Any]]:
             stock = stock_map.fget(self)
-            if our_net(self) is not None:
-                return our_map(stock)
+            if (task := task_of(our_net(self))) is not None:
+                return our_map(stock, task)
             if distill_choice.is_wrapped(self.model):  # a stock student whose training goes on
                 return distill_choice.wrapped_map(stock)
             if self.model is None:  # being built from a YAML
-                return {**stock, "detect": {**stock["detect"], "model": chooser(stock["detect"]["model"])}}
+                return choosing_map(stock)
             return stock
 
         host.replace(yolo, "task_map", property(host.mark(task_map), doc=stock_map.__doc__))

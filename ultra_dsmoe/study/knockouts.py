@@ -6,8 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ultra_dsmoe.explain.catalogue import CONTROL
-from ultra_dsmoe.explain.catalogue import KNOCKOUTS as CATALOGUE
+from ultra_dsmoe.explain.catalogue import CONTROL, catalogue
 
 from .plan import Plan
 from .store import Kept
@@ -41,7 +40,7 @@ def knockout_table(plan: Plan, rows: Sequence[dict[str, Any]], kept: Mapping[str
     models = [m.name for m in plan.models if any(m.name == model for _, model in found)]
     table = [["data", "knock-out", *models]]
     for data in (d.name for d in plan.data):
-        for name in (n for n in CATALOGUE if n != CONTROL):
+        for name in (n for n in catalogue() if n != CONTROL):
             cells = [_cell([c[name] for c in found.get((data, m), []) if name in c]) for m in models]
             if any(cells):
                 table.append([data, name, *cells])

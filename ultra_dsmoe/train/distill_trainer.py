@@ -196,7 +196,7 @@ class Distilling(Base):
         """Say who teaches what, and warn of a teacher that is worse than the student."""
         config, teacher = wrapper.config, Path(str(self.args.distill_model)).name
         strides = ", ".join(str(level.stride) for level in wrapper.levels)
-        own = f", the teacher's attention on {wrapper.own_attentions}" if config.method == "attention" else ""
+        own = wrapper.method.about(wrapper.pair) if wrapper.pair else ""
         if RANK in {-1, 0}:
             adapters = sum(p.numel() for p in wrapper.projector.parameters())
             LOGGER.info(

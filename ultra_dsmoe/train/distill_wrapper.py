@@ -14,18 +14,10 @@ from torch import Tensor, nn
 from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.utils.torch_utils import copy_attr
 
-from ultra_dsmoe.distill import (
-    ActivationAttention,
-    Adapter,
-    AdaptiveWeights,
-    KDConfig,
-    Level,
-    distillation_terms,
-    match_levels,
-    neck_attention,
-)
-from ultra_dsmoe.distill.config import DETECTION, parse
-from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
+from ultra_dsmoe.distill import METHODS, AdaptiveWeights, KDConfig, Level, Method, Pair, match_levels
+from ultra_dsmoe.distill.config import parse
+from ultra_dsmoe.distill.method import DETECTION
+from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps, watched
 
 TOTAL = "dis_loss"  # the host's name for what distillation adds to the loss
 POSITION = {"box": 0, "cls": 1}  # of the host's terms in its loss vector
@@ -44,7 +36,8 @@ class FeatureDistillation(DistillationModel):
 
     Attributes:
         student_model: The net that is trained.
-        projector: The adapters, one per level.
+        projector: What is trained along with it: the method's adapters.
+        pair: What the method knows of both nets; None in averages and checkpoints, as the teacher.
         config: Settings.
         adaptive: Weights of the terms.
         exact_adapters: In a checkpoint, which has the average in half precision, the adapters that were trained;
@@ -82,11 +75,8 @@ class FeatureDistillation(DistillationModel):
         self.config = config
         self.adaptive = adaptive or AdaptiveWeights((*config.terms, *DETECTION), config.adaptive)
         widths = [_widths(net, int(max(largest))) for net in (student_model, teacher_model)]
-        self.projector = nn.ModuleList(Adapter(widths[0][s], widths[1][t]) for _, s, t in self.levels).to(device)
-        rows = feeding_rows(teacher_model)
-        own = [neck_attention(rows[level.teacher], widths[1][level.teacher]) for level in self.levels]
-        self._attentions = [(a or ActivationAttention()).attended for a in own]
-        self.own_attentions = sum(a is not None for a in own)
+        self.pair: Pair | None = Pair(self.levels, widths[0], widths[1], feeding_rows(teacher_model))
+        self.projector = self.method.adapters(self.pair).to(device)
 
     @property
     def teacher_model(self) -> Any:
@@ -95,7 +85,12 @@ class FeatureDistillation(DistillationModel):
 
     @teacher_model.setter
     def teacher_model(self, value: Any) -> None:
-        self._teacher, self._attentions = (value,), []
+        self._teacher, self.pair = (value,), None
+
+    @property
+    def method(self) -> Method:
+        """The way to distil."""
+        return METHODS[self.config.method]
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -105,13 +100,13 @@ class FeatureDistillation(DistillationModel):
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and checkpoints keep: plain values, no teacher."""
         state = self.__dict__.copy()
-        state.update(_teacher=(None,), _attentions=[], levels=[tuple(level) for level in self.levels])
+        state.update(_teacher=(None,), pair=None, levels=[tuple(level) for level in self.levels])
         state.update(config=self.config.state(), adaptive=self.adaptive.state(), stride=self.student_model.stride)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore settings and weights from plain values."""
-        self.__dict__.update(state)
+        self.__dict__.update({"pair": None, **state})
         self.config, self.adaptive = parse(state["config"]), AdaptiveWeights.from_state(state["adaptive"])
         self.levels = [Level(*level) for level in state["levels"]]
 
@@ -138,11 +133,14 @@ class FeatureDistillation(DistillationModel):
             loss, items = self.student_model.loss(batch, preds)
             zeros = [loss.new_zeros(())] * len(self.loss_names)
             return torch.cat([loss.reshape(-1), loss.new_zeros(1)]), _joined(items, self.loss_names, zeros)
-        with torch.no_grad(), neck_maps(self.teacher_model, stop=True) as teacher_maps:
+        assert self.pair is not None
+        outputs = self.method.outputs
+        with torch.no_grad(), watched(self.teacher_model, outputs=outputs, stop=True) as teacher:
             self.teacher_model(batch["img"])
-        with neck_maps(self.student_model) as student_maps:
+        with watched(self.student_model, outputs=outputs) as student:
             loss, items = self.student_model.loss(batch)
-        terms = self._terms(batch, teacher_maps, student_maps)
+        raw = self.method.terms(self.config, self.pair, self.projector, teacher, student, batch)
+        terms = {name: term * self.config.gain(name) for name, term in raw.items()}
         images = len(batch["img"])
         loss = loss.reshape(-1)
         detection = {name: loss[POSITION[name]] / images * self.config.gain(name) for name in DETECTION}
@@ -153,17 +151,6 @@ class FeatureDistillation(DistillationModel):
         total = torch.stack([self.adaptive[name] * term for name, term in terms.items()]).sum()
         shown = [*(term.detach() for term in terms.values()), total.detach()]
         return torch.cat([loss * factors, (total * images).reshape(1)]), _joined(items, self.loss_names, shown)
-
-    def _terms(self, batch: dict[str, Tensor], teacher_maps: list[Tensor], student_maps: list[Tensor]) -> Any:
-        """Return the distillation terms with their gains."""
-        teachers = [teacher_maps[level.teacher] for level in self.levels]
-        students = [
-            adapter(student_maps[level.student], teacher.shape[-2:])
-            for adapter, level, teacher in zip(self.projector, self.levels, teachers, strict=True)
-        ]
-        boxes, index = (batch[name].to(teachers[0].device) for name in ("bboxes", "batch_idx"))
-        terms = distillation_terms(self.config, teachers, students, self._attentions, boxes, index)
-        return {name: term * self.config.gain(name) for name, term in terms.items()}
 
 
 def _joined(items: Any, names: tuple[str, ...], values: list[Tensor]) -> Any:

@@ -38,7 +38,7 @@ def test_shape(hyperbolic, b, h, w, nc):
     block = block_of(nc, hyperbolic=hyperbolic)
     g = block(inputs(b, h, w, nc))
     assert g.shape == (b, C, h, w)
-    assert block.pop_aux()["align_logits"].shape == (b, nc, h, w)
+    assert block.pop_aux()["align"].shape == (b, nc, h, w)
     block.eval()(inputs(b, h, w, nc))
     assert block.pop_aux() == {}
 
@@ -93,7 +93,7 @@ def test_value():
     block, (x, text) = shake(block_of()), inputs()
     block.radius.data[:] = torch.tensor([0.4, 1.0, 1.8])
     got = block([x, text])
-    logits = block.pop_aux()["align_logits"]
+    logits = block.pop_aux()["align"]
     for b, i, j in ((0, 0, 0), (1, 2, 3), (0, 1, 2)):
         wanted, wanted_logits = reference(block, x[b, :, i, j], text)
         torch.testing.assert_close(got[b, :, i, j].double(), wanted, atol=1e-4, rtol=1e-4)
@@ -152,14 +152,14 @@ def test_position_on_an_anchor_names_its_class():
 def test_without_ball_it_is_a_cosine():
     block, (x, text) = block_of(hyperbolic=False), inputs()
     block([x, text])
-    logits = block.pop_aux()["align_logits"]
+    logits = block.pop_aux()["align"]
     u = block.image_tangent(x)
     (anchors,) = block.text_constants(text)
     cosine = torch.cosine_similarity(u.unsqueeze(1), anchors.view(1, K, C, 1), dim=2)
     torch.testing.assert_close(logits.flatten(2), cosine / 0.2, atol=1e-4, rtol=1e-4)
     block.hyperbolic = True
     block([x, text])
-    assert (block.pop_aux()["align_logits"] - logits).abs().max() > 0.1
+    assert (block.pop_aux()["align"] - logits).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("nc", [2, 6, 18])
@@ -210,7 +210,7 @@ def test_taxonomy_buffers():
 def test_hierarchy_term_only_with_a_taxonomy():
     block = block_of()
     block(inputs())
-    assert set(block.pop_aux()) == {"align_logits"}
+    assert set(block.pop_aux()) == {"align"}
     with_tree(block).parent_radius.data.fill_(1.9)  # parents further out than their children
     block(inputs())
     assert block.pop_aux()["hier"] > 0
@@ -259,7 +259,7 @@ def test_gradients():
     block.parent_radius.data[:] = torch.tensor([0.98, 0.97])  # inside the margin
     g = block(inputs())
     aux = block.pop_aux()
-    (g.square().sum() + aux["hier"] + aux["align_logits"].square().mean()).backward()
+    (g.square().sum() + aux["hier"] + aux["align"].square().mean()).backward()
     for name, p in block.named_parameters():
         assert torch.isfinite(p.grad).all(), name
         assert p.grad.abs().max() > 0, name
@@ -271,7 +271,7 @@ def test_gradients_are_finite_at_the_edges(scale):
     leaves = [(scale * x).requires_grad_(), (scale * text).requires_grad_()]
     block = with_tree(block_of())
     g, aux = block(leaves), block.pop_aux()
-    (g.sum() + aux["hier"] + aux["align_logits"].sum()).backward()
+    (g.sum() + aux["hier"] + aux["align"].sum()).backward()
     for t in (*leaves, *block.parameters()):
         assert torch.isfinite(t.grad).all()
 

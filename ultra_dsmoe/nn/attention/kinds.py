@@ -7,6 +7,7 @@ from torch import nn
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.nn.attention.cbam import CBAM
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
+from ultra_dsmoe.nn.contract import Option
 
 ATTENTIONS: dict[str, type[nn.Module]] = {"da": DualAttention, "cbam": CBAM, "none": nn.Identity}  # [TS] Table 6
 USUAL = "da"
@@ -27,3 +28,7 @@ def check_attention(kind: object, place: str) -> str:
     if not isinstance(kind, str) or kind not in ATTENTIONS:
         raise ConfigError(f"{place} attention", f"{' or '.join(ATTENTIONS)}{did_you_mean(kind, ATTENTIONS)}", kind)
     return kind
+
+
+# The option of every block that has one of them.
+ATTENTION = Option(USUAL, lambda argument, kind: check_attention(kind, argument.partition(".")[0]))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.contract import Option, is_switch
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 
@@ -23,6 +26,7 @@ class ResidualFusion(nn.Module):
     """
 
     fast_parameters = ("logits",)
+    options: ClassVar[dict[str, Option]] = {"residual_path": Option(True, is_switch)}
 
     def __init__(self, ch: list[int], enabled: bool = True) -> None:
         """Build the path.
@@ -55,7 +59,7 @@ class ResidualFusion(nn.Module):
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[[finest, ..., level], 1, ResidualFusion, []]``; ``residual_path: false`` switches it off."""
         ch = ctx.inputs(1, len(ctx.c1) if isinstance(ctx.c1, list) else 1)
-        return RowPlan([ch], ch[-1], {"enabled": ctx.options.get("residual_path", True)})
+        return RowPlan([ch], ch[-1], {"enabled": ctx.option("residual_path")})
 
     def forward(self, x: Tensor | list[Tensor]) -> Tensor:
         """Return the level with its finer neighbours, (B, C, H, W), from maps (B, C_i, 2^k H, 2^k W), finest first."""

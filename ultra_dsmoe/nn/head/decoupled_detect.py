@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.attention.kinds import USUAL, check_attention
+from ultra_dsmoe.nn.attention.kinds import ATTENTION, USUAL, check_attention
+from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.nn.head.dual_attention_detect import MAX_LEVELS, DualAttentionDetect
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -27,6 +28,8 @@ class DecoupledDetect(DualAttentionDetect):
     ``decoupled_da``; ``decoupled``, without any attention; ``coupled``, where both
     tasks read one tower of two CBS3x3 (our reading: it differs from ``decoupled`` by the decoupling alone).
     """
+
+    options: ClassVar[dict[str, Option]] = {"detector": Option(DETECTORS[0]), "attention": ATTENTION}
 
     def __init__(
         self,
@@ -77,13 +80,13 @@ class DecoupledDetect(DualAttentionDetect):
         The section's ``detector`` names the variant, and its ``attention`` that of a row without one of its own.
         """
         ch = ctx.inputs(1, MAX_LEVELS)
-        detector = ctx.options.get("detector", DETECTORS[0])
+        detector = ctx.option("detector")
         if ctx.arg(2, "none") != "none" and detector in DETECTORS[1:]:
             raise ConfigError("DecoupledDetect attention", f"none, with detector: {detector}", ctx.arg(2))
         kwargs = {
             "hidden": max(ctx.scaled(ctx.arg(1, 256)), _MIN_HIDDEN),
             "detector": detector,
-            "attention": ctx.arg(2, ctx.options.get("attention", USUAL)),
+            "attention": ctx.arg(2, ctx.option("attention")),
         }
         return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, kwargs)
 

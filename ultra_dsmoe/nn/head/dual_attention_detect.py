@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from ultralytics.nn.modules import DFL, Conv, Detect, DWConv
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, KINDS, USUAL, MapAttention
+from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.nn.head.dfl import BoxDistribution
-from ultra_dsmoe.nn.head.text_logits import TextLogits
+from ultra_dsmoe.nn.head.text_logits import TextLogits, class_text_off
+from ultra_dsmoe.nn.knockout import Knockout
+from ultra_dsmoe.nn.neck.poincare_alignment import HYPERBOLIC
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 _HOST_83_REG_MAX = 16  # what hosts before 8.4 have built in
@@ -39,6 +42,16 @@ class DualAttentionDetect(Detect):
     text decides alone, more than 64 classes do not widen the class branches, as they do the host's.
     """
 
+    options: ClassVar[dict[str, Option]] = {"hyperbolic": HYPERBOLIC}
+    knockouts: ClassVar[tuple[Knockout, ...]] = (
+        Knockout(
+            "class-text-off",
+            "text says nothing in the class logits",
+            class_text_off,
+            needs="a head with text",
+            applies=lambda head: bool(head.text_logits),
+        ),
+    )
     dfl: Any  # the host declares its own classes only
     attention_kind = USUAL  # of heads, and checkpoints, that do not name another
 
@@ -124,8 +137,11 @@ class DualAttentionDetect(Detect):
             if text not in ("decides", "beside"):
                 raise ConfigError("DualAttentionDetect text", "decides or beside", text)
             *ch, text_width = ctx.inputs(2, MAX_LEVELS + 1)
-            hyperbolic = bool(ctx.options.get("hyperbolic", True))
-            kwargs |= {"text_width": text_width, "text_beside": text == "beside", "hyperbolic": hyperbolic}
+            kwargs |= {
+                "text_width": text_width,
+                "text_beside": text == "beside",
+                "hyperbolic": ctx.option("hyperbolic"),
+            }
         return RowPlan([ctx.arg(0, ctx.nc), ctx.reg_max, ctx.end2end, ch], ch, kwargs)
 
     def __call__(self, x: list[Tensor]) -> Any:

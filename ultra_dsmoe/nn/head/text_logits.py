@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.nn.base import autocast_off
+from ultra_dsmoe.nn.knockout import Record, hooked
 from ultra_dsmoe.nn.neck.poincare_alignment import PoincareAlignment
 
 _WIDTH = 16  # dimensions of the ball: room for tens of classes at little work
@@ -71,3 +75,9 @@ class TextLogits(nn.Conv2d):
             # As a product: along this axis ReduceMean is slow in ONNX Runtime.
             mean = t.new_full((1, self.out_channels), 1 / self.out_channels) @ t
         return t, mean
+
+
+def class_text_off(heads: list[Any], record: Record, seed: int) -> AbstractContextManager[None]:
+    """Take the text's share out of the class logits of heads."""
+    outputs = [m for head in heads for m in head.text_logits]
+    return hooked(outputs, lambda m, args, out: out - m.text_term(args[0]))

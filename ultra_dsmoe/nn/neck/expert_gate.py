@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin, autocast_off
+from ultra_dsmoe.nn.base import AuxLossMixin, SettingsMixin, TextFoldMixin, autocast_off
+from ultra_dsmoe.nn.contract import AuxTerm, Option
+from ultra_dsmoe.nn.knockout import Knockout, Record, hooked
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 HIDDEN = 128  # width of the two hidden layers, [DSMoE]; also the latent width (our choice)
 HEADS = 4  # cosine heads (our choice)
 KINDS = ("local", "global", "cross-modal")  # of experts 0, 1 and all others
+EXPERTS, TOPK = Option(32), Option("auto")  # of gates and mixtures, whose constructors check them
 UNIVERSAL = 2  # experts 0 (local) and 1 (global) see the mean of all classes, the others one class each
 TOKEN_STD = 0.5  # of the expert tokens: smaller ones left the gate uniform
 GATE_FLOOR = 1e-6  # weights below become denormals and slow every MatMul down (measured)
@@ -74,14 +79,54 @@ def check_kinds(kinds: object, k: int, experts: int) -> tuple[int, ...]:
     return numbers
 
 
+@contextmanager
+def random_routing(gates: list[Any], record: Record, seed: int) -> Iterator[None]:
+    """Give each image's k weights to k experts drawn at random, uniformly."""
+    # NumPy draws image by image, so the choice does not depend on the batch size.
+    generators = {m: np.random.default_rng((seed, i)) for i, m in enumerate(gates)}
+
+    def hook(m: ExpertGate, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        draw = torch.from_numpy(generators[m].random(tuple(out.shape))).to(out.device)
+        idx = draw.argsort(-1)[:, : m.k]
+        return torch.zeros_like(out).scatter(1, idx, out.topk(m.k, -1).values)
+
+    with hooked(gates, hook):
+        yield
+
+
+def fixed_routing(gates: list[Any], record: Record, seed: int) -> AbstractContextManager[None]:
+    """Send every image to the k experts that most images chose, with their mean weights."""
+
+    def hook(m: ExpertGate, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        return most_used(record.routing(m), m.k).to(out).expand_as(out)
+
+    return hooked(gates, hook)
+
+
+def most_used(routing: Tensor, k: int) -> Tensor:
+    """Return the gate of the k most used experts, their mean weights scaled to sum 1, (I, N) -> (N,)."""
+    usage = (routing > 0).sum(0)
+    idx = usage.argsort(descending=True, stable=True)[:k]
+    gate = torch.zeros_like(routing[0])
+    gate[idx] = routing.mean(0)[idx]
+    return gate / gate.sum()
+
+
 @register
-class ExpertGate(AuxLossMixin, TextFoldMixin):
+class ExpertGate(AuxLossMixin, SettingsMixin, TextFoldMixin):
     """Score N experts by the cosine between the image and text-conditioned expert keys; keep the best k.
 
     Source: [DSMoE] Eq. 20. Normalised inputs, centred keys and large tokens are our choice: without them the gate
     stayed uniform through a whole training.
     """
 
+    options: ClassVar[dict[str, Option]] = {"experts": EXPERTS, "topk": TOPK}
+    aux_terms: ClassVar[dict[str, AuxTerm]] = {"bal": AuxTerm(0.01)}  # gain as read in [DSMoE] Eq. 31
+    run_settings = ("k", "kept")
+    knockouts = (
+        Knockout("routing-random", "experts drawn at random for each image", random_routing, needs="an ExpertGate"),
+        Knockout("routing-fixed", "the most used experts for every image", fixed_routing, needs="an ExpertGate"),
+    )
     stacked_vectors: ClassVar[dict[str, int]] = {"token": 1}
     running_mean: Tensor
     running_var: Tensor
@@ -136,8 +181,8 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[[map, text], 1, ExpertGate, [experts, topk, kinds]]``; one input gives a gate without text."""
         c1, *text = ctx.inputs(1, 2)
-        experts = ctx.arg(0, ctx.options.get("experts", 32))
-        topk = ctx.arg(1, ctx.options.get("topk", "auto"))
+        experts = ctx.arg(0, ctx.option("experts"))
+        topk = ctx.arg(1, ctx.option("topk"))
         return RowPlan([c1, experts, topk, *text], experts, {"kinds": ctx.arg(2, KINDS)})
 
     @property
@@ -151,6 +196,11 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
         if self.offered is not None and k > len(self.offered):
             raise ConfigError("topk", f"at most {len(self.offered)}, the experts of the kinds that are on", topk)
         self.k = k
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Take settings; k comes first, by which the kept experts are checked."""
+        self.k = settings["k"]
+        self.keep(settings["kept"])
 
     def keep(self, kept: Sequence[int] | None) -> None:
         """Let evaluation choose among these experts only, as if the others did not exist; None frees the choice.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import AuxLossMixin
+from ultra_dsmoe.nn.contract import AuxTerm
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 from ultra_dsmoe.ops.image_gradient import forward_difference
 
@@ -21,6 +24,8 @@ class FeatureAggregation(AuxLossMixin, nn.Module):
 
     Source: [DSMoE] Eq. 26, 27. The convex form is our choice: it is bounded.
     """
+
+    aux_terms: ClassVar[dict[str, AuxTerm]] = {"ga": AuxTerm(0.05)}  # gain as read in [DSMoE] Eq. 31
 
     def __init__(self, c: int) -> None:
         """Build the block for ``c`` channels."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.losses.alignment import batch_alignment
 from ultra_dsmoe.nn.base import AuxLossMixin, autocast_off
-from ultra_dsmoe.nn.neck.poincare_alignment import RADIUS_RANGE, PoincareAlignment
+from ultra_dsmoe.nn.contract import AuxTerm, Option
+from ultra_dsmoe.nn.knockout import Knockout, constant
+from ultra_dsmoe.nn.neck.poincare_alignment import HYPERBOLIC, RADIUS_RANGE, PoincareAlignment
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 from ultra_dsmoe.ops import poincare
 
@@ -30,6 +33,13 @@ class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
     """
 
     fast_parameters = (*PoincareAlignment.fast_parameters, "log_tau", "lam_logit", "parent_radius")
+    options: ClassVar[dict[str, Option]] = {"hyperbolic": HYPERBOLIC}
+    # Gains as read in [DSMoE] Eq. 31.
+    aux_terms: ClassVar[dict[str, AuxTerm]] = {
+        "align": AuxTerm(0.5, batch_alignment, "align_loss"),
+        "hier": AuxTerm(0.05),
+    }
+    knockouts = (Knockout("hyperbolic-constant", "hyperbolic fusion replaced by its mean", constant, mean=True),)
 
     def __init__(self, c: int, text_width: int, nc: int, *, hyperbolic: bool = True) -> None:
         """Build the block.
@@ -51,7 +61,7 @@ class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[[map, text], 1, HyperbolicFusion, []]``."""
         c1, text_width = ctx.inputs(2)
-        return RowPlan([c1, text_width, ctx.nc], c1, {"hyperbolic": bool(ctx.options.get("hyperbolic", True))})
+        return RowPlan([c1, text_width, ctx.nc], c1, {"hyperbolic": ctx.option("hyperbolic")})
 
     @torch.no_grad()
     def set_taxonomy(self, members: Tensor, edges: Tensor, radii: Tensor) -> None:
@@ -108,7 +118,7 @@ class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
             g = lam * u + (1 - lam) * attend(logits, anchors)  # [DSMoE] Eq. 11
             g = poincare.clip_norm(g, dim=-2)
         if self.training:
-            self.aux = {"align_logits": logits.reshape(b, self.nc, h, w)}
+            self.aux = {"align": logits.reshape(b, self.nc, h, w)}
             if len(self.edges):
                 self.aux["hier"] = hierarchy_loss(*self.nodes(anchors), self.edges, self.foreign)
         return g.reshape(b, c, h, w).to(feat.dtype)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics.nn.modules import C3, Conv
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, USUAL, check_attention
+from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, USUAL, check_attention
+from ultra_dsmoe.nn.contract import Option, is_switch
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 DIRECTIONS = ("top_down", "bottom_up")
@@ -28,6 +31,7 @@ class NeckBlock(nn.Module):
             block is switched off.
     """
 
+    options: ClassVar[dict[str, Option]] = {"neck_down": Option(True, is_switch), "attention": ATTENTION}
     attention: nn.Module | None
 
     def __init__(
@@ -75,9 +79,9 @@ class NeckBlock(nn.Module):
         """
         c1, c_other = ctx.inputs(2)
         direction = ctx.arg(1, "top_down")
-        on = direction != "bottom_up" or ctx.options.get("neck_down", True)
+        on = direction != "bottom_up" or ctx.option("neck_down")
         c2 = ctx.scaled(ctx.arg(0)) if on else c1
-        attention = ctx.arg(2, ctx.options.get("attention", USUAL))
+        attention = ctx.arg(2, ctx.option("attention"))
         kwargs = {"n": ctx.n, "direction": direction, "on": on, "attention": attention}
         return RowPlan([c1, c_other, c2], c2, kwargs)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin, plain
+from ultra_dsmoe.nn.knockout import Knockout, Record, hooked
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 from ultra_dsmoe.ops import poincare
 from ultra_dsmoe.ops.deform_sample import TAPS, deform_sample, deform_sum
@@ -21,6 +24,12 @@ MAX_OFFSET = 3.0  # hub pixels; bounded so that the grid stays finite in low pre
 def text_map_width(c: int) -> int:
     """Return C_t, the width of the text map beside a hub of ``c`` channels: half of it (our choice; 64 at scale s)."""
     return max(c // 2, 1)
+
+
+def offsets_zero(blocks: list[Any], record: Record, seed: int) -> AbstractContextManager[None]:
+    """Sample the regular 3x3 grid: dilation and mask stay."""
+    last = [m.offset_pw for m in blocks]
+    return hooked(last, lambda m, args, out: torch.zeros_like(out))  # a tanh follows, and tanh 0 = 0
 
 
 @register
@@ -34,6 +43,7 @@ class SpaceBroadcast(LinearFoldMixin, TextFoldMixin):
     """
 
     fast_parameters = ("kappa",)
+    knockouts = (Knockout("offsets-zero", "sampling grid not deformed", offsets_zero),)
 
     def __init__(self, c: int, text_width: int, c2: int) -> None:
         """Build the block for ``c`` channels of both maps, T of width ``text_width`` and ``c2`` output channels."""

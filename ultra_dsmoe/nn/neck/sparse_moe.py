@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.constants import MODES
 from ultra_dsmoe.errors import ConfigError, ShapeError
-from ultra_dsmoe.nn.base import TextFoldMixin
-from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate, check_kept, resolve_topk
+from ultra_dsmoe.nn.base import SettingsMixin, TextFoldMixin
+from ultra_dsmoe.nn.contract import Option
+from ultra_dsmoe.nn.knockout import Knockout, constant
+from ultra_dsmoe.nn.neck.expert_gate import EXPERTS, TOPK, UNIVERSAL, ExpertGate, check_kept, resolve_topk
 from ultra_dsmoe.nn.neck.experts import CrossModalExperts, GlobalExpert, LocalExpert
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -19,7 +22,7 @@ REDRAW_VARIANCE = 0.1  # of a re-drawn expert around its source, relative to the
 
 
 @register
-class SparseMoE(TextFoldMixin):
+class SparseMoE(SettingsMixin, TextFoldMixin):
     """Mix the k chosen of N experts: 0 local, 1 global, 2..N-1 cross-modal; batch-normalise the mixture.
 
     ``M = sum_{n in top-k} G_n Expert_n(X, T)``. Four ways to compute it, equal to 1e-5:
@@ -38,6 +41,9 @@ class SparseMoE(TextFoldMixin):
     being bypassed by the stages behind it.
     """
 
+    options: ClassVar[dict[str, Option]] = {"experts": EXPERTS, "topk": TOPK}
+    run_settings = ("k", "mode", "kept", "dynamic_conv")
+    knockouts = (Knockout("mixture-constant", "expert mixture replaced by its mean", constant, mean=True),)
     dynamic_conv: bool = True  # nets of older checkpoints have none of their own
     kept: tuple[int, ...] | None = None
     _cross_ids: Tensor
@@ -85,8 +91,8 @@ class SparseMoE(TextFoldMixin):
         channels = ctx.inputs(1, 3)
         if len(channels) == 2:
             raise ConfigError("model YAML row SparseMoE", "'from' with 1 (map) or 3 (map, text, gate) inputs", "2")
-        experts = ctx.arg(0, ctx.options.get("experts", 32))
-        topk = ctx.arg(1, ctx.options.get("topk", "auto"))
+        experts = ctx.arg(0, ctx.option("experts"))
+        topk = ctx.arg(1, ctx.option("topk"))
         if len(channels) == 1:
             return RowPlan([channels[0], experts, topk], channels[0], {"own_gate": True})
         c1, text_width, gated = channels
@@ -129,6 +135,13 @@ class SparseMoE(TextFoldMixin):
         if self.gate is not None:
             self.gate.keep(self.kept)
         self.mode = mode
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Take settings; k comes first, by which the kept experts are checked."""
+        self.k, self.dynamic_conv = settings["k"], settings["dynamic_conv"]
+        if self.gate is not None:
+            self.gate.k = self.k
+        self.set_mode(settings["mode"], settings["kept"])
 
     def text_constants(self, text: Tensor | None) -> tuple[Tensor]:
         """Return the text biases of the cross-modal experts, (N - 2, C)."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ultra_dsmoe.errors import ConfigError, TextError
-from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin
+from ultra_dsmoe.nn.base import AuxLossMixin, SettingsMixin, TextFoldMixin
+from ultra_dsmoe.nn.contract import AuxTerm, Option, is_switch
+from ultra_dsmoe.nn.knockout import Knockout, Record, Switch, hooked
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 TEXT_WIDTH = 256  # d_t, [DSMoE] configuration of the text encoder
@@ -18,8 +23,68 @@ _MIN_RMS = 1e-6  # against a division by zero where all classes have the same te
 _PE_BASE = 10000.0  # of the usual sinusoidal position encoding (our choice of initial frequencies)
 
 
+def other_text(change: Callable[[Tensor, np.random.Generator], Tensor]) -> Switch:
+    """Return a switch that puts changed text vectors in place of the classes' own."""
+
+    @contextmanager
+    def switch(rows: list[Any], record: Record, seed: int) -> Iterator[None]:
+        own = [m.bank for m in rows]
+        try:
+            for i, m in enumerate(rows):
+                m.bank = change(m.bank, np.random.default_rng((seed, i)))
+            yield
+        finally:
+            for m, bank in zip(rows, own, strict=True):
+                m.bank = bank
+
+    return switch
+
+
+def exchanged(bank: Tensor, rng: np.random.Generator) -> Tensor:
+    """Give every class the vector of another one: one random cycle through all classes."""
+    cycle = rng.permutation(len(bank))
+    out = torch.empty_like(bank)
+    out[cycle] = bank[np.roll(cycle, 1)]
+    return out
+
+
+def drawn(bank: Tensor, rng: np.random.Generator) -> Tensor:
+    """Draw vectors of random direction and each class's own length."""
+    noise = torch.from_numpy(rng.standard_normal(tuple(bank.shape))).to(bank)
+    return noise / noise.norm(dim=1, keepdim=True) * bank.norm(dim=1, keepdim=True)
+
+
+def semantics_constant(rows: list[Any], record: Record, seed: int) -> AbstractContextManager[None]:
+    """Give all classes the mean of their semantics T: text vectors and class positions say nothing any more."""
+    return hooked(rows, lambda m, args, out: out.mean(0, keepdim=True).expand_as(out))
+
+
+def _knockouts() -> Iterator[Knockout]:
+    row = "a TextSemantics row with text vectors"
+    several = "text vectors of more than one class"
+    zero, random = other_text(lambda bank, rng: torch.zeros_like(bank)), other_text(drawn)
+    yield Knockout("text-zero", "text vectors set to zero", zero, row, lambda m: m.text, text=True)
+    yield Knockout(
+        "text-shuffled",
+        "text vectors exchanged between classes",
+        other_text(exchanged),
+        several,
+        lambda m: m.text and m.nc > 1,
+        text=True,
+    )
+    yield Knockout("text-random", "text vectors of random direction", random, row, lambda m: m.text, text=True)
+    yield Knockout(
+        "semantics-constant",
+        "all classes share one text semantics T",
+        semantics_constant,
+        "a TextSemantics row of more than one class",
+        lambda m: m.nc > 1,
+        text=True,
+    )
+
+
 @register
-class TextSemantics(AuxLossMixin, TextFoldMixin):
+class TextSemantics(AuxLossMixin, SettingsMixin, TextFoldMixin):
     """Turn the frozen text vectors of the classes into class semantics T.
 
     ``E0 = W_p bank + PE(k)``; ``T = LayerNorm(E0 + MHA_8(E0, E0, E0))``. The vectors are a buffer: no language model is
@@ -32,6 +97,10 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
     Source: [DSMoE] Eq. 1, 2. The residual and the scaling are our choice.
     """
 
+    options: ClassVar[dict[str, Option]] = {"text": Option(True, is_switch)}
+    aux_terms: ClassVar[dict[str, AuxTerm]] = {"ort": AuxTerm(0.01)}  # gain as read in [DSMoE] Eq. 31
+    run_settings = ("bank",)
+    knockouts = tuple(_knockouts())
     stacked_vectors: ClassVar[dict[str, int]] = {"table": 1}
 
     def __init__(self, nc: int, width: int = TEXT_WIDTH, heads: int = 8, *, text: bool = True) -> None:
@@ -70,7 +139,16 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[from, 1, TextSemantics, [width, heads]]``; the input only marks the place in the graph."""
         width = ctx.arg(0, TEXT_WIDTH)
-        return RowPlan([ctx.nc, width, ctx.arg(1, 8)], width, {"text": bool(ctx.options.get("text", True))})
+        return RowPlan([ctx.nc, width, ctx.arg(1, 8)], width, {"text": ctx.option("text")})
+
+    def read_settings(self) -> dict[str, Any]:
+        """Return the text vectors, where there are any."""
+        return super().read_settings() if self.text else {}
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        """Take text vectors that differ from those at hand."""
+        if self.text and not torch.equal(settings["bank"].to(self.bank), self.bank):
+            self.set_bank(settings["bank"])
 
     def set_bank(self, vectors: Tensor) -> None:
         """Take new text vectors (K, d); another d renews the projection.

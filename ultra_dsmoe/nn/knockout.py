@@ -1,0 +1,97 @@
+"""What can be switched off in a trained net, as a block says it of itself, and what a switch may lean on.
+
+A stage is replaced by what it says on average (its mean over the data set) rather than by zero: the stages behind it
+then see values of the usual size, and what is lost is what the stage says about the single image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Mean:
+    """Running mean per channel over images and positions."""
+
+    total: Tensor | None = None
+    count: int = 0
+
+    def add(self, x: Tensor) -> None:
+        """Take in a map (B, C, H, W)."""
+        new = x.detach().float().sum((0, 2, 3)).cpu().double()
+        self.total = new if self.total is None else self.total + new
+        self.count += x.shape[0] * x.shape[2] * x.shape[3]
+
+    def like(self, x: Tensor) -> Tensor:
+        """Return a map of the shape, type and device of ``x`` that is the mean everywhere, (B, C, H, W)."""
+        assert self.total is not None, "nothing was recorded"
+        return (self.total / self.count).to(x)[None, :, None, None].expand_as(x).clone()
+
+
+@dataclass
+class Record:
+    """What a pass over a data set left behind.
+
+    Attributes:
+        means: Mean output of a stage; of the weight for an attention in a head.
+        gates: Gate weights of every image, one tensor (B, N) per batch.
+    """
+
+    means: dict[nn.Module, Mean] = field(default_factory=dict)
+    gates: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
+
+    def routing(self, gate: nn.Module) -> Tensor:
+        """Return the gate's weights for all images in order, (I, N) in fp32 on the CPU."""
+        return torch.cat(self.gates[gate])
+
+
+Switch = Callable[[list[Any], Record, int], AbstractContextManager[Any]]
+
+
+def always(block: Any) -> bool:
+    """Say that a knock-out applies to every block of its class."""
+    return True
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """One thing of a block that can be switched off in a trained net, to see what it is worth.
+
+    Attributes:
+        name: Short name, as in ``only=``.
+        what: What is done, in plain words.
+        switch: ``switch(blocks, record, seed)`` returns the context in which the thing is off in these blocks. It
+            works through hooks (`hooked`) or puts back what it changes: no weight is edited.
+        needs: What a net must have for it; a row of the class where omitted.
+        applies: Whether it concerns a block of the class.
+        mean: Whether ``record.means`` must hold the blocks' mean output, a map (B, C, H, W), as `constant` wants it.
+        text: Whether it changes what folded text was computed from: all text is then computed anew.
+    """
+
+    name: str
+    what: str
+    switch: Switch
+    needs: str = ""
+    applies: Callable[[Any], bool] = always
+    mean: bool = False
+    text: bool = False
+
+
+@contextmanager
+def hooked(modules: list[Any], hook: Callable[..., Any]) -> Iterator[None]:
+    """Hold a forward hook on modules: ``hook(module, args, out)`` returns what takes the place of ``out``."""
+    with ExitStack() as stack:
+        for m in modules:
+            stack.callback(m.register_forward_hook(hook).remove)
+        yield
+
+
+def constant(blocks: list[Any], record: Record, seed: int) -> AbstractContextManager[Any]:
+    """Replace the output of blocks by its mean, for a `Knockout` with ``mean``."""
+    return hooked(blocks, lambda m, args, out: record.means[m].like(out))
