@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,7 +18,11 @@ from ultra_dsmoe.losses import QualityFocalLoss
 from ultra_dsmoe.model.criterion import DSMoECriterion, extra_names
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
+from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
 
+AUX = float.fromhex("0x1.2f1a9e0000000p-3")  # 0.01 x 0.7 + 0.05 x 1.3 + 0.01 x 3.1 + 0.05 x 0.9 in fp32
 Build = Callable[..., DSMoEModel]
 Batch = Callable[..., dict[str, Tensor]]
 
@@ -122,6 +127,22 @@ def test_alignment_and_auxiliary_terms_stand_beside_the_hosts(build: Build, batc
     assert not any(block.aux for block in criterion.blocks), "the next step must not see this one's terms"
     again = criterion(preds, data)[1]
     assert again["align_loss"] == again["aux_loss"] == 0
+
+
+def test_sums_by_column_are_what_they_were_to_the_last_bit(build: Build, batch: Batch) -> None:
+    """Numbers of the time when the criterion itself knew all terms and gains, in the order of the net's rows."""
+    net, data = build(), batch()
+    criterion = net.init_criterion()
+    given = {TextSemantics: {"ort": 0.7}, HyperbolicFusion: {"hier": 1.3}, ExpertGate: {"bal": 3.1}}
+    for kind, terms in {**given, FeatureAggregation: {"ga": 0.9}}.items():
+        (block,) = net.blocks(kind)
+        block.aux = {name: torch.tensor(value) for name, value in terms.items()}
+    (fusion,) = net.blocks(HyperbolicFusion)
+    fusion.aux["align"] = torch.zeros(2, 6, 4, 4)  # ln 6 wherever a box is
+    sums = criterion.auxiliary(data)
+    assert list(sums) == ["align_loss", "aux_loss"]
+    assert sums["aux_loss"].item() == AUX
+    assert sums["align_loss"].item() == pytest.approx(0.5 * math.log(6), rel=1e-6)
 
 
 def test_nets_without_auxiliary_terms_have_the_hosts_columns_only(build: Build, batch: Batch) -> None:

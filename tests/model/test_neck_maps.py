@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
+from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps, watched
 
 
 class Head(nn.Module):
@@ -79,3 +79,29 @@ def test_no_hook_is_left_even_behind_an_error() -> None:
         net(INPUTS)
     assert not net.model[-1]._forward_pre_hooks
     assert net(INPUTS) == 0
+
+
+@pytest.mark.parametrize(("outputs", "calls"), [(False, 0), (True, 1)])
+def test_a_net_is_watched_as_far_as_somebody_wants_its_outputs(outputs: bool, calls: int) -> None:
+    net = Net([1, 3])
+    with watched(net, outputs=outputs, stop=True) as seen:
+        net(INPUTS)
+    assert all(a is b for a, b in zip(seen.maps, INPUTS[:2], strict=True))
+    assert (seen.outputs, net.model[-1].calls) == (0 if outputs else None, calls)
+    assert not net.model[-1]._forward_hooks
+    assert not net.model[-1]._forward_pre_hooks
+
+
+def test_a_pass_that_is_watched_goes_on_where_it_is_not_stopped() -> None:
+    net = Net([1, 3])
+    with watched(net, outputs=False) as seen:
+        net(INPUTS)
+    assert (len(seen.maps), seen.outputs, net.model[-1].calls) == (2, None, 1)
+
+
+def test_outputs_of_a_head_in_evaluation_are_those_before_decoding() -> None:
+    net = Net([1, 3])
+    net.model[-1].forward = lambda x: ("decoded", {"scores": x[0]})
+    with watched(net, outputs=True) as seen:
+        net(INPUTS)
+    assert seen.outputs == {"scores": INPUTS[0]}

@@ -4,11 +4,19 @@ import math
 from dataclasses import FrozenInstanceError
 
 import pytest
+import torch
 from torch import nn
+from ultralytics.cfg import get_cfg
 
 import ultra_dsmoe.nn
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.registry import LAYERS, RowContext, RowPlan, register
+from ultra_dsmoe.model.criterion import extra_names
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.options import check_options
+from ultra_dsmoe.nn import AuxLossMixin, AuxTerm, ExpertGate, Knockout, Option, SparseMoE
+from ultra_dsmoe.nn.contract import is_switch
+from ultra_dsmoe.nn.knockout import constant
+from ultra_dsmoe.nn.registry import LAYERS, RowContext, RowPlan, aux_names, knockouts, options, register
 
 BLOCKS = [
     "CBAM",
@@ -97,3 +105,118 @@ def test_inputs():
 def test_arg():
     row = RowContext("X", 8, [5])
     assert (row.arg(0, 1), row.arg(1, 7), row.arg(2)) == (5, 7, None)
+
+
+# contracts ------------------------------------------------------------------------------------------------------------
+
+
+def own(**attributes):
+    """Return a block class of a user's with these attributes."""
+
+    def parse(ctx):
+        (c,) = ctx.inputs(1)
+        return RowPlan([bool(ctx.option("own_switch"))] if "options" in attributes else [], c)
+
+    def __init__(self, on=True):
+        nn.Module.__init__(self)
+        self.on = on
+
+    def forward(self, x):
+        if self.training:
+            self.aux = {"near": x.float().square().mean(), "far": x.float().mean((2, 3))}
+        return x
+
+    body = {"parse": staticmethod(parse), "__init__": __init__, "forward": forward, **attributes}
+    return type("Own", (AuxLossMixin, nn.Module), body)
+
+
+def net_of(name, **section):
+    """Return a net with a row of the class ``name`` before the detector."""
+    rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, name, []]]
+    d = {"nc": 2, "dsmoe": section, "backbone": rows, "head": [[[3], 1, "Detect", ["nc"]]]}
+    return DSMoEModel(d, verbose=False)
+
+
+def test_an_option_is_read_checked_and_allowed(no_trace):
+    register(own(options={"own_switch": Option(True, is_switch)}))
+    assert net_of("Own").model[3].on is True
+    assert net_of("Own", own_switch=False).model[3].on is False
+    with pytest.raises(ConfigError, match=r"^dsmoe.own_switch: expected true or false, got 3$"):
+        net_of("Own", own_switch=3)
+    with pytest.raises(ConfigError, match=r"\(did you mean 'own_switch'\?\), got own_swich"):
+        net_of("Own", own_swich=True)
+    with pytest.raises(ConfigError, match=r"^dsmoe.own_switch: expected true or false, got 0$"):
+        check_options({"own_switch": 0})  # also beside blocks that do not read it
+
+
+def test_an_option_that_the_class_does_not_declare():
+    with pytest.raises(ConfigError, match=r"^option 'topq' of SparseMoE: expected an entry in the class's options"):
+        RowContext("SparseMoE", 8, []).option("topq")
+
+
+def test_terms_are_summed_by_column_with_their_gains(no_trace, batch):
+    labelled = AuxTerm(0.5, lambda left, batch: left.sum() * len(batch["cls"]), "far_loss")
+    register(own(aux_terms={"near": AuxTerm(0.25), "far": labelled}))
+    found = {}
+    for gains in ({}, {"near": 2, "far": 0}):
+        torch.manual_seed(0)
+        net, data = net_of("Own", gains=gains), batch(nc=2)
+        net.args = get_cfg()
+        net.train()
+        preds = net(data["img"])
+        left = dict(net.model[3].aux)
+        criterion = net.init_criterion()
+        assert extra_names(net, net.options) == criterion.columns == ("far_loss", "aux_loss")
+        loss, items = criterion(preds, data)
+        near, far = left["near"], left["far"].sum() * len(data["cls"])
+        assert items["aux_loss"] == gains.get("near", 0.25) * near
+        assert items["far_loss"] == gains.get("far", 0.5) * far
+        assert len(loss) == 5
+        assert net.model[3].aux is None
+        found[str(gains)] = items["far_loss"].item()
+    assert len(set(found.values())) == 2
+    with pytest.raises(ConfigError, match=r"dsmoe.gains: expected names out of .*\(did you mean 'near'\?\), got naer"):
+        net_of("Own", gains={"naer": 1})
+
+
+def test_a_term_that_the_class_does_not_declare(no_trace, batch):
+    register(own(aux_terms={"near": AuxTerm(1.0)}))
+    block = LAYERS["Own"]().train()
+    block(torch.ones(1, 2, 3, 3))
+    with pytest.raises(
+        ConfigError, match=r"^auxiliary terms of Own: expected names out of its aux_terms \(near\)"
+    ) as e:
+        block.aux_losses({})
+    assert str(e.value).endswith("got far")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"options": {"gains": Option(1)}}, "options['gains']: expected an Option under a key of the block's own"),
+        ({"options": {"own": 1}}, "options['own']: expected an Option under a key of the block's own, got 1"),
+        ({"options": {"topk": Option(3)}}, "options['topk']: expected the Option of ExpertGate, got another one"),
+        ({"aux_terms": {"a": 0.5}}, "aux_terms['a']: expected an AuxTerm whose column ends in _loss"),
+        ({"aux_terms": {"a": AuxTerm(1, None, "mine")}}, "aux_terms['a']: expected an AuxTerm whose column ends"),
+        ({"aux_terms": {"a": AuxTerm(1, None, "cls_loss")}}, "aux_terms['a']: expected an AuxTerm whose column ends"),
+        ({"aux_terms": {"a": AuxTerm(1)}, "base": nn.Module}, "aux_terms: expected a class derived from AuxLossMixin"),
+        ({"knockouts": (Knockout("text-zero", "", constant),)}, "knockouts: expected names that are not taken"),
+        ({"knockouts": (Knockout("a", "", constant),) * 2}, "knockouts: expected names that are not taken, got a, a"),
+    ],
+)
+def test_contracts_that_clash(attributes, message, no_trace):
+    bases = (nn.Module,) if "base" in attributes else (AuxLossMixin, nn.Module)
+    cls = type("Own", bases, {**attributes, "parse": len})
+    with pytest.raises(ConfigError) as e:
+        register(cls)
+    assert str(e.value).startswith(f"register(Own) {message}")
+    assert "\n" not in str(e.value)
+    assert "Own" not in LAYERS
+
+
+def test_a_shared_option_is_one_object_and_an_inherited_knockout_counts_once():
+    assert ExpertGate.options["topk"] is SparseMoE.options["topk"] is options()["topk"]
+    names = [knockout.name for _, knockout in knockouts()]
+    assert len(names) == len(set(names))
+    assert {"class-text-off", "routing-random", "text-zero", "offsets-zero"} <= set(names)
+    assert {"align", "hier", "bal", "ga", "ort"} <= set(aux_names())

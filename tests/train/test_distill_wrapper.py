@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,12 +17,13 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 if "distill_model" not in DEFAULT_CFG_DICT:
     pytest.skip("this host cannot distil", allow_module_level=True)
 
-from ultra_dsmoe.distill import resolve
+from ultra_dsmoe.distill import METHODS, Pair, Seen, register_method, resolve
 from ultra_dsmoe.distill.attention import ActivationAttention
 from ultra_dsmoe.errors import ConfigError, WeightsError
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
+from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.train.distill_wrapper import FeatureDistillation, _joined
 from ultra_dsmoe.train.teacher import check_teacher, load_teacher
 
@@ -175,6 +176,66 @@ def test_the_necks_own_attention_is_used() -> None:
     assert all(isinstance(a.__self__, ActivationAttention) for a in wrapper.pair.attentions[1:])
     assert wrapper.method.about(wrapper.pair) == ", the teacher's attention on 1"
     assert pair().pair.own_attentions == [None, None, None]
+
+
+# other methods --------------------------------------------------------------------------------------------------------
+
+
+class Logits:
+    """Another method: how far the student's class scores are from the teacher's, as both heads say them."""
+
+    gains: ClassVar = {"logit": 1.0}
+    adaptive = "none"
+    outputs = True
+    options: ClassVar = {"softness": Option(1.0)}
+
+    def adapters(self, pair: Pair) -> nn.ModuleList:
+        return nn.ModuleList()
+
+    def terms(self, config: Any, pair: Pair, adapters: Any, teacher: Seen, student: Seen, batch: Any) -> Any:
+        assert not teacher.outputs["scores"].requires_grad
+        said, wanted = (seen.outputs["scores"] / config.own["softness"] for seen in (student, teacher))
+        return {"logit": nn.functional.mse_loss(said, wanted)}
+
+    def about(self, pair: Pair) -> str:
+        return ""
+
+
+@pytest.fixture
+def logits() -> Iterator[str]:
+    register_method("logits", Logits())
+    yield "logits"
+    del METHODS["logits"]
+
+
+@pytest.mark.parametrize("softness", [1.0, 4.0])
+def test_a_method_may_read_what_the_heads_say(softness: float, logits: str, batch: Batch) -> None:
+    wrapper, data = pair(kd={"method": logits, "softness": softness}), batch()
+    loss, items = wrapper(data)
+    assert tuple(items)[-2:] == ("logit_loss", "dis_loss")
+    with torch.no_grad():
+        taught = wrapper.teacher_model(data["img"])[1]["scores"]
+        said = wrapper.student_model(data["img"])["scores"]  # in training mode, as the step before
+    torch.testing.assert_close(items["logit_loss"], (taught - said).square().mean() / softness**2)
+    (grad,) = torch.autograd.grad(loss[-1], [wrapper.student_model.model[-1].cv3[0][-1].weight])
+    assert grad.abs().sum() > 0
+    assert hooks(wrapper) + hooks(wrapper.teacher_model) == 0
+
+
+def test_a_student_that_says_what_its_teacher_says_costs_nothing(logits: str, batch: Batch) -> None:
+    net = make()
+    wrapper = pair(net, deepcopy(net), logits).train()
+    net.eval()  # batch statistics would tell them apart
+    net.model[-1].train()
+    assert abs(wrapper(batch(images=1))[1]["logit_loss"]) < 1e-6
+
+
+def test_copies_of_another_method_keep_its_settings(logits: str, batch: Batch) -> None:
+    wrapper = pair(kd={"method": logits, "softness": 3})
+    wrapper(batch())[0].sum().backward()
+    other = deepcopy(wrapper)
+    assert (other.config, other.pair, len(other.projector)) == (wrapper.config, None, 0)
+    assert other.config.own == {"softness": 3}
 
 
 # the teacher ----------------------------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ class Entry:
 
 def of_class(cls: type[nn.Module], knockout: Knockout) -> Entry:
     """Return the entry of a knock-out that a layer brings along."""
-    needs = knockout.needs or f"a {cls.__name__} row"
+    article = "an" if cls.__name__[0] in "AEIOU" else "a"
+    needs = knockout.needs or f"{article} {cls.__name__} row"
     return Entry(replace(knockout, needs=needs), lambda net: [m for m in blocks(net, cls) if knockout.applies(m)])
 
 

@@ -1,0 +1,118 @@
+"""The table of methods, what a pair of nets is for them, and one more method than the package has."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ultra_dsmoe.distill import (
+    METHODS,
+    ActivationAttention,
+    FeatureMethod,
+    KDConfig,
+    Level,
+    Pair,
+    register_method,
+    resolve,
+)
+from ultra_dsmoe.distill.config import check_form, parse
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.nn.attention.dual_attention import DualAttention
+from ultra_dsmoe.nn.contract import Option
+
+
+def is_positive(argument: str, value: Any) -> None:
+    if not isinstance(value, (int, float)) or value <= 0:
+        raise ConfigError(argument, "a number above 0", value)
+
+
+def another(**attributes: Any) -> Any:
+    """Return as much of a method as its settings need."""
+    usual = {
+        "gains": {"logit": 2.0},
+        "adaptive": "none",
+        "outputs": True,
+        "options": {"softness": Option(4, is_positive)},
+    }
+    return SimpleNamespace(**{**usual, **attributes})
+
+
+@pytest.fixture(autouse=True)
+def no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the table as it was."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
+def test_both_of_the_package_are_presets_of_one() -> None:
+    assert list(METHODS) == ["attention", "mimic"]
+    assert all(type(method) is FeatureMethod and not method.outputs for method in METHODS.values())
+
+
+def test_a_registered_method_is_what_its_name_means() -> None:
+    register_method("logits", another())
+    register_method("logits", METHODS["logits"])  # again is no error: a module may be reloaded
+    assert check_form("logits") == "logits"
+    config = resolve("logits")
+    assert (config.method, config.terms, config.adaptive, config.own) == ("logits", ("logit",), "none", {"softness": 4})
+    assert [config.gain(name) for name in ("logit", "cls", "box")] == [2, 1, 1]
+    given = resolve({"method": "logits", "softness": 1.5, "gains": {"logit": 3}, "adaptive": "ema"})
+    assert (given.own, given.gain("logit"), given.adaptive) == ({"softness": 1.5}, 3, "ema")
+    assert parse(given.state()) == given
+    assert "own" not in given.state()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"softness": 0}, "dsmoe_kd softness: expected a number above 0, got 0"),
+        ({"sofness": 1}, r"dsmoe_kd: expected options out of .*\(did you mean 'softness'\?\), got sofness"),
+        ({"gains": {"fg": 1}}, "dsmoe_kd gains: expected names out of logit, cls, box, got fg"),
+    ],
+)
+def test_wrong_options_of_its_own(options: dict[str, Any], message: str) -> None:
+    register_method("logits", another())
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        resolve({"method": "logits", **options})
+
+
+def test_its_options_are_not_the_others() -> None:
+    register_method("logits", another())
+    with pytest.raises(ConfigError, match=r"expected options out of method, .*, got softness"):
+        resolve({"method": "mimic", "softness": 2})
+    assert KDConfig().own == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "message"),
+    [
+        ("host", {}, "expected a name that is not taken, got host"),
+        ("mimic", {}, "expected a name that is not taken, got mimic"),
+        ("x", {"gains": {}}, "expected gains of terms that are not called cls or box, got {}"),
+        ("x", {"gains": {"cls": 1}}, "expected gains of terms that are not called cls or box"),
+    ],
+)
+def test_methods_that_clash(name: str, attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        register_method(name, another(**attributes))
+    assert str(e.value).startswith(f"register_method({name}): {message}")
+
+
+def test_a_pair_knows_the_attention_of_each_level() -> None:
+    rows = [nn.Identity(), DualAttention(16), DualAttention(8)]
+    pair = Pair([Level(16, 0, 1), Level(32, 1, 2)], [4, 5], [8, 16, 24], rows)
+    assert pair.own_attentions == [rows[1], None]  # the last is of another width than the map
+    own, usual = pair.attentions
+    assert own == rows[1].attended
+    assert isinstance(usual.__self__, ActivationAttention)
+    assert METHODS["attention"].about(pair) == ", the teacher's attention on 1"
+    assert METHODS["mimic"].about(pair) == ""
+    adapters = METHODS["mimic"].adapters(pair)
+    assert [(a.conv.in_channels, a.conv.out_channels) for a in adapters] == [(4, 16), (5, 24)]
+    assert torch.equal(adapters[0].conv.bias, torch.zeros(16))

@@ -1,0 +1,82 @@
+"""The table of tasks: what is ours by it, and one more task by one entry."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.models.yolo.classify import ClassificationTrainer
+from ultralytics.nn.tasks import ClassificationModel, DetectionModel
+
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.plugin import task_table, verbs
+from ultra_dsmoe.plugin.task_table import TASKS, Task, task_of
+from ultra_dsmoe.train.trainer import DSMoETrainer
+
+
+class OurClassifier(ClassificationModel):
+    """Stands in for a classifier of ours."""
+
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+
+class OurTrainer(ClassificationTrainer):
+    """Stands in for its trainer."""
+
+
+@pytest.fixture
+def classify(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Let a classifier move in; return a model YAML that names a layer of ours."""
+    module = ModuleType("own_classifier")
+    module.Model, module.Trainer = OurClassifier, OurTrainer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_classifier", module)
+    monkeypatch.setitem(TASKS, "classify", Task("own_classifier.Model", "own_classifier.Trainer"))
+    rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "DSA", []]]
+    return {"nc": 3, "backbone": rows, "head": [[-1, 1, "Classify", ["nc"]]]}
+
+
+def test_every_entry_names_classes_that_there_are() -> None:
+    assert list(TASKS) == ["detect"]
+    assert task_table.load(TASKS["detect"].model) is DSMoEModel
+    assert task_table.load(TASKS["detect"].trainer) is DSMoETrainer
+
+
+def test_task_of_a_net() -> None:
+    assert task_of(DSMoEModel("smodel-n.yaml", nc=2, verbose=False)) == "detect"
+    for other in (DetectionModel("yolov8n.yaml", verbose=False), nn.Identity(), None):
+        assert task_of(other) is None
+
+
+def test_a_table_costs_no_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "segment", Task("no_such_module.Model", "no_such_module.Trainer"))
+    assert task_of(nn.Identity()) is None
+
+
+def test_a_classifier_moves_in_by_one_entry(classify: dict[str, Any], tmp_path: Any) -> None:
+    from ultralytics.utils import YAML
+
+    path = tmp_path / "own-cls.yaml"
+    YAML.save(path, classify)
+    model = YOLO(str(path), task="classify")
+    assert type(model.model) is OurClassifier
+    assert task_of(model.model) == "classify"
+    assert verbs.our_net(model) is model.model
+    ours = model.task_map["classify"]
+    assert (ours["model"], ours["trainer"]) == (OurClassifier, OurTrainer)
+    stock = YOLO("yolo11n.yaml").task_map
+    assert ours["validator"] is stock["classify"]["validator"]
+    assert model.task_map["detect"] == stock["detect"]
+
+
+def test_stock_models_stay_the_hosts_beside_it(classify: dict[str, Any]) -> None:
+    for name, task in (("yolo11n-cls.yaml", "classify"), ("yolo11n.yaml", "detect")):
+        stock = YOLO(name)
+        assert type(stock.model).__module__ == "ultralytics.nn.tasks"
+        assert stock.task_map[task]["trainer"].__module__.startswith("ultralytics.")
+    ours = YOLO("smodel-n.yaml")
+    assert ours.task_map["detect"]["trainer"] is DSMoETrainer
+    assert ours.task_map["classify"]["trainer"] is ClassificationTrainer
