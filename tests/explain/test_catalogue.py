@@ -63,6 +63,14 @@ def test_a_layer_of_a_users_adds_its_own() -> None:
     assert torch.equal(net(x), x)
 
 
+def test_only_what_needs_its_mean_is_recorded() -> None:
+    cls = own(Knockout("own-off", "off", lambda blocks, record, seed: hooked(blocks, lambda m, args, out: args[0])))
+    net, record = nn.Sequential(cls()), Record()
+    with recording(net, record):
+        net(torch.ones(1, 1, 2, 2))
+    assert record == Record()
+
+
 def test_a_name_of_the_shared_ones_is_taken() -> None:
     own(Knockout("hub-constant", "mine", constant))
     with pytest.raises(ConfigError, match=r"^knockouts of a layer: expected .* not taken, got hub-constant$"):

@@ -9,6 +9,7 @@ import pytest
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.options import check_options
+from ultra_dsmoe.nn import ExpertGate, FeatureAggregation, HyperbolicFusion, TextSemantics
 from ultra_dsmoe.nn.registry import aux_names, options
 
 GOOD: dict[str, list[Any]] = {
@@ -96,7 +97,10 @@ def test_keys_of_blocks_and_gains_of_their_terms_come_from_the_classes() -> None
     assert {*options()} >= {
         "experts", "topk", "text", "hyperbolic", "attention", "detector", "residual_path", "neck_down"
     }  # fmt: skip
-    assert {*aux_names()} >= {"align", "hier", "bal", "ga", "ort"}
+    kinds = (TextSemantics, HyperbolicFusion, ExpertGate, FeatureAggregation)
+    gains = {name: term.gain for kind in kinds for name, term in kind.aux_terms.items()}
+    assert gains == {"ort": 0.01, "align": 0.5, "hier": 0.05, "bal": 0.01, "ga": 0.05}
+    assert {*aux_names()} >= {*gains}
     assert len(aux_names()) == len({*aux_names()})
 
 
