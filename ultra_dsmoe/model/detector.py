@@ -43,6 +43,7 @@ class DSMoEModel(DetectionModel):
     yaml: dict[str, Any]  # the host's attributes, for the type checker
     model: Any
     stride: torch.Tensor
+    largest_stride: int | None = None  # pixels, None while being built; a number, which `torch.export` can read
 
     def __init__(
         self, cfg: str | dict = "dsmoe-n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
@@ -62,6 +63,7 @@ class DSMoEModel(DetectionModel):
         self.checkpoint_format = CHECKPOINT_FORMAT
         # A copy: the host writes into a dictionary that it is given, and `set_topk` does, so that nets would share it.
         super().__init__(deepcopy(cfg) if isinstance(cfg, dict) else cfg, ch, nc, verbose)
+        self.largest_stride = int(self.stride.max())
         # Here, not only where they are used: a training must not fail after its run folder exists.
         self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))
 
@@ -82,6 +84,7 @@ class DSMoEModel(DetectionModel):
         if written > CHECKPOINT_FORMAT:
             raise WeightsError("checkpoint", f"format {CHECKPOINT_FORMAT} or older (upgrade ultra-dsmoe)", f"{written}")
         super().__setstate__(state)
+        self.largest_stride = int(self.stride.max())  # older checkpoints have none
 
     # Text ------------------------------------------------------------------------------------------------------------
 
@@ -256,9 +259,9 @@ class DSMoEModel(DetectionModel):
         Raises:
             ShapeError: If height or width is not a multiple of the largest stride.
         """
-        if not hasattr(self, "stride"):  # still being built: the stride is unknown, the options unchecked
+        stride = self.largest_stride
+        if stride is None:  # still being built: the options are unchecked
             return super().predict(x, *args, **kwargs)
-        stride = int(self.stride.max())
         if x.shape[-2] % stride or x.shape[-1] % stride:
             got = f"{int(x.shape[-2])}x{int(x.shape[-1])}"
             raise ShapeError("input image", f"height and width that are multiples of {stride}", got)
