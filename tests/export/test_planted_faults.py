@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import NAMES, fire
 from torch import Tensor
 from ultralytics import YOLO
 
@@ -20,12 +19,13 @@ from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 SIZE = 64
+NAMES = dict(enumerate("abcde"))
 FORMATS = {"onnx": ".onnx", "torchscript": ".torchscript", "openvino": "_openvino_model"}
 IMAGES = drawn_images(4, (SIZE, SIZE))
 
 
 @pytest.fixture(scope="module")
-def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def nets(tmp_path_factory: pytest.TempPathFactory, firing: Callable[[Any], None]) -> dict[str, Path]:
     """Return checkpoints of a fresh net, which finds nothing, and of one whose scores go from 0 to 1."""
     folder, paths = tmp_path_factory.mktemp("planted"), {}
     for level in ("low", "high"):
@@ -33,7 +33,7 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         net = DSMoEModel("dsmoe-n.yaml", nc=len(NAMES), verbose=False)
         net.names = NAMES
         if level == "high":
-            fire(net)
+            firing(net)
         paths[level] = folder / f"{level}.pt"
         torch.save({"model": net.eval(), "train_args": {"task": "detect", "imgsz": SIZE}}, paths[level])
     return paths
@@ -48,7 +48,7 @@ def files(nets: dict[str, Path]) -> Callable[..., tuple[Any, Path]]:
         path.write_bytes(nets[level].read_bytes())
         file = path.with_name(f"{path.stem}{FORMATS[fmt]}")
         if not file.exists():
-            done = YOLO(path).export(format=fmt, imgsz=SIZE, simplify=False, nms=True if nms else None)
+            done = YOLO(path).export(format=fmt, imgsz=SIZE, nms=True if nms else None)
             assert Path(done) == file
         return YOLO(path).model, file
 
@@ -115,3 +115,21 @@ def test_swapped_classes_are_named_at_any_precision(files: Callable, level: str)
     for bits in (16, 8):
         with pytest.raises(ParityError, match="class 0 of the file is the net's class 2; class 2 of the file is"):
             check_export(Export(net, str(file), bits=bits), [IMAGES])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("fmt", ["onnx", "openvino"])
+def test_a_wrong_export_never_takes_the_place_of_a_good_one(nets: dict[str, Path], tmp_path: Path, fmt: str) -> None:
+    path = tmp_path / "best.pt"
+    path.write_bytes(nets["low"].read_bytes())
+    YOLO(path).export(format=fmt, imgsz=SIZE)
+    good = contents(tmp_path)
+    assert len(good) > 1
+    model = YOLO(path)
+    model.add_callback("on_export_start", lambda exporter: FAULTS["classes"](exporter.model))
+    with pytest.raises(ParityError, match=r"class 0 of the file is the net's class 2.*; it is not written"):
+        model.export(format=fmt, imgsz=SIZE)
+    assert contents(tmp_path) == good

@@ -64,7 +64,7 @@ def require_format(net: Any, kwargs: dict[str, Any]) -> None:
         ConfigError: If the format has no operators for it, or the opset is too old.
     """
     fmt, opset = fmt_of(kwargs), kwargs.get("opset")
-    if fmt in UNFIT_FORMATS and any(hasattr(m, "set_topk") for m in net.modules()):
+    if fmt in UNFIT_FORMATS and any(hasattr(m, "set_mode") for m in net.modules()):
         wanted = "onnx, openvino, torchscript or engine for a net with experts"
         raise ConfigError("format", wanted, f"{fmt}, {UNFIT_FORMATS[fmt]}")
     samples = any(type(m).__name__ in SAMPLING for m in net.modules())

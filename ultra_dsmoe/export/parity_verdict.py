@@ -50,7 +50,7 @@ class Limits:
 LIMITS = {
     32: Limits(0.1, SCORE, SHARE, NOISE, experts=True, map_drop=1e-3),
     16: Limits(5.0, 2e-2, 0.25, 1e-3, experts=False, map_drop=5e-3),
-    8: Limits(None, None, None, 1.0, experts=False, map_drop=1e-2),
+    8: Limits(None, None, None, NOISE, experts=False, map_drop=1e-2),
 }
 OFF = "dsmoe_parity=False"
 SUFFIXES = {".onnx", ".torchscript"}

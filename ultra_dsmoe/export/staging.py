@@ -37,7 +37,8 @@ class Stage(logging.Filter):
         """Send an exporter of the host, which derives all names from its ``file``, into the folder."""
         file = Path(exporter.file)
         if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=file.parent))
+            made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=file.parent))
+            self.folder = file.parent / made.name  # as the host writes it: relative stays relative
         exporter.file = self.folder / file.name
 
     def filter(self, record: logging.LogRecord) -> bool:
