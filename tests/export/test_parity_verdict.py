@@ -236,12 +236,14 @@ def test_what_the_gate_is_told(monkeypatch: pytest.MonkeyPatch, tiny_boards: Pat
     call = {"batch": 2, "dynamic": True, "quantize": 16, "nms": True, "iou": 0.5}
     ParityCheck(Model(str(tiny_boards)), Toy(), "val", call).run("toy.onnx")
     ((export, images, split),) = seen
-    assert (export.file, export.batch, export.bits) == ("toy.onnx", 3, 16)
+    assert (export.file, export.batch, export.bits) == ("toy.onnx", 2, 16), "suppression is traced for two images"
     assert export.nms == Suppression(iou=0.5)
     assert [tuple(i.shape[2:]) for i in images] == [(64, 64), (96, 64)], "dynamic: also another size and batch"
     assert split == {"data": str(tiny_boards), "split": "val", "imgsz": 64, "device": "cpu"}
     ParityCheck(Model(), Toy(), False, call).run("toy.onnx")
     assert len(seen) == 1, "switched off"
+    ParityCheck(Model(), Toy(), True, {"dynamic": True}).run("toy.onnx")
+    assert seen[1][0].batch == 2, "a batch that the file was not traced with"
 
 
 # low scores and files with suppression inside -------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class ParityCheck:
         if dynamic:  # a size and a batch that the file was not traced with
             stride = int(max(self.net.stride))
             images.append(self._images((self.size[0] + stride, self.size[1])))
-            batch += 1
+            batch += not self.kwargs.get("nms")  # a suppression inside is traced for so many images, at most
         split = None
         if isinstance(self.wanted, str):
             device = self.kwargs.get("device") or "cpu"

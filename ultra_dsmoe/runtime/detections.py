@@ -93,11 +93,9 @@ def _decode(data: np.ndarray, channels: int) -> np.ndarray | None:
     if channels in (1, 3):
         return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
     several, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
-    if several and len(pages) > 1 and len({page.shape for page in pages}) == 1 and pages[0].ndim == 2:
-        image = np.stack(pages, axis=2)
-    else:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    return (image >> 8).astype(np.uint8) if image is not None and image.dtype == np.uint16 else image
+    stacked = several and len(pages) > 1 and len({page.shape for page in pages}) == 1 and pages[0].ndim == 2
+    image: np.ndarray | None = np.stack(pages, axis=2) if stacked else cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    return image if image is None or image.dtype != np.uint16 else (image // 256).astype(np.uint8)
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int], stride: int | None = None) -> np.ndarray:
