@@ -16,7 +16,7 @@ from ultra_dsmoe.model.settings import in_force
 ONNX_FORMATS = {"onnx", "engine"}  # formats whose ONNX file takes any opset; others have their own bounds
 OPSET = 17  # the newest that TensorRT 8.6 reads
 SAMPLING, SAMPLING_OPSET = ("SpaceBroadcast",), 16  # blocks that sample a map, and the first opset that can
-UNFIT_FORMATS = {"ncnn": "whose converter has no operators for the experts' gate"}
+UNFIT_FORMATS = {"ncnn": "whose converter, pnnx, writes a graph of experts that it cannot read"}  # tried: 20260526
 
 
 def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any], kwargs: dict[str, Any]) -> str:

@@ -129,7 +129,7 @@ def compare(
         found, found_gates = theirs(filled)
         _select_head(net, found.shape[-1] == DETECTION and nms is None)
         expected, expected_gates = torch_runner(net)(group)
-        pairs = [(expected, found, None)] if nms is None else []
+        pairs: list[tuple[np.ndarray, np.ndarray, float | None]] = [] if nms else [(expected, found, None)]
         if nms and whole:
             pairs.append((_corners(expected), whole(filled)[0], None))
         if nms and (final or not whole):
