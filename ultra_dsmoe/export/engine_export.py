@@ -17,7 +17,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export.precision import scheme_of
 from ultra_dsmoe.runtime.engine import build_engine
 
-PRECISIONS = {8: "int8", 16: "fp16", 32: "fp32"}
+PRECISIONS: dict[int | str, str] = {8: "int8", 16: "fp16", 32: "fp32"}
 ENGINE_ONLY = {"format", "workspace", "half", "int8", "quantize", "data", "fraction"}
 
 

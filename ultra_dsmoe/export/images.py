@@ -111,7 +111,7 @@ def _stack(pictures: list[np.ndarray], size: tuple[int, int]) -> Tensor:
 
 def channels_of(net: Any) -> int:
     """Return how many channels the images of a net have."""
-    return (getattr(net, "yaml", None) or {}).get("channels", 3)
+    return int((getattr(net, "yaml", None) or {}).get("channels", 3))
 
 
 def drawn_images(count: int, imgsz: tuple[int, int], seed: int = 0, channels: int = 3) -> Tensor:

@@ -67,7 +67,10 @@ class Stage(logging.Filter):
             except OSError:
                 os.replace(aside, target)
                 raise
-            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+            if aside.is_dir():
+                shutil.rmtree(aside)
+            else:
+                aside.unlink()
 
 
 @contextmanager
