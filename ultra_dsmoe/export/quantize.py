@@ -29,7 +29,6 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
-from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.runtime.detections import network_input, read_images
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_onnx
 

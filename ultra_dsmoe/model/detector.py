@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.model.augmented import predict_views
 from ultra_dsmoe.model.criterion import DSMoECriterion
 from ultra_dsmoe.model.driven import driven_by
-from ultra_dsmoe.model.options import check_options
+from ultra_dsmoe.model.options import check_options, check_rows
 from ultra_dsmoe.model.pretrained import suited_net
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin
@@ -57,12 +57,14 @@ class DSMoEModel(DetectionModel):
             verbose: Whether to print the rows.
 
         Raises:
-            ConfigError: If the YAML's ``dsmoe:`` section has a key or value that it cannot have.
+            ConfigError: If a row is none, or the YAML's ``dsmoe:`` section has a key or value that it cannot have.
         """
         self.text_info: dict[str, Any] | None = None
         self.checkpoint_format = CHECKPOINT_FORMAT
         # A copy: the host writes into a dictionary that it is given, and `set_topk` does, so that nets would share it.
-        super().__init__(deepcopy(cfg) if isinstance(cfg, dict) else cfg, ch, nc, verbose)
+        cfg = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
+        check_rows(cfg)  # the host looks into the first row before it reads any
+        super().__init__(cfg, ch, nc, verbose)
         self.largest_stride = int(self.stride.max())
         # Here, not only where they are used: a training must not fail after its run folder exists.
         self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))
