@@ -14,6 +14,7 @@ from torch import Tensor
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import check_det_dataset
 
+from ultra_dsmoe.causes import reading
 from ultra_dsmoe.constants import LETTERBOX_GRAY
 from ultra_dsmoe.data.source import split_places
 from ultra_dsmoe.errors import DataError
@@ -35,16 +36,11 @@ def split_images(data: str | Path, split: str = "val", fraction: float = 1.0, do
     Raises:
         DataError: If YAML, split or images are missing.
     """
-    try:
+    with reading("data", f"a data YAML with images in its '{split}' split", file=data):
         places: Any = _fetched(data, split) if download else _on_disk(data, split)
         if not places:
             raise DataError("data", f"a data YAML with a '{split}' split", str(data))
         files = BaseDataset.get_img_files(SimpleNamespace(prefix="", fraction=1.0), places)  # type: ignore[arg-type]
-    except DataError:
-        raise
-    except (OSError, SyntaxError, TypeError, ValueError, KeyError, RuntimeError) as e:
-        cause = e.__cause__ or e
-        raise DataError("data", f"a data YAML with images in its '{split}' split", f"{data} ({cause})") from e
     wanted = fraction if fraction > 1 else fraction * len(files)
     return spread(files, max(1, round(wanted)))
 

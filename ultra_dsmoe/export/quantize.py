@@ -198,7 +198,7 @@ def _checked(source: Path, output: Path, target: str) -> ModelInfo:
         raise ConfigError("model", "an .onnx file", str(source))
     if target == "openvino":
         checked_folder(output)
-    elif output.suffix != ".onnx" or not output.parent.is_dir():
+    elif output.suffix != ".onnx" or not output.parent.is_dir() or output.is_dir():
         raise ConfigError("output", "an .onnx file in an existing folder", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)

@@ -72,6 +72,8 @@ def _extract(archive: Path, folder: Path) -> None:
             raise DataError(str(archive), "a tar or zip file", "something else")
     except tarfile.FilterError as error:
         raise DataError(str(archive), "members that stay inside the archive's folder", str(error)) from error
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        raise DataError(str(archive), "members of which none stands in another's place", str(error)) from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(str(archive), "an undamaged archive", str(error)) from error
     except (RuntimeError, NotImplementedError) as error:  # encrypted zip, unknown compression
@@ -81,5 +83,5 @@ def _extract(archive: Path, folder: Path) -> None:
 def _require_inside(member: str, archive: Path) -> None:
     """Refuse an absolute path and one that climbs out; zipfile would silently put such a member elsewhere."""
     path = PurePosixPath(member.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
         raise DataError(str(archive), "members that stay inside the archive's folder", member)
