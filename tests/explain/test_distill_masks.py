@@ -133,6 +133,6 @@ def test_the_device_is_what_the_host_makes_of_it(
 
     monkeypatch.setattr("ultralytics.utils.torch_utils.select_device", select)
     words = [str(checkpoint), f"data={tiny_boards}", "imgsz=96", "images=1", f"out={tmp_path / 'new'}", "device=0"]
-    assert main(words) == 0
+    assert COMMAND.main(words) == 0
     assert asked == ["0"]
     assert len(list((tmp_path / "new").iterdir())) == 1

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
 from ultra_dsmoe import checks
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.attention.kinds import USUAL, check_attention
 from ultra_dsmoe.nn.head.dual_attention_detect import MAX_LEVELS, DualAttentionDetect
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
