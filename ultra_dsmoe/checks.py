@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from ultra_dsmoe.errors import ConfigError, DSMoEError, did_you_mean
+from ultra_dsmoe.errors import ConfigError, DSMoEError, TextError, did_you_mean
 
 
 def is_whole(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
@@ -84,3 +84,29 @@ def sizes(owner: str, **values: Any) -> None:
         else:
             for i, entry in enumerate(value):
                 whole(f"{owner} {name}[{i}]", entry)
+
+
+def class_names(names: Any, kind: type[DSMoEError] = TextError) -> tuple[str, ...]:
+    """Return the class names in class order.
+
+    Args:
+        names: The data YAML's ``names``: index to name, or a plain list.
+        kind: Class of the error.
+
+    Raises:
+        DSMoEError: If there is no class, the indices are not 0..K-1 or a name is empty.
+    """
+    if isinstance(names, str) or not isinstance(names, (Mapping, Sequence)):
+        raise kind("names", "a mapping of index to class name, or a list of names", names)
+    if not names:
+        raise kind("names", "at least one class", names)
+    if isinstance(names, Mapping):
+        missing = set(range(len(names))) - {k for k in names if isinstance(k, int)}
+        if missing:
+            raise kind("names", f"indices 0 to {len(names) - 1}", f"{list(names)}")
+        names = [names[i] for i in range(len(names))]
+    for i, name in enumerate(names):
+        # A bare number is a legal YAML name (digits, part numbers); the host turns it into text as well.
+        if name is None or isinstance(name, (Mapping, list, tuple)) or not str(name).strip():
+            raise kind(f"names[{i}]", "a class name that is not empty", name)
+    return tuple(str(name).strip() for name in names)

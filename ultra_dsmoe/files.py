@@ -17,6 +17,12 @@ from ultra_dsmoe.errors import DataError
 CONTENT = "content"  # of a folder that is being made
 
 
+def package_roots() -> tuple[Path, Path]:
+    """Return where packaged files lie, ``cfg`` and ``datasets``: in an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package, package.parent
+
+
 def sync(path: Path) -> None:
     """Have the system write a file or folder to the disk itself; where it cannot, as folders on Windows, go on."""
     with suppress(OSError):

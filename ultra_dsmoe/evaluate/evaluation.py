@@ -214,14 +214,3 @@ def _check_data(data: str, split: str, names: list[str] | None) -> None:
             raise DataError("data", f"the images of its '{split}' split", f"{place}, which does not exist")
     if names is not None and content["nc"] != len(names):
         raise DataError("data", f"{len(names)} classes as in the model ({', '.join(names)})", f"{content['nc']}")
-
-
-def write_files(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    """Write files, each complete or not at all, and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, content in files.items():
-        part = folder / f"{name}.part"
-        part.write_bytes(content)
-        paths.append(part.replace(folder / name))
-    return paths

@@ -6,8 +6,6 @@ the seed, the split and i only, so a larger set contains a smaller one.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,8 @@ from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.boards.defects import CLASSES, Defect, add_defects
 from ultra_dsmoe.data.boards.layout import lay_out
 from ultra_dsmoe.data.boards.render import photograph
-from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.files import whole_folder
 
 TRAIN, VAL = 240, 60
 SEED, SIZE = 42, 640
@@ -106,10 +104,7 @@ def generate(
     if size > MAX_SIZE:
         raise DataError("size", f"a whole number from {MIN_SIZE} to {MAX_SIZE}", size)
     root = Path(root).resolve()
-    require_unused(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    try:
+    with whole_folder(root) as partial:
         boards = [(split, i) for split, count in zip(MADE, (train, val), strict=True) for i in range(count)]
         for split in MADE:
             (partial / "images" / split).mkdir(parents=True)
@@ -118,9 +113,6 @@ def generate(
         for i in progress(counter, len(boards)) if progress else counter:
             _write_board(partial, *boards[i], seed, size)
         _write_yaml(partial / "data.yaml", f"generate(train={train}, val={val}, seed={seed}, size={size})")
-        move_into_place(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root / "data.yaml"
 
 

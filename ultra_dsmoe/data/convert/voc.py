@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import shutil
-import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,8 +21,8 @@ from ultra_dsmoe.checks import whole
 from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES
-from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.files import require_unused, whole_folder
 
 RATIO = (6, 2, 2)  # [DSMoE] for the board set
 SEED = 42  # [DSMoE]
@@ -76,18 +75,13 @@ def convert_voc(
     samples = _read_samples(folder, names)
     group = group or data.get("groups")
     parts = _split(samples, ratio, seed, _group_pattern(group or EACH_ALONE))
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    try:
+    with whole_folder(root) as partial:
         for split, members in parts.items():
             _write_split(partial, split, members)
         splits = {split: f"images/{split}" for split in parts}
         note = f"Converted from VOC labels for {name}, split {':'.join(map(str, ratio))} (seed {seed})"
         text = packaged.yaml_beside(data, splits, note, {"groups": group} if group else None)
         (partial / "data.yaml").write_text(text, encoding="utf-8")
-        move_into_place(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root
 
 
