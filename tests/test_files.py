@@ -1,4 +1,4 @@
-"""Files and folders under their names in one step: complete or not at all, readable by all, never over something else."""
+"""Files and folders under their names in one step: whole or not at all, readable by all, never over something else."""
 
 from __future__ import annotations
 
@@ -38,9 +38,14 @@ def test_a_file_takes_its_place_when_it_is_complete(tmp_path: Path, mask: int) -
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), whole_file(path) as part:
-        part.write_text("half")
-        raise OSError("full")
+
+    def write() -> None:
+        with whole_file(path) as part:
+            part.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.csv"]
 
@@ -61,9 +66,13 @@ def test_a_finished_folder_is_readable_by_all(tmp_path: Path, mask: int) -> None
 
 
 def test_an_error_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), whole_folder(tmp_path / "set") as partial:
-        (partial / "data.yaml").write_text("half")
-        raise KeyError
+    def fill() -> None:
+        with whole_folder(tmp_path / "set") as partial:
+            (partial / "data.yaml").write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fill()
     assert os.listdir(tmp_path) == []
 
 
@@ -92,13 +101,14 @@ def test_the_faster_process_wins(tmp_path: Path) -> None:
 
 
 def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
-    with (
-        pytest.raises(DataError, match=r"set: expected a folder that can be created, got "),
-        whole_folder(tmp_path / "set") as partial,
-    ):
-        (partial / "data.yaml").write_text("new")
-        (tmp_path / "set").mkdir()
-        (tmp_path / "set" / "notes.txt").write_text("mine")
+    def fill() -> None:
+        with whole_folder(tmp_path / "set") as partial:
+            (partial / "data.yaml").write_text("new")
+            (tmp_path / "set").mkdir()
+            (tmp_path / "set" / "notes.txt").write_text("mine")
+
+    with pytest.raises(DataError, match=r"set: expected a folder that can be created, got "):
+        fill()
     assert os.listdir(tmp_path / "set") == ["notes.txt"]
 
 

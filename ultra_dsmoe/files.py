@@ -18,7 +18,7 @@ CONTENT = "content"  # of a folder that is being made
 
 
 def package_roots() -> tuple[Path, Path]:
-    """Return where packaged files lie, ``cfg`` and ``datasets``: in an installed package, or beside it in a checkout."""
+    """Return where ``cfg`` and ``datasets`` may lie: in an installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parent
     return package, package.parent
 
