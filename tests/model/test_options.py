@@ -31,7 +31,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "hyperbolic": [(0, "true or false")],
     "residual_path": [("yes", "true or false")],
     "neck_down": [([], "true or false")],
-    "loss": [("hosts", "dsmoe or host"), (None, "dsmoe or host"), (["host"], "dsmoe or host")],
+    "loss": [("hosts", "dsmoe or host (did you mean 'host'?)"), (None, "dsmoe or host"), (["host"], "dsmoe or host")],
     "cls_loss": [("focal", "qfl or bce"), (True, "qfl or bce")],
     "qfl": [([0.5], "a mapping with alpha and beta"), (None, "a mapping with alpha and beta")],
     "gamma": [(value, "a number above 0, the exponent of the gray transform") for value in (None, 0, True, "2")],

@@ -9,12 +9,12 @@ from torch import nn
 from ultralytics.cfg import get_cfg
 
 import ultra_dsmoe.nn
+from ultra_dsmoe.checks import flag
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.criterion import extra_names
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.model.options import check_options
 from ultra_dsmoe.nn import AuxLossMixin, AuxTerm, ExpertGate, Knockout, Option, SparseMoE
-from ultra_dsmoe.nn.contract import is_switch
 from ultra_dsmoe.nn.knockout import constant
 from ultra_dsmoe.nn.registry import LAYERS, RowContext, RowPlan, aux_names, knockouts, options, register
 
@@ -138,7 +138,7 @@ def net_of(name, **section):
 
 
 def test_an_option_is_read_checked_and_allowed(no_trace):
-    register(own(options={"own_switch": Option(True, is_switch)}))
+    register(own(options={"own_switch": Option(True, flag)}))
     assert net_of("Own").model[3].on is True
     assert net_of("Own", own_switch=False).model[3].on is False
     with pytest.raises(ConfigError, match=r"^dsmoe.own_switch: expected true or false, got 3$"):

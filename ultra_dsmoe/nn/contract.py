@@ -19,8 +19,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ultra_dsmoe.errors import ConfigError
-
 # Keys of the model YAML's ``dsmoe:`` section that concern the whole net, `ultra_dsmoe.model.options`.
 NET_OPTIONS = ("loss", "cls_loss", "qfl", "gains", "gamma", "transfer")
 AUX_COLUMN = "aux_loss"  # of results.csv, where all terms are added up that have no column of their own
@@ -58,16 +56,6 @@ class Option:
         if self.check is not None:
             self.check(argument, section[key])
         return section[key]
-
-
-def is_switch(argument: str, value: Any) -> None:
-    """Refuse what is neither true nor false, for an `Option`.
-
-    Raises:
-        ConfigError: If it is neither.
-    """
-    if not isinstance(value, bool):
-        raise ConfigError(argument, "true or false", value)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.contract import Option, is_switch
+from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 
@@ -26,7 +27,7 @@ class ResidualFusion(nn.Module):
     """
 
     fast_parameters = ("logits",)
-    options: ClassVar[dict[str, Option]] = {"residual_path": Option(True, is_switch)}
+    options: ClassVar[dict[str, Option]] = {"residual_path": Option(True, checks.flag)}
 
     def __init__(self, ch: list[int], enabled: bool = True) -> None:
         """Build the path.
@@ -36,11 +37,13 @@ class ResidualFusion(nn.Module):
             enabled: False hands the level on as it is: the ablation.
 
         Raises:
-            ConfigError: If there is no level.
+            ConfigError: If there is no level, or a value of another kind.
         """
         super().__init__()
         if not ch:
             raise ConfigError("ResidualFusion ch", "the channels of at least one level", ch)
+        checks.sizes("ResidualFusion", ch=ch)
+        checks.flag("ResidualFusion enabled", enabled)
         self.enabled = enabled
         if not enabled:
             return

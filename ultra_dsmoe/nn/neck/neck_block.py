@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics.nn.modules import C3, Conv
 
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe import checks
 from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, USUAL, check_attention
-from ultra_dsmoe.nn.contract import Option, is_switch
+from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 DIRECTIONS = ("top_down", "bottom_up")
@@ -31,7 +31,7 @@ class NeckBlock(nn.Module):
             block is switched off.
     """
 
-    options: ClassVar[dict[str, Option]] = {"neck_down": Option(True, is_switch), "attention": ATTENTION}
+    options: ClassVar[dict[str, Option]] = {"neck_down": Option(True, checks.flag), "attention": ATTENTION}
     attention: nn.Module | None
 
     def __init__(
@@ -57,11 +57,12 @@ class NeckBlock(nn.Module):
             attention: ``da``, ``cbam`` or ``none``.
 
         Raises:
-            ConfigError: If direction or attention is none of those.
+            ConfigError: If direction or attention is none of those, or a size is not a positive integer.
         """
         super().__init__()
-        if direction not in DIRECTIONS:
-            raise ConfigError("NeckBlock direction", " or ".join(DIRECTIONS), direction)
+        checks.one_of("NeckBlock direction", direction, DIRECTIONS)
+        checks.sizes("NeckBlock", c1=c1, c_other=c_other, c2=c2, n=n)
+        checks.flag("NeckBlock on", on)
         kind = ATTENTIONS[check_attention(attention, "NeckBlock")]
         self.direction, self.attention = direction, None
         if not on:

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.nn.base import TextFoldMixin, autocast_off
-from ultra_dsmoe.nn.contract import Option, is_switch
+from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.ops import poincare
 
 RADIUS_RANGE = (0.05, 2.0)  # of a class anchor's tangent norm
-HYPERBOLIC = Option(True, is_switch)  # of every block that compares on the ball: False is the ablation
+HYPERBOLIC = Option(True, checks.flag)  # of every block that compares on the ball: False is the ablation
 _INIT_SCALE = 0.15  # s_v of the spec: image vectors start well inside the clip radius
 _TAU_RANGE = (0.02, 5.0)  # our choice: keeps the softmax from overflow and from going flat
 

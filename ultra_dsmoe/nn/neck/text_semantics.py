@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.nn.base import AuxLossMixin, SettingsMixin, TextFoldMixin
-from ultra_dsmoe.nn.contract import AuxTerm, Option, is_switch
+from ultra_dsmoe.nn.contract import AuxTerm, Option
 from ultra_dsmoe.nn.knockout import Knockout, Record, Switch, hooked
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -97,7 +98,7 @@ class TextSemantics(AuxLossMixin, SettingsMixin, TextFoldMixin):
     Source: [DSMoE] Eq. 1, 2. The residual and the scaling are our choice.
     """
 
-    options: ClassVar[dict[str, Option]] = {"text": Option(True, is_switch)}
+    options: ClassVar[dict[str, Option]] = {"text": Option(True, checks.flag)}
     aux_terms: ClassVar[dict[str, AuxTerm]] = {"ort": AuxTerm(0.01)}  # gain as read in [DSMoE] Eq. 31
     run_settings = ("bank",)
     knockouts = tuple(_knockouts())
@@ -113,11 +114,12 @@ class TextSemantics(AuxLossMixin, SettingsMixin, TextFoldMixin):
             text: Whether T comes from text vectors.
 
         Raises:
-            ConfigError: If ``nc`` is not positive or ``width`` does not divide.
+            ConfigError: If a size is not a positive integer, or ``width`` does not divide.
         """
         super().__init__()
-        if nc < 1:
-            raise ConfigError("TextSemantics nc", "at least one class", nc)
+        checks.whole("TextSemantics nc", nc, expected="at least one class")
+        checks.sizes("TextSemantics", width=width, heads=heads)
+        checks.flag("TextSemantics text", text)
         if width % (2 * heads):
             raise ConfigError("TextSemantics width", f"a multiple of {2 * heads}", width)
         self.nc, self.width, self.heads, self.text = nc, width, heads, text
