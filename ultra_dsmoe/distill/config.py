@@ -22,7 +22,7 @@ TEMPERATURE = 20.0  # [TS] Eq. 10
 DETECTION = ("cls", "box")  # terms of the student's own criterion that the adaptive weights move too
 # Gains per method, by term. Distillation: of the raw terms; detection: of the host's terms with the host's own gains
 # (2 QFL and 1 CIoU, as printed, are cls 4 and box 0.133 at the host's default gains of 0.5 and 7.5). Ours.
-# L_fg and L_G at 1 weigh nearly as much as boxes and classes; a quarter did better (docs/ts_model.md).
+# L_fg and L_G at 1 weigh nearly as much as boxes and classes; a quarter did better (docs/results/distillation.md).
 GAINS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
         "attention": MappingProxyType({"fg": 0.25, "att": 1.0, "glob": 0.25, "cls": 1.0, "box": 1.0}),

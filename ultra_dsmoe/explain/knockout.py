@@ -16,7 +16,7 @@ from ultra_dsmoe.evaluate.tables import comma_separated
 from ultra_dsmoe.explain.catalogue import CONTROL, Knockout, applicable
 from ultra_dsmoe.explain.record import Record, recording
 
-WORTH = 1.0  # points of mAP50 that a stage must be worth, from the project's own criterion of usefulness
+WORTH = 1.0  # points of mAP50 that a stage must be worth (our choice; docs/knockout.md, "Verdict")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.nn.attention.kinds import check_attention
 from ultra_dsmoe.ops.gray import check_gamma
 
-# Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; the section's `gains` overrides them.
+# Gains of the auxiliary terms, [DSMoE] Eq. 31, their sizes our choice; the section's `gains` overrides them.
 GAINS = {"align": 0.5, "bal": 0.01, "hier": 0.05, "ga": 0.05, "ort": 0.01}
 LOSSES, CLASS_LOSSES = ("dsmoe", "host"), ("qfl", "bce")
 QFL = {"alpha": 1, "beta": 5}  # the quality focal loss's parameters and how large they may be

@@ -145,7 +145,7 @@ def with_ours(trainer: Any) -> Any:
     from ultra_dsmoe.train.trainer import DSMoETrainer
 
     if not isinstance(trainer, type) or not issubclass(trainer, BaseTrainer):
-        raise ConfigError("trainer", "a class derived from the host's DetectionTrainer", trainer)
+        raise ConfigError("trainer", "a class derived from Ultralytics' DetectionTrainer", trainer)
     if issubclass(DSMoETrainer, trainer):  # one of the host's that ours is made of
         return DSMoETrainer
     if issubclass(trainer, DSMoETrainer):
