@@ -73,6 +73,10 @@ def main() -> int:
     shown = YOLO(onnx, task="detect").predict(
         boards, imgsz=imgsz, save=True, project=str(out), name="predict", exist_ok=True, verbose=False
     )
+    written = [file for file in Path(shown[0].save_dir).glob("*.jpg") if file.stat().st_size]
+    if len(written) < len(boards):  # the host's writer says nothing of a full disk
+        got = f"{len(written)} with anything in them"
+        raise SystemExit(f"error: predict: expected {len(boards)} pictures in {shown[0].save_dir}, got {got}")
 
     print("5/5 drawing which experts each defect class calls", flush=True)
     routing = out / "routing"

@@ -26,7 +26,7 @@ MOBILE_SAM = {"embed_dims": (64, 128, 160, 320), "depths": (2, 2, 6, 2), "num_he
 STEM, STEM_THERE = "patch_embed.conv1.conv.weight", "image_encoder.patch_embed.seq.0.c.weight"
 
 
-class Begun(Exception):
+class Begun(BaseException):  # no error, after which no run folder would remain
     """Stops a training where its first epoch would begin."""
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -304,6 +305,17 @@ def test_damaged_and_foreign_files_are_one_line(cached: Cached) -> None:
     with pytest.raises(DataError, match=r"\.lmdb: expected a cache that can be read and written") as caught:
         cached()
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_may_not_be_written_is_one_line(tmp_path: Path) -> None:
+    """LMDB makes the folder by the system's own call, whose error is none of LMDB's."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    library = SimpleNamespace(open=refuse)
+    with pytest.raises(DataError, match=r"train.lmdb: expected a place that can be written.*, got Permission denied$"):
+        lmdb_cache._opened(library, tmp_path / "train.lmdb")
 
 
 def test_without_the_library(boards_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

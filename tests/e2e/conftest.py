@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import ultralytics.cfg
 import yaml
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
+from ultra_dsmoe import cli
+from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.base import AuxLossMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
+
+sys.path.insert(0, str(Path(__file__).parent))  # whichever import mode pytest uses
 
 SIZE = 64
 QUICK = {"imgsz": SIZE, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "exist_ok": True, "verbose": False}
@@ -152,3 +157,73 @@ def teacher(tmp_path_factory: pytest.TempPathFactory, save_net: Callable[..., Pa
     torch.manual_seed(0)
     net = DetectionModel("yolov8n-p2.yaml", nc=6, verbose=False)
     return save_net(net, names, tmp_path_factory.mktemp("teacher") / "teacher.pt")
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory, names: dict[int, str]) -> Path:
+    """Return a folder with a small net of ours: ``small.yaml`` and, untrained, ``small.pt``."""
+    from refusals import SMALL
+
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    net = DSMoEModel(str(folder / "small.yaml"), nc=len(names), verbose=False)
+    net.names = names
+    torch.save({"model": net.half(), "train_args": {"task": "detect", "imgsz": SIZE}}, folder / "small.pt")
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Return an empty folder for wrong files, beside the one that commands run in."""
+    (tmp_path / "files").mkdir()
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs a command in this process, which must refuse it, and gives its line.
+
+    The command ends with exit code 1 and one line ``error: argument: expected this, got that``, and no file or folder
+    is there that was not before, but for the host's own caches of labels.
+    """
+    from refusals import well_formed
+
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("ULTRA_DSMOE_TRACEBACK", raising=False)
+
+    def content() -> set[Path]:
+        return {path for path in tmp_path.rglob("*") if path.suffix != ".cache"}
+
+    def run(*words: str, script: str = "yolo") -> str:
+        before = content()
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        with pytest.raises(SystemExit) as stop:
+            cli.main() if script == "dsmoe-yolo" else ultralytics.cfg.entrypoint(" ".join([script, *words]))
+        captured = capsys.readouterr()
+        lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+        assert stop.value.code == 1
+        assert len(lines) == 1, captured.err
+        assert captured.err.rstrip().endswith(lines[0])
+        assert "Traceback" not in captured.err + captured.out
+        assert content() == before, "something was left behind"
+        line = lines[0].removeprefix("error: ")
+        well_formed(line)
+        return line
+
+    return run
+
+
+@pytest.fixture
+def command(small: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Return a function that gives the words of a command on the small net, quick were it not to fail."""
+
+    def words(verb: str, **arguments: object) -> list[str]:
+        common: dict[str, object] = {"imgsz": SIZE, "device": "cpu", "model": small / "small.pt"}
+        if verb == "train":
+            common |= {"model": small / "small.yaml", "epochs": 1, "batch": 4, "workers": 0, "plots": False}
+        common["project"] = tmp_path / "here" / "runs"
+        return [verb, *(f"{key}={value}" for key, value in {**common, **arguments}.items())]
+
+    return words

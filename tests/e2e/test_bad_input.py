@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from refusals import NAMES, one_line
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
@@ -26,22 +27,9 @@ from ultra_dsmoe.nn import (
 from ultra_dsmoe.plugin import keys
 from ultra_dsmoe.text import Taxonomy, TextBank, encode_bank
 
-NAMES = {0: "spur", 1: "short"}
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "epochs": 1, "verbose": False}
 Change = Callable[[dict[str, Any]], None]
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def one_line(error: BaseException, *parts: str) -> None:
-    """Check that a user error is one line that says argument, expectation and what came."""
-    text = str(error)
-    assert isinstance(error, DSMoEError), repr(error)
-    assert "\n" not in text
-    argument, _, rest = text.partition(": expected ")
-    assert argument
-    assert ", got " in rest, text
-    for part in parts:
-        assert part in text, text
 
 
 # constructors and values ----------------------------------------------------------------------------------------------
@@ -356,7 +344,6 @@ COMMANDS: list[tuple[str, Prepare, str]] = [
         "ours.pt: expected finite numbers, got NaN or infinity",
     ),
     ("newer checkpoint", lambda p, b: ["predict", f"model={save_checkpoint(p, version=99)}"], "upgrade ultra-dsmoe"),
-    ("unknown host", lambda p, b: ["train"], "ultralytics: expected a version that this ultra-dsmoe knows, got"),
 ]
 MORE: list[tuple[str, Prepare, str]] = [
     ("key without value", lambda p, b: ["train", "dsmoe_topk="], "dsmoe_topk: expected"),
@@ -366,21 +353,36 @@ MORE: list[tuple[str, Prepare, str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("case", "prepare", "part"),
-    [pytest.param(*c, id=c[0]) for c in COMMANDS] + [pytest.param(*c, id=c[0], marks=pytest.mark.slow) for c in MORE],
-)
+def words(prepare: Prepare, files: Path, boards: Path, here: Path) -> list[str]:
+    """Return the words of a command."""
+    verb, *given = prepare(files, boards)
+    common = ["model=dsmoe-n.yaml", f"data={boards}", "dsmoe_text=hash"] if verb == "train" else []
+    return [verb, *common, *given, f"project={here / 'runs'}"]
+
+
+@pytest.mark.parametrize(("case", "prepare", "part"), [pytest.param(*c, id=c[0]) for c in (*COMMANDS, *MORE)])
 def test_the_command_line_says_one_line(
-    case: str, prepare: Prepare, part: str, run_yolo: Run, tiny_boards: Path, tmp_path: Path
+    case: str, prepare: Prepare, part: str, refused: Callable[..., str], tiny_boards: Path, files: Path, tmp_path: Path
+) -> None:
+    assert part in refused(*words(prepare, files, tiny_boards, tmp_path / "here"))
+
+
+FRESH: list[tuple[str, Prepare, str]] = [
+    ("no names", lambda p, b: ["train", f"data={data_yaml(p, b, names={})}"], "names: expected at least one class"),
+    ("missing images", lambda p, b: ["val", f"model={save_checkpoint(p)}", "data=nowhere.yaml"], "data: expected"),
+    ("unknown host", lambda p, b: ["train"], "ultralytics: expected a version that this ultra-dsmoe knows, got"),
+]
+
+
+@pytest.mark.parametrize(("case", "prepare", "part"), [pytest.param(*c, id=c[0]) for c in FRESH])
+def test_a_fresh_process_says_one_line(
+    case: str, prepare: Prepare, part: str, run_yolo: Run, tiny_boards: Path, files: Path, tmp_path: Path
 ) -> None:
     """The error is the last line, the exit code is 1, and the folder that the command ran in is as it was."""
-    files, here = tmp_path / "files", tmp_path / "here"
-    files.mkdir()
+    here = tmp_path / "here"
     here.mkdir()
-    verb, *given = prepare(files, tiny_boards)
-    common = ["model=dsmoe-n.yaml", f"data={tiny_boards}", "dsmoe_text=hash"] if verb == "train" else []
     env = strange_host(files) if case == "unknown host" else {}
-    done = run_yolo(verb, *common, *given, f"project={here / 'runs'}", cwd=here, env=env, check=False)
+    done = run_yolo(*words(prepare, files, tiny_boards, here), cwd=here, env=env, check=False)
     assert done.returncode == 1, done.stderr[-2000:]
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: "), done.stderr[-2000:]
@@ -401,7 +403,3 @@ def test_a_size_that_is_no_multiple_of_32_is_rounded_up(run_yolo: Run, tiny_boar
     done = run_yolo("predict", f"model={save_checkpoint(tmp_path)}", f"source={source}", "imgsz=65", "save=False")
     warning = next(line for line in (done.stdout + done.stderr).splitlines() if "multiple of max stride 32" in line)
     assert "updating to [96" in warning
-
-
-def test_there_are_at_least_forty_cases() -> None:
-    assert len(VALUES) + len(ROWS) >= 40

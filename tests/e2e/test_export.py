@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ast import literal_eval
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -174,14 +175,16 @@ def test_export_fails_where_the_file_moved(routed: Path, tiny_boards: Path, tmp_
     path.write_bytes(routed.read_bytes())
     call = {"format": "onnx", "imgsz": SIZE, "batch": 2, "data": tiny_boards}
     assert YOLO(path).export(**call, dsmoe_parity="val") == str(tmp_path / "gated.onnx")
-    monkeypatch.setitem(parity_verdict.LIMITS, 32, parity_verdict.Limits(-1.0, None, experts=False, map_drop=1))
-    (tmp_path / "gated.onnx").unlink()
+    monkeypatch.setitem(parity_verdict.LIMITS, 32, replace(parity_verdict.LIMITS[32], box_px=-1.0))
+    good = (tmp_path / "gated.onnx").read_bytes()
     with pytest.raises(
         parity_verdict.ParityError, match=r"^gated.onnx: expected what the net gives, got boxes moved by"
     ):
         YOLO(path).export(**call)
-    assert (tmp_path / "gated.onnx").exists()
+    assert (tmp_path / "gated.onnx").read_bytes() == good, "a refused file took the place of a good one"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gated.onnx", "gated.pt"]
     YOLO(path).export(**call, dsmoe_parity=False)
+    assert (tmp_path / "gated.onnx").read_bytes() != good, "the date in its metadata"
 
 
 @pytest.mark.realdata
@@ -291,9 +294,9 @@ def test_errors(net, images, exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(ShapeError, match=r"predictions of the exported file: expected shape \(1, 84, 84\)"):
         compare(DSMoEModel("dsmoe-n.yaml", nc=80, verbose=False), exported("onnx"), images)
     (tmp_path / "no.png").write_text("text")
-    with pytest.raises(DataError, match=r"images: expected a picture, got .*no.png"):
+    with pytest.raises(DataError, match="images: expected at least one picture"):
         load_images([tmp_path / "no.png"], SIZE)
-    with pytest.raises(DataError, match="images: expected at least one path, got none"):
+    with pytest.raises(DataError, match="images: expected at least one picture"):
         load_images([], SIZE)
 
 
@@ -304,3 +307,51 @@ def test_images_are_letterboxed_rgb(tmp_path: Path) -> None:
     (image,) = load_images([tmp_path / "blue.png"], SIZE)
     assert image[:, 32, 32].tolist() == [0, 0, 1]
     assert image[:, 2, 32].tolist() == pytest.approx([114 / 255] * 3)
+
+
+# refusals before any work, and other channels -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "onnx", "opset": 13}, r"opset: expected 16 or higher for a net with SpaceBroadcast .*, got 13"),
+        ({"format": "ncnn"}, r"format: expected onnx, openvino, .* for a net with experts, got ncnn, whose converter"),
+        ({"format": "onnx", "quantize": "int4"}, r"quantize: expected one of 8, 16, 32"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(routed: Path, tmp_path: Path, arguments, message: str) -> None:
+    path = tmp_path / "best.pt"
+    path.write_bytes(routed.read_bytes())
+    with pytest.raises(ConfigError, match=message):
+        YOLO(path).export(imgsz=SIZE, **arguments)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_nets_of_other_channels_are_exported(tmp_path: Path, channels: int) -> None:
+    data = channel_boards(tmp_path / "data", channels)
+    net = DSMoEModel("dsmoe-n.yaml", ch=channels, nc=2, verbose=False)
+    net.names = {0: "a", 1: "b"}
+    path = tmp_path / "best.pt"
+    torch.save({"model": net.eval(), "train_args": {"task": "detect", "imgsz": SIZE}}, path)
+    call = {"format": "onnx", "imgsz": SIZE, "simplify": False}
+    drawn = onnx.load(YOLO(path).export(**call))
+    assert drawn.graph.input[0].type.tensor_type.shape.dim[1].dim_value == channels
+    static = YOLO(path).export(**call, data=data, dsmoe_moe="static")
+    (coverage,) = literal_eval(metadata(static)["dsmoe_coverage"])
+    assert coverage["images"] == 2, "the empty file counts"
+
+
+def channel_boards(folder: Path, channels: int) -> Path:
+    """Write a data set of three validation images, of which one is an empty file."""
+    images = folder / "images" / "val"
+    images.mkdir(parents=True)
+    for number in range(2):
+        picture = np.random.default_rng(number).integers(0, 256, (48, 64, channels), np.uint8)
+        pages = [np.ascontiguousarray(picture[..., i]) for i in range(channels)]
+        assert cv2.imwritemulti(str(images / f"{number}.tiff"), pages)
+    (images / "empty.tiff").touch()
+    data = folder / "data.yaml"
+    data.write_text(f"path: {folder}\ntrain: images/val\nval: images/val\nchannels: {channels}\nnames: [a, b]\n")
+    return data

@@ -26,8 +26,8 @@ from ultra_dsmoe.evaluate.evaluation import (
     begin,
     load_network,
     output_folder,
-    write_files,
 )
+from ultra_dsmoe.files import write_files
 
 WIDE = (32, 64)  # height and width of the pictures of a set of one's own
 

@@ -119,3 +119,20 @@ def test_bad_input_is_one_line(
         COMMAND.main([*words, f"out={tmp_path / 'new'}"])
     assert "\n" not in str(e.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_device_is_what_the_host_makes_of_it(
+    checkpoint: Path, tiny_boards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of a GPU is none of torch's names for a device."""
+    asked = []
+
+    def select(device: str, **kwargs: object) -> torch.device:
+        asked.append(device)
+        return torch.device("cpu")
+
+    monkeypatch.setattr("ultralytics.utils.torch_utils.select_device", select)
+    words = [str(checkpoint), f"data={tiny_boards}", "imgsz=96", "images=1", f"out={tmp_path / 'new'}", "device=0"]
+    assert COMMAND.main(words) == 0
+    assert asked == ["0"]
+    assert len(list((tmp_path / "new").iterdir())) == 1

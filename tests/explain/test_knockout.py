@@ -13,11 +13,12 @@ from ultra_dsmoe import cli
 from ultra_dsmoe.commands.knockout import COMMAND
 from ultra_dsmoe.commands.opening import output_folder
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
-from ultra_dsmoe.evaluate.evaluation import Evaluation, write_files
+from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.paired import Effect
 from ultra_dsmoe.evaluate.tables import aligned
 from ultra_dsmoe.explain.catalogue import KNOCKOUTS
 from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, markdown
+from ultra_dsmoe.files import write_files
 
 
 def data_yaml(folder, source, **changes):

@@ -12,7 +12,7 @@ from ultralytics import YOLO
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export import engine_export
-from ultra_dsmoe.export.engine_export import export_engine, precision_of, require_engine
+from ultra_dsmoe.export.engine_export import export_engine, require_engine
 from ultra_dsmoe.runtime.model_file import read_onnx
 
 Export = Callable[..., Path]
@@ -108,18 +108,3 @@ def test_what_this_machine_lacks(install, monkeypatch: pytest.MonkeyPatch) -> No
     assert engine_export.missing() == ["no TensorRT"]
     monkeypatch.setattr(engine_export, "find_spec", lambda name: name)
     assert engine_export.missing() == []
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "precision"),
-    [
-        ({}, "fp32"),
-        ({"half": True}, "fp16"),
-        ({"int8": True, "half": True}, "int8"),
-        ({"quantize": 8}, "int8"),
-        ({"quantize": "FP16"}, "fp16"),
-        ({"quantize": 32, "half": True}, "fp32"),
-    ],
-)
-def test_precision_that_an_export_asks_for(kwargs: dict, precision: str) -> None:
-    assert precision_of(kwargs) == precision

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from ultralytics.utils.patches import imread as host_imread
 
 from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.export.images import drawn_images, load_images, split_images, spread
+from ultra_dsmoe.export.images import drawn_images, image_batches, load_images, split_images, spread
+from ultra_dsmoe.runtime.detections import read_image
 
 
 def test_files_of_a_split(tiny_boards: Path) -> None:
@@ -78,17 +80,40 @@ def test_colours_come_as_red_green_blue_and_sides_as_height_and_width(tmp_path: 
     torch.testing.assert_close(images[0, :, 5, 7], torch.tensor([0.0, 1, 0]))
 
 
-def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"^images: expected a picture, got .*text\.png$"):
-        load_images([tmp_path / "text.png"], 32)
-    with pytest.raises(DataError, match=r"^images: expected at least one path, got none$"):
-        load_images([], 32)
+@pytest.mark.parametrize("channels", [1, 4, 6])
+def test_other_channels_are_read_as_in_the_host(tmp_path: Path, channels: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (24, 32, channels), np.uint8)
+    path = tmp_path / "picture.tiff"
+    pages = [np.ascontiguousarray(picture[..., i]) for i in range(channels)]
+    assert cv2.imwritemulti(str(path), pages) if channels > 1 else cv2.imwrite(str(path), pages[0])
+    flag = {1: cv2.IMREAD_GRAYSCALE}.get(channels, cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(read_image(path, channels), host_imread(str(path), flag))
+    (image,) = load_images([path], (24, 32), channels)
+    assert image.shape == (channels, 24, 32)
+    np.testing.assert_allclose(image.permute(1, 2, 0) * 255, picture, atol=1e-4)
 
 
-def test_drawn_images_repeat_and_differ() -> None:
+def test_unreadable_images_are_skipped_with_a_warning(tiny_boards: Path, tmp_path: Path, caplog) -> None:
+    good = split_images(tiny_boards)
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.jpg").write_text("text")
+    cv2.imwrite(str(tmp_path / "rgb.png"), np.zeros((9, 9, 3), np.uint8))
+    bad = [tmp_path / name for name in ("empty.png", "text.jpg", "gone.png")]
+    mixed = [bad[0], good[0], bad[1], good[1], good[2], bad[2]]
+    assert torch.equal(load_images(mixed, 64), load_images(good[:3], 64))
+    assert [len(stack) for stack in image_batches(mixed, (64, 64), batch=2)] == [2, 1]
+    assert caplog.text.count("image skipped: ") == 2 * len(bad)
+    with pytest.raises(DataError, match="images: expected at least one picture of 3 channels that can be read"):
+        load_images(bad, 64)
+    with pytest.raises(DataError, match="at least one picture of 4 channels"):
+        load_images([tmp_path / "rgb.png"], 64, 4)
+    assert "expected a picture of 4 channels, got 3" in caplog.text
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_drawn_images_repeat_and_differ(channels: int) -> None:
+    assert drawn_images(2, (32, 64), channels=channels).shape == (2, channels, 32, 64)
     images = drawn_images(3, (32, 64))
-    assert images.shape == (3, 3, 32, 64)
     assert images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
     assert torch.equal(images, drawn_images(3, (32, 64)))

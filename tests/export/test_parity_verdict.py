@@ -28,11 +28,12 @@ class Toy(nn.Module):
         self.gate = ExpertGate(3, 6, 2)
         self.model = nn.ModuleList([nn.Identity()])
         self.stride = torch.tensor([32.0])
+        self.scale = torch.ones(1, 6, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         g = self.gate(x)
         boxes = x.flatten(2)[:, :1, :4] * 100 + torch.arange(4.0).view(1, 4, 1) * 40
-        return torch.cat([boxes.expand(-1, 4, -1), g[:, :2, None].expand(-1, -1, 4)], 1)
+        return torch.cat([boxes.expand(-1, 4, -1), g[:, :2, None].expand(-1, -1, 4)], 1) * self.scale
 
 
 @pytest.fixture
@@ -42,7 +43,13 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> tuple[Toy, Callable[[Callable], None
 
     def plant(fault: Callable) -> None:
         true = parity.torch_runner(net)
-        monkeypatch.setattr(parity, "exported_runner", lambda path, gates: lambda x: fault(*true(x)))
+
+        def runner(path: Path, gates: int, before_nms: bool = False) -> Callable:
+            if before_nms:
+                raise ConfigError("exported file", "one with suppression inside", "none")
+            return lambda x: fault(*true(x))
+
+        monkeypatch.setattr(parity, "exported_runner", runner)
 
     plant(lambda predictions, gates: (predictions, gates))
     return net, plant
@@ -95,9 +102,9 @@ def nothing_found(predictions: np.ndarray, gates: list) -> tuple:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (shifted(slice(0, 4), 0.5, 0), r"got boxes moved by 0.5 px in image 0 \(limit 0.1\); do not deploy"),
-        (shifted(slice(4, 6), 0.25, 0), r"got scores moved by 0.25 in image 0 \(limit 0.001\); do not deploy"),
-        (other_experts, r"got other experts in image 0: net \d \d, file \d \d; do not deploy it \(dsmoe_parity=False"),
+        (shifted(slice(0, 4), 0.5, 0), r"got boxes moved by 0.5 px in image 0 \(limit 0.1\); it is not written"),
+        (shifted(slice(4, 6), 0.25, 0), r"got scores moved by 0.25 in image 0 \(limit 0.001\); it is not written"),
+        (other_experts, r"got other experts in image 0: net \d \d, file \d \d; it is not written \(dsmoe_parity=False"),
         (nothing_found, r"got boxes moved by inf px in image 0 .*; scores moved by inf in image 0"),
     ],
 )
@@ -107,7 +114,6 @@ def test_a_planted_fault_is_refused(toy, file: Path, fault: Callable, message: s
     with pytest.raises(ParityError, match=f"^toy.onnx: expected what the net gives, {message}") as caught:
         check(net, file)
     assert "\n" not in str(caught.value)
-    assert file.exists(), "nothing is deleted"
 
 
 def test_the_worst_image_is_named(toy, file: Path) -> None:
@@ -139,6 +145,7 @@ def test_limits_go_with_precision(toy, file: Path) -> None:
     plant(shifted(slice(0, 4), 50.0, 0))
     with pytest.raises(ParityError, match="limit 5"):
         check(net, file, bits=16)
+    plant(shifted(slice(0, 4), 10.0, 0))
     check(net, file, bits=8)
     assert moved(ParityReport(1, np.nan, np.nan, True, ()), LIMITS[32]), "not a number is no agreement"
 
@@ -174,8 +181,8 @@ def test_what_can_be_run(tmp_path: Path, file: Path, toy, said) -> None:
     assert runnable(folder) == folder
     check(toy[0], file.with_suffix(".engine"))
     assert "toy.engine itself is not run, the file it was built from is: toy.onnx" in said.text
-    check(toy[0], tmp_path / "toy.mnn")
-    assert "not checked, toy.mnn cannot be run here" in said.text
+    check(toy[0], tmp_path / "toy.pb")
+    assert "not checked, toy.pb cannot be run here" in said.text
 
 
 def test_suppressed_files_are_compared_after_suppression(toy, file: Path) -> None:
@@ -229,25 +236,74 @@ def test_what_the_gate_is_told(monkeypatch: pytest.MonkeyPatch, tiny_boards: Pat
     call = {"batch": 2, "dynamic": True, "quantize": 16, "nms": True, "iou": 0.5}
     ParityCheck(Model(str(tiny_boards)), Toy(), "val", call).run("toy.onnx")
     ((export, images, split),) = seen
-    assert (export.file, export.batch, export.bits) == ("toy.onnx", 3, 16)
+    assert (export.file, export.batch, export.bits) == ("toy.onnx", 2, 16), "suppression is traced for two images"
     assert export.nms == Suppression(iou=0.5)
     assert [tuple(i.shape[2:]) for i in images] == [(64, 64), (96, 64)], "dynamic: also another size and batch"
     assert split == {"data": str(tiny_boards), "split": "val", "imgsz": 64, "device": "cpu"}
     ParityCheck(Model(), Toy(), False, call).run("toy.onnx")
     assert len(seen) == 1, "switched off"
+    ParityCheck(Model(), Toy(), True, {"dynamic": True}).run("toy.onnx")
+    assert seen[1][0].batch == 2, "a batch that the file was not traced with"
 
 
-@pytest.mark.parametrize(
-    ("call", "bits"),
-    [
-        ({}, 32),
-        ({"quantize": 32}, 32),
-        ({"quantize": 16}, 16),
-        ({"half": True}, 16),
-        ({"quantize": "8"}, 8),
-        ({"quantize": "w8a16"}, 8),
-        ({"int8": True}, 8),
-    ],
-)
-def test_precision(call: dict, bits: int) -> None:
-    assert parity_check.bits(call) == bits
+# low scores and files with suppression inside -------------------------------------------------------------------------
+
+
+def scaled(by: float, *classes: int) -> Callable:
+    def fault(predictions: np.ndarray, gates: list) -> tuple:
+        predictions = predictions.copy()
+        for number in classes:
+            predictions[:, 4 + number] *= by
+        return predictions, gates
+
+    return fault
+
+
+def test_the_limit_goes_with_the_highest_score_of_the_class(toy, file: Path) -> None:
+    """A class that the net never finds has its own limit, whatever others score."""
+    net, plant = toy
+    number = int(parity.torch_runner(net)(IMAGES)[0][:, 4:].max((0, 2)).argmax())  # the gate may leave the other at 0
+    net.scale[0, 4 + number] = 1e-4
+    plant(scaled(0.9, number))
+    with pytest.raises(
+        ParityError, match=rf"got scores of class {number} moved by 0.1 of their highest \(limit 0.01\)"
+    ):
+        check(net, file)
+    plant(scaled(1.001, number))
+    check(net, file)
+    net.scale[0, 4 + number] = 1e-8
+    plant(scaled(0.5, number))
+    check(net, file)  # noise
+
+
+def test_a_file_that_shows_nothing_is_refused(toy, file: Path) -> None:
+    net, plant = toy
+    nms = Suppression(conf=1.0)
+    plant(lambda p, g: (parity._suppressed(p, nms), g))
+    with pytest.raises(ParityError, match=r"nothing to compare: no detection, and the predictions before suppression"):
+        check(net, file, nms=nms)
+
+
+def test_a_check_that_cannot_run_refuses_the_file(toy, file: Path) -> None:
+    net, plant = toy
+
+    def fail(p: np.ndarray, g: list) -> tuple:
+        raise RuntimeError("invalid graph\nat node 3")
+
+    plant(fail)
+    with pytest.raises(ParityError, match=r"^toy.onnx: expected a file that can be compared .*, got invalid graph$"):
+        check(net, file)
+
+
+def test_the_quantized_source_of_an_engine_is_compared(tmp_path: Path, file: Path) -> None:
+    quantized = file.with_name("toy-int8.onnx")
+    quantized.touch()
+    assert runnable(file.with_suffix(".engine")) == quantized
+    assert runnable(file.with_suffix(".mnn")) == quantized
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 6])
+def test_images_have_the_nets_channels(channels: int) -> None:
+    net = Toy()
+    net.yaml = {"channels": channels}
+    assert ParityCheck(Model(), net, True, {}).images[0].shape == (parity_check.IMAGES, channels, 64, 64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 import ultralytics.cfg
 
 from ultra_dsmoe import cli
+from ultra_dsmoe.causes import user_error
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.plugin import host
-from ultra_dsmoe.plugin.entry import one_line_errors, user_error
+from ultra_dsmoe.plugin.entry import names_ours, one_line_errors
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -144,3 +146,33 @@ def test_sub_commands_end_with_one_line(monkeypatch: pytest.MonkeyPatch, capsys:
         cli.main()
     assert stop.value.code == 1
     assert capsys.readouterr().err == "error: data: expected a folder, got nowhere\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "is_ours"),
+    [
+        (b"PK data.pkl ultra_dsmoe.model.detector", "half.pt", True),
+        (b"PK data.pkl ultralytics.nn.tasks", "half.pt", False),
+        (b"", "empty.pt", True),
+        (b"", "empty.yaml", False),
+        (b"model: dsmoe-n.yaml\n", "args.yaml", True),
+        (b"nc: 3\ndsmoe:\n  experts: 8\n", "mine.yaml", True),
+        (b"backbone:\n  - [-1, 1, HubFusion, [64]]\n", "mine.yaml", True),
+        (b"backbone:\n  - [-1, 1, Conv, [64]]\nnames: [DSA]\n", "mine.yaml", False),
+        (b"head_class: DualAttentionDetect", "best.onnx", True),
+        (b"model: yolo11n.yaml\n", "args.yaml", False),
+    ],
+)
+def test_files_of_ours_are_known_by_what_is_in_them(content: bytes, name: str, is_ours: bool, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert names_ours(["val", f"model={tmp_path / name}"]) is is_ours
+    assert not names_ours(["val", f"model={tmp_path / 'missing.pt'}", "source=x" * 200])
+
+
+def test_a_checkpoint_is_known_by_its_run(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "last.pt").write_bytes(b"nothing of ours")
+    words = ["train", f"resume={tmp_path / 'weights' / 'last.pt'}"]
+    assert not names_ours(words)
+    (tmp_path / "args.yaml").write_text("model: smodel-n.yaml\n")
+    assert names_ours(words)

@@ -68,6 +68,12 @@ def spread_out(net: nn.Module, images: torch.Tensor, conv: Any, mean: float, spr
 
 
 @pytest.fixture(scope="session")
+def firing() -> Callable[[Any], None]:
+    """Return `fire`."""
+    return fire
+
+
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that exports a net by the name of its YAML, once per set of arguments, to ONNX."""
     folder = tmp_path_factory.mktemp("firing")

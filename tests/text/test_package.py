@@ -95,10 +95,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.parametrize("arguments", [["nope.yaml"], ["nope.yaml", "--encoder", "hash"], ["a", "--encoder", "foo"]])
-def test_command_with_a_mistake_prints_one_line_and_returns_1(
-    arguments: list[str], capsys: pytest.CaptureFixture
-) -> None:
-    assert main(arguments) == 1
+def test_command_with_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")

@@ -12,7 +12,7 @@ from ultra_dsmoe.text import TextBank, class_names, encode_bank, make_encoder
 from ultra_dsmoe.text import prompt_lint as module
 from ultra_dsmoe.text.apart import class_cosines
 from ultra_dsmoe.text.cache import content_key
-from ultra_dsmoe.text.prompt_lint import Finding, lint_length, lint_section, lint_vectors, lint_wording
+from ultra_dsmoe.text.prompt_lint import PromptFinding, lint_length, lint_section, lint_vectors, lint_wording
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 LABELS = ("spur", "short", "pin_hole")
@@ -23,7 +23,7 @@ SOUND = {
 }
 
 
-def kinds(findings: list[Finding]) -> list[tuple[str, tuple[str, ...]]]:
+def kinds(findings: list[PromptFinding]) -> list[tuple[str, tuple[str, ...]]]:
     return [(f.kind, f.classes) for f in findings]
 
 
@@ -150,7 +150,7 @@ def test_lengths_are_not_checked_without_the_model() -> None:
 
 
 def test_a_finding_names_a_few_classes_and_counts_the_rest() -> None:
-    finding = Finding("near", tuple(f"c{i}" for i in range(9)), "w", "o")
+    finding = PromptFinding("near", tuple(f"c{i}" for i in range(9)), "w", "o")
     assert str(finding) == "caution: c0, c1, c2, c3, c4, c5 and 3 more: w; o"
 
 

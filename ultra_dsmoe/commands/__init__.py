@@ -79,6 +79,11 @@ def run(argv: list[str]) -> int | None:
     raise ConfigError(group, f"{', '.join(members)}{did_you_mean(argv[1], members)}", argv[1])
 
 
+def is_ours(argv: list[str]) -> bool:
+    """Whether the first word is a sub-command's."""
+    return bool(argv) and any(argv[0] == words.split()[0] for words in TABLE)
+
+
 def near_miss(word: str) -> str | None:
     """Return the sub-command that a mistyped first word was meant to be, None where none is near."""
     return nearest(word, dict.fromkeys(words.split()[0] for words in TABLE))

@@ -12,8 +12,8 @@ from ultra_dsmoe.commands.opening import output_file, tell
 from ultra_dsmoe.constants import MAX_SEED, MIN_PIXELS
 from ultra_dsmoe.data import box_sizes as sizes
 from ultra_dsmoe.data.box_sizes import Advice, Boxes, Clusters
-from ultra_dsmoe.evaluate.evaluation import write_files
 from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.files import write_files
 
 PICTURE = "box-sizes.png"
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
 from ultra_dsmoe.commands.opening import output_folder, tell
 from ultra_dsmoe.distill.config import TEMPERATURE
-from ultra_dsmoe.evaluate.evaluation import quiet, write_files
+from ultra_dsmoe.evaluate.evaluation import checked_device, quiet
 from ultra_dsmoe.explain.distill_masks import IMAGES, dataset, level_masks, telling
 from ultra_dsmoe.explain.plots.distill_masks import draw
+from ultra_dsmoe.files import write_files
 from ultra_dsmoe.train.teacher import load_teacher
 
 
 def run(options: Given) -> int:
     """Draw the masks of the images that show them best."""
     path, temperature = Path(options["model"]), options.get("temperature", TEMPERATURE)
+    device = checked_device(options.get("device", "cpu"))
     with quiet():
         teacher = load_teacher(path, "model")
     folder = output_folder(path, options.get("out"), "distill_masks")
     images = dataset(options, teacher)
-    device = torch.device(options.get("device", "cpu"))
     teacher.to(device)
     order = sorted(range(len(images)), key=lambda i: -telling(images.labels[i]["bboxes"]))
     written: dict[str, bytes] = {}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, text, whole
 from ultra_dsmoe.commands.opening import opened, progress, tell
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.evaluate.evaluation import write_files
 from ultra_dsmoe.evaluate.paired import BOOT
 from ultra_dsmoe.evaluate.tables import aligned
 from ultra_dsmoe.explain import paraphrases
+from ultra_dsmoe.files import write_files
 
 
 def several_files(key: str, value: str) -> list[str]:

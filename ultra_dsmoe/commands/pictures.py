@@ -8,11 +8,12 @@ from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, e
 from ultra_dsmoe.commands.opening import opened, tell
 from ultra_dsmoe.commands.routing import SHUFFLES_OPTION
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.evaluate.evaluation import quiet, write_files
+from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.explain.attention import IMAGES, attention_files
 from ultra_dsmoe.explain.pictures import disk_files, gate_files
 from ultra_dsmoe.explain.poincare_anchors import read_taxonomy
 from ultra_dsmoe.explain.routing_map import SHUFFLES
+from ultra_dsmoe.files import write_files
 
 
 def run(options: Given) -> int:

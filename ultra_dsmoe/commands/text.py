@@ -14,6 +14,7 @@ from ultra_dsmoe.commands.opening import output_file, progress
 from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
+from ultra_dsmoe.files import write_files
 from ultra_dsmoe.text import cache, class_names, encode_bank, generate, read_prompts
 from ultra_dsmoe.text.bank import TextBank
 from ultra_dsmoe.text.prompts import read_data
@@ -65,7 +66,7 @@ def write(options: Given) -> int:
         progress=progress("describing"),
     )
     source = f"{Path(options['model']).name}, per_class={per_class} seed={seed}, for {Path(options['data']).name}"
-    _replace(output, generate.as_yaml(prompts, source).encode())
+    write_files(output.absolute().parent, {output.name: generate.as_yaml(prompts, source).encode()})
     short = [f"{label} ({len(texts)})" for label, texts in prompts.items() if len(texts) < per_class]
     if short:
         print(f"caution: fewer than {per_class} usable descriptions: {', '.join(short)}")
@@ -129,13 +130,6 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError, ValueError) as e:  # the middle one: torch without CUDA
         raise ConfigError("device", "cpu, or a device of this machine such as cuda", name) from e
     return name
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file, complete or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
 
 
 _PROMPTS = Option(text, "YAML file {class: [texts]} in place of the data YAML's section", "that section")

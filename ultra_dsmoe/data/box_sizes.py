@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from ultra_dsmoe.causes import reading
 from ultra_dsmoe.constants import SPLITS
-from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
+from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.logs import at_level
 
 IMGSZ, CLUSTERS = 640, 9  # three anchors for each of three levels, as in the papers
@@ -99,12 +99,8 @@ def read_boxes(data: str, imgsz: int = IMGSZ) -> Boxes:
     per_split: dict[str, int] = {}
     sizes, longest = [], []
     with at_level(LOGGER, logging.WARNING):
-        try:
+        with reading("data", "a data YAML whose images are here"):
             content = check_det_dataset(data)
-        except DSMoEError:
-            raise
-        except (OSError, SyntaxError, TypeError, ValueError, yaml.YAMLError) as e:
-            raise DataError("data", "a data YAML whose images are here", " ".join(str(e).split())) from e
         for split in SPLITS:
             for label in _labels(content, split, imgsz):
                 height, width = label["shape"]
@@ -129,10 +125,8 @@ def _labels(content: dict[str, Any], split: str, imgsz: int) -> list[dict[str, A
     places = places if isinstance(places, list) else [places]
     if split == "test" and not all(Path(p).exists() for p in places):
         return []
-    try:
+    with reading("data", f"readable images in its '{split}' split"):
         return YOLODataset(img_path=places, data=content, task="detect", imgsz=imgsz, augment=False).labels
-    except (OSError, RuntimeError, ValueError) as e:
-        raise DataError("data", f"readable images in its '{split}' split", " ".join(str(e).split())) from e
 
 
 def cluster(sizes: np.ndarray, count: int = CLUSTERS, seed: int = 0) -> Clusters:

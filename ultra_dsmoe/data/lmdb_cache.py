@@ -202,7 +202,7 @@ def _filled(library: Any, path: Path, dataset: Any) -> list[dict[str, Any]]:
     changed, added = 0, 0
     with (
         _blamed(library, path, dataset, rows),
-        library.open(str(path), map_size=MAP_BYTES, max_readers=READERS) as environment,
+        _opened(library, path) as environment,
     ):
         environment.reader_check()  # frees the slots of killed readers
         _check_settings(environment, path, dataset)
@@ -218,6 +218,14 @@ def _filled(library: Any, path: Path, dataset: Any) -> list[dict[str, Any]]:
         LOGGER.warning(f"{path}: {changed} of {len(rows)} images have changed since they were cached, cached anew")
     LOGGER.info(f"{path}: {added} of {len(rows)} images written")
     return rows
+
+
+def _opened(library: Any, path: Path) -> Any:
+    """Return the environment for writing, in a new folder where there is none."""
+    try:
+        return library.open(str(path), map_size=MAP_BYTES, max_readers=READERS)
+    except OSError as e:  # of the new folder; LMDB's own errors are no errors of the system
+        raise DataError(str(path), "a place that can be written, for the cache", e.strerror or str(e)) from e
 
 
 def _check_settings(environment: Any, path: Path, dataset: Any) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import DataError, did_you_mean
+from ultra_dsmoe.files import package_roots
 
 # How to get the images of each packaged set; shown when they are missing.
 COMMANDS = {
@@ -27,11 +29,11 @@ PLACE = frozenset({"path", "train", "val", "test", "download"})
 
 def yaml_folder() -> Path:
     """Return the folder of the packaged data YAMLs: inside an installed package, beside it in a source tree."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "datasets", package.parent / "datasets"):
-        if (folder / "pcb-demo.yaml").is_file():
-            return folder
-    raise DataError("datasets", "the packaged data YAMLs beside the package; install it again", str(package))
+    for root in package_roots():
+        if (root / "datasets" / "pcb-demo.yaml").is_file():
+            return root / "datasets"
+    expected = "the packaged data YAMLs beside the package; install it again"
+    raise DataError("datasets", expected, str(package_roots()[0]))
 
 
 def load(name: str) -> dict[str, Any]:
@@ -54,14 +56,13 @@ def images_root(name: str) -> Path:
     return path.resolve() if path.exists() else (Path(settings["datasets_dir"]) / path).resolve()
 
 
-def class_names(data: dict[str, Any]) -> list[str]:
-    """Return the class names of a data YAML in index order; ``names`` may be a list or a mapping."""
-    names = data.get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        return [str(names[i]) for i in range(len(names))]
-    if isinstance(names, list):
-        return [str(n) for n in names]
-    raise DataError("names", "a list or a mapping 0..n-1 of class names", names)
+def class_names(data: Mapping[str, Any]) -> list[str]:
+    """Return the class names of a data YAML in index order; ``names`` may be a list or a mapping.
+
+    Raises:
+        DataError: If they are neither, or one is empty.
+    """
+    return list(checks.class_names(data.get("names"), DataError))
 
 
 def yaml_beside(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ import numpy as np
 import yaml
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError, did_you_mean
+from ultra_dsmoe.files import require_unused, whole_folder
 from ultra_dsmoe.logs import at_level
 
 SPLITS = ("train", "val", "test")
@@ -142,18 +141,13 @@ def splice_set(data: str | Path, kind: str, root: str | Path, add: int | None = 
         raise DataError("class", f"a class that training images of {data} show", kind)
     if add is not None and add < 1:
         raise DataError("add", "a whole number of at least 1", add)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    try:
+    with whole_folder(root) as partial:
         for split, labels in found.items():
             _copy(labels, partial, split)
         _write_spliced(shown, kind, partial, len(shown) if add is None else add, seed)
         own = {**{split: f"images/{split}" for split in found}, "names": dict(enumerate(names))}
         own |= {k: v for k, v in content.items() if k not in (*_DROPPED, "names")}
         (partial / "data.yaml").write_text(yaml.safe_dump(own, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        move_into_place(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root / "data.yaml"
 
 

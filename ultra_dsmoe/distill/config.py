@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ultra_dsmoe.checks import is_number, is_whole
 from ultra_dsmoe.distill.adaptive import RULES
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 
@@ -133,7 +133,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def _number(name: str, value: Any, *, zero: bool) -> float:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = is_number(value)
     if not good or value < 0 or (value == 0 and not zero):
         raise ConfigError(f"dsmoe_kd {name}", f"a number {'>= 0' if zero else '> 0'}", value)
     return float(value)
@@ -152,7 +152,7 @@ def _method(value: Any) -> str:
 def _levels(value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    numbers = isinstance(value, (list, tuple)) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    numbers = isinstance(value, (list, tuple)) and all(map(is_whole, value))
     if not numbers or not value or min(value) < 1:
         raise ConfigError("dsmoe_kd levels", "a list of strides, such as [8, 16, 32]", value)
     return tuple(value)

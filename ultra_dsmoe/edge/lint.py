@@ -21,7 +21,7 @@ from ultra_dsmoe.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Finding:
+class GraphFinding:
     """One thing that TensorRT 8.6 would stumble over.
 
     Attributes:
@@ -67,7 +67,7 @@ def load(path: str | Path) -> ModelProto:
     return model
 
 
-def lint(model: ModelProto | str | Path, *, dynamic: bool = False) -> list[Finding]:
+def lint(model: ModelProto | str | Path, *, dynamic: bool = False) -> list[GraphFinding]:
     """Return what TensorRT 8.6 would refuse, misread or run slowly.
 
     Args:
@@ -75,7 +75,7 @@ def lint(model: ModelProto | str | Path, *, dynamic: bool = False) -> list[Findi
         dynamic: Whether inputs may have axes of open size, for which the builder needs a profile.
 
     Returns:
-        The findings, those of the whole graph first; check `Finding.is_fault`.
+        The findings, those of the whole graph first; check `GraphFinding.is_fault`.
 
     Raises:
         ConfigError: If the file cannot be read.
@@ -86,7 +86,7 @@ def lint(model: ModelProto | str | Path, *, dynamic: bool = False) -> list[Findi
         model = shape_inference.infer_shapes(model, data_prop=True)
     except shape_inference.InferenceError as e:
         what = f"shapes cannot be inferred: {str(e).strip().splitlines()[0]}"
-        findings.append(Finding(REFUSED, model.graph.name, "graph", what, "export the file anew"))
+        findings.append(GraphFinding(REFUSED, model.graph.name, "graph", what, "export the file anew"))
     return findings + list(_graph_findings(model.graph, None))
 
 
@@ -95,21 +95,23 @@ def opset(model: ModelProto) -> int:
     return next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
 
 
-def _model_findings(model: ModelProto, dynamic: bool) -> Iterator[Finding]:
+def _model_findings(model: ModelProto, dynamic: bool) -> Iterator[GraphFinding]:
     """Yield findings that belong to no node."""
     version = opset(model)
     if not MIN_OPSET <= version <= MAX_OPSET:
         what = f"opset {version}, must be {MIN_OPSET} to {MAX_OPSET}"
         kind = REFUSED if version < MIN_OPSET else MISREAD
-        yield Finding(kind, model.graph.name, "graph", what, f"export with opset={MAX_OPSET}")
+        yield GraphFinding(kind, model.graph.name, "graph", what, f"export with opset={MAX_OPSET}")
     for function in model.functions:
         what = "function inside the file"
-        yield Finding(REFUSED, function.name, "function", what, "inline it: export with simplify=True")
+        yield GraphFinding(REFUSED, function.name, "function", what, "inline it: export with simplify=True")
     for sparse in model.graph.sparse_initializer:
-        yield Finding(REFUSED, sparse.values.name, "initializer", "sparse constant", "store it dense")
+        yield GraphFinding(REFUSED, sparse.values.name, "initializer", "sparse constant", "store it dense")
     view = View(model.graph)
     for name in (i.name for i in model.graph.input if view.tensor(i.name) is None):
-        yield from (Finding(p.kind, name, "input", p.what, p.way_out) for p in _input_problems(view, name, dynamic))
+        yield from (
+            GraphFinding(p.kind, name, "input", p.what, p.way_out) for p in _input_problems(view, name, dynamic)
+        )
 
 
 def _input_problems(view: View, name: str, dynamic: bool) -> Iterator[Problem]:
@@ -124,12 +126,14 @@ def _input_problems(view: View, name: str, dynamic: bool) -> Iterator[Problem]:
         yield Problem(REFUSED, f"open size of axis {axes}", "export with dynamic=False, or build with a profile")
 
 
-def _graph_findings(graph: GraphProto, outer: View | None) -> Iterator[Finding]:
+def _graph_findings(graph: GraphProto, outer: View | None) -> Iterator[GraphFinding]:
     """Yield findings of all nodes, those inside the bodies of If, Loop and Scan included."""
     view = View(graph, outer)
     for node in graph.node:
         name = node.name or (node.output[0] if node.output else "?")
-        yield from (Finding(p.kind, name, node.op_type, p.what, p.way_out) for p in lint_rules.problems(node, view))
+        yield from (
+            GraphFinding(p.kind, name, node.op_type, p.what, p.way_out) for p in lint_rules.problems(node, view)
+        )
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
                 yield from _graph_findings(body, view)

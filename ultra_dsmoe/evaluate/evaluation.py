@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import time
-import zipfile
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,18 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER
 
+from ultra_dsmoe.causes import reading, words
 from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.model.detector import DSMoEModel
 
 NMS_SECONDS, NMS_SECONDS_PER_IMAGE = 2.0, 0.05  # the host's limit, of a batch and of each image in it
-# What unpickling a damaged or foreign file raises.
-_UNREADABLE = (OSError, EOFError, RuntimeError, KeyError, AttributeError, ImportError, TypeError, IndexError)
 
 
 @dataclass
@@ -129,7 +125,7 @@ class Evaluation:
         self.args.update({k: options[k] for k in ("imgsz", "batch", "device") if k in options})
         self.args.update(task="detect", mode="val", model=str(self.path), data=data, split=self.split)
         self.args.update(plots=False, save_json=False, rect=True)
-        _check_device(self.args.get("device"))
+        checked_device(self.args.get("device"))
         _check_data(data, self.split, None if self.args.get("single_cls") else self.names)
         self._loader: Any = None
 
@@ -157,7 +153,7 @@ class Evaluation:
             try:
                 collector(model=self.net)
             except FileNotFoundError as e:
-                raise DataError("data", f"images in its '{self.split}' split", str(e)) from e
+                raise DataError("data", f"images in its '{self.split}' split", words(e)) from e
             self._loader = collector.dataloader
         if not sum(len(c) for c in collector.images.target_cls):
             raise DataError("data", f"labelled objects in its '{self.split}' split", "images without a single label")
@@ -181,24 +177,24 @@ def load_network(path: Path) -> tuple[DSMoEModel, dict[str, Any]]:
         raise WeightsError("model", "a DS-MoE checkpoint (.pt)", str(path))
     if not path.is_file():  # the host would go and try to download it
         raise WeightsError("model", "an existing checkpoint", f"{path}, which is not a file")
-    try:
-        with quiet():
-            yolo = YOLO(str(path))
-    except DSMoEError:
-        raise
-    except (*_UNREADABLE, pickle.UnpicklingError, zipfile.BadZipFile) as e:
-        raise WeightsError("model", "a readable checkpoint", f"{path} ({type(e).__name__}: {e})") from e
+    with quiet(), reading("model", "a readable checkpoint", WeightsError, path):
+        yolo = YOLO(str(path))
     if not isinstance(yolo.model, DSMoEModel):
         raise WeightsError("model", "a checkpoint of a DS-MoE network", f"{path} ({type(yolo.model).__name__})")
     return yolo.model.float().eval(), dict(yolo.overrides)
 
 
-def _check_device(device: str | None) -> None:
+def checked_device(device: str | None) -> Any:
+    """Return a device of this machine.
+
+    Raises:
+        ConfigError: If there is none of this name.
+    """
     from ultralytics.utils.torch_utils import select_device
 
     try:
         with quiet():
-            select_device(device or "", verbose=False)
+            return torch.device(select_device(device or "", verbose=False))
     except (ValueError, RuntimeError) as e:
         raise ConfigError("device", "cpu, or the number of a GPU of this machine", str(device)) from e
 
@@ -207,13 +203,8 @@ def _check_data(data: str, split: str, names: list[str] | None) -> None:
     """Refuse a data YAML without images in ``split``, or with another number of classes than ``names``."""
     from ultralytics.data.utils import check_det_dataset
 
-    try:
-        with quiet():
-            content = check_det_dataset(data)
-    except DSMoEError:
-        raise
-    except (OSError, SyntaxError, TypeError, yaml.YAMLError) as e:
-        raise DataError("data", f"a data YAML with images in its '{split}' split", str(e)) from e
+    with quiet(), reading("data", f"a data YAML with images in its '{split}' split"):
+        content = check_det_dataset(data)
     places = content.get(split)
     if not places:
         have = ", ".join(s for s in ("train", "val", "test") if content.get(s))
@@ -223,14 +214,3 @@ def _check_data(data: str, split: str, names: list[str] | None) -> None:
             raise DataError("data", f"the images of its '{split}' split", f"{place}, which does not exist")
     if names is not None and content["nc"] != len(names):
         raise DataError("data", f"{len(names)} classes as in the model ({', '.join(names)})", f"{content['nc']}")
-
-
-def write_files(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    """Write files, each complete or not at all, and return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, content in files.items():
-        part = folder / f"{name}.part"
-        part.write_bytes(content)
-        paths.append(part.replace(folder / name))
-    return paths

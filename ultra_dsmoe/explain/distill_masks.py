@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 from ultralytics.utils import DEFAULT_CFG
 
+from ultra_dsmoe.causes import reading
 from ultra_dsmoe.distill import ActivationAttention, attention_mask, neck_attention, scale_mask
-from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
+from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
 
@@ -90,18 +90,13 @@ def dataset(options: dict[str, Any], teacher: Any) -> Any:
     if data is None:
         raise ConfigError("data", "a data YAML", "none")
     stride = int(max(teacher.model[-1].stride))
-    try:
-        with quiet():
-            content = check_det_dataset(data)
-            if not content.get(split):
-                raise DataError("data", f"a data YAML with a '{split}' split", str(data))
-            imgsz = check_imgsz(options.get("imgsz", DEFAULT_CFG.imgsz), stride=stride, floor=stride)
-            args: Any = get_cfg(overrides={"imgsz": imgsz, "task": "detect"})
-            found: Any = build_yolo_dataset(args, content[split], 1, content, mode="val", rect=False, stride=stride)
-    except DSMoEError:
-        raise
-    except (OSError, RuntimeError, SyntaxError, TypeError, yaml.YAMLError) as e:
-        raise DataError("data", f"a data YAML with images in its '{split}' split", str(e)) from e
+    with quiet(), reading("data", f"a data YAML with images in its '{split}' split"):
+        content = check_det_dataset(data)
+        if not content.get(split):
+            raise DataError("data", f"a data YAML with a '{split}' split", str(data))
+        imgsz = check_imgsz(options.get("imgsz", DEFAULT_CFG.imgsz), stride=stride, floor=stride)
+        args: Any = get_cfg(overrides={"imgsz": imgsz, "task": "detect"})
+        found: Any = build_yolo_dataset(args, content[split], 1, content, mode="val", rect=False, stride=stride)
     if not sum(len(label["cls"]) for label in found.labels):
         raise DataError("data", f"labelled objects in its '{split}' split", "images without a single label")
     return found

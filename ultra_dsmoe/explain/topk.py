@@ -21,7 +21,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import Evaluation, quiet
 from ultra_dsmoe.evaluate.tables import comma_separated
-from ultra_dsmoe.export.images import drawn_images
+from ultra_dsmoe.export.images import channels_of, drawn_images
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
 TABLE_K = (1, 2, 4, 5, 8, 16, 32)  # of the paper's table
@@ -79,7 +79,7 @@ def measure(
     with TemporaryDirectory() as folder:
         progress("latency")
         runs = {**_torch_runs(timed, numbers), **_onnx_runs(evaluation.path, numbers, size, Path(folder))}
-        times = latencies(runs, drawn_images(1, size, seed), rounds)
+        times = latencies(runs, drawn_images(1, size, seed, channels_of(timed)), rounds)
     rows = []
     for k in numbers:
         t, o = times["torch", k], times["onnx", k]
@@ -141,7 +141,7 @@ def latencies(runs: dict[Key, Run], image: torch.Tensor, rounds: int) -> dict[Ke
 
     Args:
         runs: What to time.
-        image: Input, (1, 3, H, W).
+        image: Input, (1, C, H, W).
         rounds: Timed passes of each.
 
     Returns:

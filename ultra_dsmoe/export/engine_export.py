@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.export.precision import scheme_of
 from ultra_dsmoe.runtime.engine import build_engine
 
-PRECISIONS = {"8": "int8", "int8": "int8", "w8a8": "int8", "16": "fp16", "fp16": "fp16", "w16a16": "fp16"}
+PRECISIONS: dict[int | str, str] = {8: "int8", 16: "fp16", 32: "fp32"}
 ENGINE_ONLY = {"format", "workspace", "half", "int8", "quantize", "data", "fraction"}
 
 
@@ -70,11 +71,15 @@ def missing() -> list[str]:
 
 
 def precision_of(kwargs: dict[str, Any]) -> str:
-    """Return the precision that an export asks for; older hosts have ``int8`` and ``half`` instead of ``quantize``."""
-    named = kwargs.get("quantize")
-    if named is not None:
-        return PRECISIONS.get(str(named).lower(), "fp32")
-    return "int8" if kwargs.get("int8") else "fp16" if kwargs.get("half") else "fp32"
+    """Return the precision of the engine that an export asks for.
+
+    Raises:
+        ConfigError: If engines have none such, or the host has no such word.
+    """
+    scheme = scheme_of(kwargs)
+    if scheme not in PRECISIONS:
+        raise ConfigError("quantize", "8, 16 or 32 for an engine", scheme)
+    return PRECISIONS[scheme]
 
 
 def onnx_arguments(kwargs: dict[str, Any], lacking: list[str]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from ultra_dsmoe.model.settings import in_force
 
 ONNX_FORMATS = {"onnx", "engine"}  # formats whose ONNX file takes any opset; others have their own bounds
 OPSET = 17  # the newest that TensorRT 8.6 reads
+SAMPLING, SAMPLING_OPSET = ("SpaceBroadcast",), 16  # blocks that sample a map, and the first opset that can
+UNFIT_FORMATS = {"ncnn": "whose converter, pnnx, writes a graph of experts that it cannot read"}  # tried: 20260526
 
 
 def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any], kwargs: dict[str, Any]) -> str:
@@ -35,19 +37,40 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
             and this machine could only leave the ONNX file.
         ParityError: If the file does something else than the network.
     """
+    from ultra_dsmoe.export.staging import staged
+
+    require_format(net, kwargs)
     set_opset(kwargs)
     given = with_defaults(net, given, kwargs)
     parity = ParityCheck(model, net, given.get("dsmoe_parity", True), kwargs)
     kept = KeptExperts(model, net, given, kwargs)
-    with in_force(net, given, kept.numbers):
+    with in_force(net, given, kept.numbers), staged(model) as stage:
         with traced(), noted(model, net, kept):
             file = built(stock, accepted(kwargs))
         parity.run(file)
+        stage.publish()
+        file = stage.final(file)
     if file and fmt_of(kwargs) == "engine":
         from ultra_dsmoe.export.engine_export import require_engine
 
         require_engine(file)
     return file
+
+
+def require_format(net: Any, kwargs: dict[str, Any]) -> None:
+    """Refuse, before any work, formats and opsets that cannot hold a network of ours.
+
+    Raises:
+        ConfigError: If the format has no operators for it, or the opset is too old.
+    """
+    fmt, opset = fmt_of(kwargs), kwargs.get("opset")
+    if fmt in UNFIT_FORMATS and any(hasattr(m, "set_mode") for m in net.modules()):
+        wanted = "onnx, openvino, torchscript or engine for a net with experts"
+        raise ConfigError("format", wanted, f"{fmt}, {UNFIT_FORMATS[fmt]}")
+    samples = any(type(m).__name__ in SAMPLING for m in net.modules())
+    if samples and isinstance(opset, int) and opset < SAMPLING_OPSET:
+        wanted = f"{SAMPLING_OPSET} or higher for a net with {', '.join(SAMPLING)} (GridSample is not older)"
+        raise ConfigError("opset", wanted, opset)
 
 
 def built(stock: Callable[..., str], kwargs: dict[str, Any]) -> str:

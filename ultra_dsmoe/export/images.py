@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from ultralytics.data.augment import LetterBox
 from ultralytics.data.base import BaseDataset
 from ultralytics.data.utils import check_det_dataset
 
+from ultra_dsmoe.causes import reading
 from ultra_dsmoe.constants import LETTERBOX_GRAY
 from ultra_dsmoe.data.source import split_places
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.runtime.detections import network_input, read_images
 
 BLOBS = 12  # per drawn image (our choice)
 
@@ -35,16 +36,11 @@ def split_images(data: str | Path, split: str = "val", fraction: float = 1.0, do
     Raises:
         DataError: If YAML, split or images are missing.
     """
-    try:
+    with reading("data", f"a data YAML with images in its '{split}' split", file=data):
         places: Any = _fetched(data, split) if download else _on_disk(data, split)
         if not places:
             raise DataError("data", f"a data YAML with a '{split}' split", str(data))
         files = BaseDataset.get_img_files(SimpleNamespace(prefix="", fraction=1.0), places)  # type: ignore[arg-type]
-    except DataError:
-        raise
-    except (OSError, SyntaxError, TypeError, ValueError, KeyError, RuntimeError) as e:
-        cause = e.__cause__ or e
-        raise DataError("data", f"a data YAML with images in its '{split}' split", f"{data} ({cause})") from e
     wanted = fraction if fraction > 1 else fraction * len(files)
     return spread(files, max(1, round(wanted)))
 
@@ -73,48 +69,67 @@ def spread(files: list[str], count: int) -> list[str]:
     return [files[i] for i in np.linspace(0, len(files) - 1, count).round().astype(int)]
 
 
-def load_images(paths: Iterable[str | Path], imgsz: int | tuple[int, int]) -> Tensor:
-    """Return pictures as the host's predictor hands them to a net of fixed size: letterboxed RGB in [0, 1].
+def load_images(paths: Iterable[str | Path], imgsz: int | tuple[int, int], channels: int = 3) -> Tensor:
+    """Return pictures as the host's predictor hands them to a net of fixed size: letterboxed, in [0, 1], colour as RGB.
 
     Args:
-        paths: Files.
+        paths: Files; those that cannot be read are skipped with a warning.
         imgsz: Side of a square, or height and width, in pixels.
+        channels: That the net takes.
 
     Returns:
-        (M, 3, H, W) in fp32.
+        (M, channels, H, W) in fp32.
 
     Raises:
-        DataError: If there is no path, or a file is no picture.
+        DataError: If there is no picture.
     """
-    images: list[Tensor] = []
-    box: Any = LetterBox((imgsz, imgsz) if isinstance(imgsz, int) else imgsz, auto=False)
-    for path in paths:
-        picture = cv2.imread(str(path))
-        if picture is None:
-            raise DataError("images", "a picture", str(path))
-        images.append(torch.from_numpy(np.ascontiguousarray(box(image=picture)[..., ::-1].transpose(2, 0, 1))))
-    if not images:
-        raise DataError("images", "at least one path", "none")
-    return torch.stack(images).float() / 255
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    return torch.cat([_stack([picture], size) for picture in read_images(paths, channels)])
 
 
-def drawn_images(count: int, imgsz: tuple[int, int], seed: int = 0) -> Tensor:
-    """Return images of random discs on noisy ground, the same for a seed, (M, 3, H, W) in [0, 1].
+def image_batches(
+    paths: Iterable[str | Path], imgsz: tuple[int, int], channels: int = 3, batch: int = 8
+) -> Iterator[Tensor]:
+    """Yield the pictures of `load_images` in stacks of at most ``batch``."""
+    group: list[np.ndarray] = []
+    for picture in read_images(paths, channels):
+        group.append(picture)
+        if len(group) == batch:
+            yield _stack(group, imgsz)
+            group = []
+    if group:
+        yield _stack(group, imgsz)
+
+
+def _stack(pictures: list[np.ndarray], size: tuple[int, int]) -> Tensor:
+    return torch.from_numpy(network_input(pictures, size))
+
+
+def channels_of(net: Any) -> int:
+    """Return how many channels the images of a net have."""
+    return int((getattr(net, "yaml", None) or {}).get("channels", 3))
+
+
+def drawn_images(count: int, imgsz: tuple[int, int], seed: int = 0, channels: int = 3) -> Tensor:
+    """Return images of random discs on noisy ground, the same for a seed, (M, channels, H, W) in [0, 1].
 
     Args:
         count: Number of images M.
         imgsz: Height and width in pixels.
         seed: Of the generator.
+        channels: Each image's.
     """
     rng = np.random.default_rng(seed)
     height, width = imgsz
     images = []
     for _ in range(count):
-        picture = np.full((height, width, 3), rng.integers(LETTERBOX_GRAY // 2, 2 * LETTERBOX_GRAY, 3), np.uint8)
+        shade = rng.integers(LETTERBOX_GRAY // 2, 2 * LETTERBOX_GRAY, channels)
+        picture = np.full((height, width, channels), shade, np.uint8)
         for _ in range(BLOBS):
             centre = int(rng.integers(width)), int(rng.integers(height))
             radius = int(rng.integers(2, max(3, min(imgsz) // 4)))
-            cv2.circle(picture, centre, radius, rng.integers(0, 256, 3).tolist(), -1)
+            disc = cv2.circle(np.zeros((height, width), np.uint8), centre, radius, 1, -1).astype(bool)
+            picture[disc] = rng.integers(0, 256, channels)
         noise = rng.normal(0, rng.uniform(2, 20), picture.shape)
         images.append(np.clip(picture + noise, 0, 255).astype(np.float32).transpose(2, 0, 1) / 255)
     return torch.from_numpy(np.stack(images))

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ultra_dsmoe.errors import DataError, ShapeError
+from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export.images import load_images as load_images
-from ultra_dsmoe.export.runners import exported_runner, torch_runner
+from ultra_dsmoe.export.parity_tally import DETECTION, NOISE, SCORE, SHARE, Tally
+from ultra_dsmoe.export.runners import Runner, exported_runner, torch_runner
 from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, ExpertGate
 
 BOX_PX = 0.01  # how far boxes may lie apart
-SCORE = 1e-3  # how far scores may lie apart (our choice: below what any threshold is set to)
-FINAL_COLUMNS = 6  # x1, y1, x2, y2, score, class: detections that the file has selected itself
 
 Route = tuple[tuple[int, ...], ...]  # the experts of one image, one tuple per gate
 
@@ -38,6 +37,10 @@ class ParityReport:
         box_image: Number of the image whose box differs most.
         score_image: Number of the image whose score differs most.
         other_route: The first image whose experts differ: its number, the net's experts and the file's.
+        share: Largest difference of a score as a share of the net's highest score of that class.
+        share_class: The class that has it.
+        mixed_up: What is another class's or coordinate's in the file, one phrase each.
+        compared: Whether there was anything to compare.
     """
 
     images: int
@@ -48,10 +51,15 @@ class ParityReport:
     box_image: int = 0
     score_image: int = 0
     other_route: tuple[int, Route, Route] | None = None
+    share: float = 0.0
+    share_class: int = 0
+    mixed_up: tuple[str, ...] = ()
+    compared: bool = True
 
-    def agrees(self, box_px: float = BOX_PX, score: float = SCORE) -> bool:
-        """Whether boxes, scores and experts agree within the tolerances."""
-        return self.box_px <= box_px and self.score <= score and self.experts_equal is not False
+    def agrees(self, box_px: float = BOX_PX, score: float = SCORE, share: float = SHARE) -> bool:
+        """Whether boxes, scores, classes and experts agree within the tolerances."""
+        near = self.box_px <= box_px and self.score <= score and self.share <= share
+        return near and self.compared and not self.mixed_up and self.experts_equal is not False
 
     def __str__(self) -> str:
         """Return one line for logs."""
@@ -77,16 +85,27 @@ class Suppression:
 
 
 def compare(
-    model: Any, exported: str | Path, images: Tensor | Iterable[Tensor], batch: int = 1, nms: Suppression | None = None
+    model: Any,
+    exported: str | Path,
+    images: Tensor | Iterable[Tensor],
+    batch: int = 1,
+    nms: Suppression | None = None,
+    *,
+    noise: float = NOISE,
+    final: bool = True,
 ) -> ParityReport:
     """Run a net and a file that was exported from it on the same images.
+
+    A file with suppression inside is compared before it, where the file shows those predictions, and after it.
 
     Args:
         model: The net, or a ``YOLO`` object that holds it.
         exported: An ``.onnx`` or ``.torchscript`` file, or OpenVINO's folder.
-        images: At the exported size: (M, 3, H, W), or several (3, H, W); RGB in [0, 1].
+        images: At the exported size: (M, C, H, W), or several (C, H, W); as the net takes them.
         batch: How many images the file takes at once; a last incomplete batch is filled up with its first image.
         nms: Settings of the suppression that the file was exported with, None for a file without.
+        noise: Differences of scores up to here are no share of anything.
+        final: Whether what is left after suppression has to be the same too; rounded boxes suppress others.
 
     Returns:
         The largest differences.
@@ -100,31 +119,62 @@ def compare(
     net = deepcopy(net).cpu().float().eval()
     gates = sum(isinstance(m, ExpertGate) for m in net.modules())
     theirs = exported_runner(exported, gates)
-    boxes: list[float] = []
-    scores: list[float] = []
+    whole = _before_nms(exported, gates) if nms else None
+    tally = Tally()
     routes: list[Route] = []
     other: tuple[int, Route, Route] | None = None
     shown = gates > 0
     for group in _batches(images, batch):
-        found, found_gates = theirs(_filled(group, batch))
-        _select_head(net, found.shape[-1] == FINAL_COLUMNS and nms is None)
+        filled = _filled(group, batch)
+        found, found_gates = theirs(filled)
+        _select_head(net, found.shape[-1] == DETECTION and nms is None)
         expected, expected_gates = torch_runner(net)(group)
-        expected = expected if nms is None else _suppressed(expected, nms)
+        pairs: list[tuple[np.ndarray, np.ndarray, float | None]] = [] if nms else [(expected, found, None)]
+        if nms and whole:
+            pairs.append((_corners(expected), whole(filled)[0], None))
+        if nms and (final or not whole):
+            pairs.append((_suppressed(expected, nms), found, nms.conf))
         shown = shown and len(found_gates) == gates
         for i in range(len(group)):
-            differences = _differences(expected[i : i + 1], found[i : i + 1])
-            boxes.append(differences[0])
-            scores.append(differences[1])
+            tally.begin()
+            for ours, exports, conf in pairs:
+                tally.add(ours[i : i + 1], exports[i : i + 1], conf)
             routes.append(_route(expected_gates, i))
             if other is None and shown and _route(found_gates, i) != routes[-1]:
                 other = len(routes) - 1, routes[-1], _route(found_gates, i)
     if not routes:
         raise DataError("images", "at least one image", "none")
-    worst_box, worst_score = int(np.argmax(boxes)), int(np.argmax(scores))
     equal = other is None if shown else None
+    box_image, score_image = int(np.argmax(tally.boxes)), int(np.argmax(tally.scores))
+    share, share_class = tally.share(noise)
     return ParityReport(
-        len(routes), boxes[worst_box], scores[worst_score], equal, tuple(routes), worst_box, worst_score, other
+        images=len(routes),
+        box_px=tally.boxes[box_image],
+        score=tally.scores[score_image],
+        experts_equal=equal,
+        routes=tuple(routes),
+        box_image=box_image,
+        score_image=score_image,
+        other_route=other,
+        share=share,
+        share_class=share_class,
+        mixed_up=tally.mixed_up(),
+        compared=tally.compared,
     )
+
+
+def _before_nms(exported: str | Path, gates: int) -> Runner | None:
+    """Return a runner of the predictions that a file's suppression chooses from, None where it does not show them."""
+    try:
+        return exported_runner(exported, gates, before_nms=True)
+    except ConfigError:
+        return None
+
+
+def _corners(predictions: np.ndarray) -> np.ndarray:
+    """Return predictions (B, 4 + K, A) whose boxes are corners, as the host's suppression inside a file has them."""
+    centre, half = predictions[:, :2], predictions[:, 2:4] / 2
+    return np.concatenate([centre - half, centre + half, predictions[:, 4:]], 1)
 
 
 def _batches(images: Tensor | Iterable[Tensor], batch: int) -> Iterator[Tensor]:
@@ -157,7 +207,7 @@ def _suppressed(predictions: np.ndarray, nms: Suppression) -> np.ndarray:
     kept = non_max_suppression(
         torch.from_numpy(predictions), nms.conf, nms.iou, agnostic=nms.agnostic, max_det=nms.max_det
     )
-    out = np.zeros((len(kept), nms.max_det, FINAL_COLUMNS), np.float32)
+    out = np.zeros((len(kept), nms.max_det, DETECTION), np.float32)
     for row, detections in zip(out, kept, strict=True):
         row[: len(detections)] = detections.numpy()
     return out
@@ -166,37 +216,3 @@ def _suppressed(predictions: np.ndarray, nms: Suppression) -> np.ndarray:
 def _route(gates: list[np.ndarray], image: int) -> Route:
     """Return the experts that the gates (B, N) chose; exported zeros are exact, weights are at least the floor."""
     return tuple(tuple(int(n) for n in np.flatnonzero(gate[image] >= GATE_FLOOR / 2)) for gate in gates)
-
-
-def _differences(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Return the largest difference of boxes and scores of two predictions for one image.
-
-    Raises:
-        ShapeError: If the shapes differ.
-    """
-    if expected.shape != found.shape:
-        raise ShapeError("predictions of the exported file", f"shape {expected.shape} of the net's", found.shape)
-    if expected.shape[-1] == FINAL_COLUMNS:
-        return _detections(expected[0], found[0])
-    delta = np.abs(expected - found)  # (1, 4 + K, A)
-    return _largest(delta[:, :4]), _largest(delta[:, 4:])
-
-
-def _detections(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Match selected detections (M, 6) both ways: equal scores may come in another order."""
-    lowest = max(expected[:, 4].min(), found[:, 4].min()) + SCORE  # the last ones may make way for each other
-    boxes = scores = 0.0
-    for ones, others in ((expected, found), (found, expected)):
-        for row in ones[ones[:, 4] > lowest]:
-            mates = others[others[:, 5] == row[5]]
-            if not len(mates):
-                return float("inf"), float("inf")
-            delta = np.abs(mates[:, :5] - row[:5])
-            near = delta[delta.max(1).argmin()]
-            boxes, scores = max(boxes, _largest(near[:4])), max(scores, _largest(near[4:]))
-    return boxes, scores
-
-
-def _largest(values: np.ndarray) -> float:
-    """Return the maximum; not a number counts as infinitely far."""
-    return float(np.nan_to_num(values, nan=np.inf).max()) if values.size else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.export.precision import bits_of
 from ultra_dsmoe.export.static_mode import data_of, size_of
 
 if TYPE_CHECKING:
@@ -28,13 +29,15 @@ class ParityCheck:
             kwargs: The host's arguments of the export.
 
         Raises:
-            ConfigError: If mAP is asked for without a data set or on oblong images.
+            ConfigError: If mAP is asked for without a data set or on oblong images, or the precision is unknown.
             DataError: If the named data set has no images.
         """
         self.model, self.net, self.wanted, self.kwargs = model, net, wanted, dict(kwargs)
+        self.bits = bits_of(kwargs)
         self.size = size_of(model, net, kwargs)
         self.data = data_of(model, net, kwargs)
         self.files = self._files() if wanted else []
+        self.images = [self._images(self.size)] if wanted else []
         if isinstance(wanted, str):
             self._check_split(wanted)
 
@@ -72,30 +75,30 @@ class ParityCheck:
         if not self.wanted or not file:
             return
         dynamic, batch = bool(self.kwargs.get("dynamic")), int(self.kwargs.get("batch") or 1)
-        images = [self._images(self.size)]
+        images = list(self.images)
         if dynamic:  # a size and a batch that the file was not traced with
             stride = int(max(self.net.stride))
             images.append(self._images((self.size[0] + stride, self.size[1])))
-            batch += 1
+            batch += not self.kwargs.get("nms")  # a suppression inside is traced for so many images, at most
         split = None
         if isinstance(self.wanted, str):
             device = self.kwargs.get("device") or "cpu"
             assert self.data is not None  # or the split was refused at the start
             split = {"data": self.data.yaml, "split": self.wanted, "imgsz": self.size[0], "device": device}
-        check_export(Export(self.model, file, batch, bits(self.kwargs), suppression(self.kwargs)), images, split)
+        check_export(Export(self.model, file, batch, self.bits, suppression(self.kwargs)), images, split)
 
     def _images(self, size: tuple[int, int]) -> Tensor:
-        from ultra_dsmoe.export.images import drawn_images, load_images
+        from ultra_dsmoe.export.images import channels_of, drawn_images, load_images
 
-        return load_images(self.files, size) if self.files else drawn_images(IMAGES, size)
-
-
-def bits(kwargs: dict[str, Any]) -> int:
-    """Return the precision of an export: 32, 16 or 8; older hosts have ``half`` and ``int8`` instead of a number."""
-    named = str(kwargs.get("quantize") or "")
-    if kwargs.get("int8") or named.startswith(("8", "w8")):
-        return 8
-    return 16 if kwargs.get("half") or named == "16" else 32
+        channels = channels_of(self.net)
+        if not self.files:
+            return drawn_images(IMAGES, size, channels=channels)
+        try:
+            return load_images(self.files, size, channels)
+        except DataError:
+            if self.kwargs.get("data"):
+                raise
+            return drawn_images(IMAGES, size, channels=channels)
 
 
 def suppression(kwargs: dict[str, Any]) -> Suppression | None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import DSMoEError
-from ultra_dsmoe.export.parity import SCORE, ParityReport, Suppression, compare
+from ultra_dsmoe.export.parity import ParityReport, Suppression, compare
+from ultra_dsmoe.export.parity_tally import NOISE, SCORE, SHARE
 from ultra_dsmoe.logs import at_level
 
 
@@ -28,25 +29,32 @@ class Limits:
     Attributes:
         box_px: Boxes, in pixels of the network's input.
         score: Scores.
+        share: Scores, as a share of the net's highest of their class.
+        noise: Differences of scores up to here are no share of anything.
         experts: Whether the chosen experts have to be the same; rounding may turn a choice between near equals.
         map_drop: mAP50 and mAP50-95, either way.
     """
 
     box_px: float | None
     score: float | None
+    share: float | None
+    noise: float
     experts: bool
     map_drop: float
 
 
 # By bits (our choice). Single precision: a tenth of a pixel, six times what rounding did to an untrained net on drawn
 # images (0.016 px; trained ones stay below 0.001). Half: four times what rounding did to a trained net at 160 px (1.2).
-# Integers: only mAP says whether a file is good, and one point is what the project allows itself.
+# Integers: only mAP says whether a file is good, and one point is what the project allows itself. What is another
+# class's or coordinate's is refused at any precision.
 LIMITS = {
-    32: Limits(0.1, SCORE, experts=True, map_drop=1e-3),
-    16: Limits(5.0, 2e-2, experts=False, map_drop=5e-3),
-    8: Limits(None, None, experts=False, map_drop=1e-2),
+    32: Limits(0.1, SCORE, SHARE, NOISE, experts=True, map_drop=1e-3),
+    16: Limits(5.0, 2e-2, 0.25, 1e-3, experts=False, map_drop=5e-3),
+    8: Limits(None, None, None, NOISE, experts=False, map_drop=1e-2),
 }
+OFF = "dsmoe_parity=False"
 SUFFIXES = {".onnx", ".torchscript"}
+BUILT_FROM_ONNX = {".engine", ".mnn"}
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,11 @@ class Export:
 
 
 def runnable(file: str | Path) -> Path | None:
-    """Return what can be run here for an exported file: itself, an engine's ONNX file, or nothing."""
+    """Return what can be run here for an exported file: itself, the ONNX file that it was built from, or nothing."""
     path = Path(file)
-    if path.suffix == ".engine":
-        path = path.with_suffix(".onnx")
+    if path.suffix in BUILT_FROM_ONNX:
+        quantized = path.with_name(f"{path.stem}-int8.onnx")
+        path = quantized if quantized.is_file() else path.with_suffix(".onnx")
     known = path.suffix in SUFFIXES and path.is_file()
     return path if known or (path.is_dir() and any(path.glob("*.xml"))) else None
 
@@ -82,11 +91,11 @@ def check_export(export: Export, images: list[Tensor], split: dict[str, Any] | N
 
     Args:
         export: What was exported.
-        images: Sets of images to compare on, each (M, 3, H, W) of one size that the file takes.
+        images: Sets of images to compare on, each (M, C, H, W) of one size that the file takes.
         split: Arguments of the host's ``val`` (``data``, ``split``, ``imgsz``, ``device``) to compare mAP on, or None.
 
     Raises:
-        ParityError: If boxes, scores, experts or mAP are further apart than `LIMITS`.
+        ParityError: If boxes, scores, classes, experts or mAP are further apart than `LIMITS`, or the comparison fails.
     """
     path = runnable(export.file)
     if path is None:
@@ -96,9 +105,22 @@ def check_export(export: Export, images: list[Tensor], split: dict[str, Any] | N
         LOGGER.warning(
             f"parity: {Path(export.file).name} itself is not run, the file it was built from is: {path.name}"
         )
+    try:
+        problems = _problems(export, path, images, split)
+    except Exception as e:  # runtimes' errors have no common base, and a file that cannot be checked is refused
+        cause = str(e).partition("\n")[0] or type(e).__name__
+        raise ParityError(path.name, f"a file that can be compared with the net ({OFF} skips this)", cause) from e
+    if problems:
+        left = "; ".join(dict.fromkeys(problems))
+        raise ParityError(path.name, "what the net gives", f"{left}; it is not written ({OFF} skips this check)")
+
+
+def _problems(export: Export, path: Path, images: list[Tensor], split: dict[str, Any] | None) -> list[str]:
+    """Compare a file that can be run with its net; return what is too far apart."""
     limits, problems = LIMITS[export.bits], []
+    exact = limits.experts
     for stack in images:
-        report = compare(export.model, path, stack, export.batch, export.nms)
+        report = compare(export.model, path, stack, export.batch, export.nms, noise=limits.noise, final=exact)
         LOGGER.info(f"parity: {report}")
         problems += moved(report, limits)
     if split is not None:
@@ -107,11 +129,11 @@ def check_export(export: Export, images: list[Tensor], split: dict[str, Any] | N
         LOGGER.info(f"parity: {split['split']} split: {shown}")
         if not all(abs(a - b) <= limits.map_drop for a, b in zip(before, after, strict=True)):
             problems.append(f"{shown} on the {split['split']} split (limit {limits.map_drop:g})")
-    if problems:
-        left = "; ".join(dict.fromkeys(problems))
-        raise ParityError(
-            path.name, "what the net gives", f"{left}; do not deploy it (dsmoe_parity=False skips this check)"
+    elif limits.score is None:
+        LOGGER.warning(
+            "parity: at this precision mAP alone says whether a file is good: compare it by dsmoe_parity=val"
         )
+    return problems
 
 
 def moved(report: ParityReport, limits: Limits) -> list[str]:
@@ -121,6 +143,14 @@ def moved(report: ParityReport, limits: Limits) -> list[str]:
         found.append(f"boxes moved by {report.box_px:.3g} px in image {report.box_image} (limit {limits.box_px:g})")
     if limits.score is not None and not report.score <= limits.score:
         found.append(f"scores moved by {report.score:.3g} in image {report.score_image} (limit {limits.score:g})")
+    elif limits.share is not None and not report.share <= limits.share:
+        found.append(
+            f"scores of class {report.share_class} moved by {report.share:.2g} of their highest "
+            f"(limit {limits.share:g})"
+        )
+    found += report.mixed_up
+    if not report.compared:
+        found.append("nothing to compare: no detection, and the predictions before suppression are not shown")
     if limits.experts and report.other_route is not None:
         image, ours, theirs = report.other_route
         found.append(f"other experts in image {image}: net {_experts(ours)}, file {_experts(theirs)}")

@@ -19,6 +19,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
-from ultra_dsmoe.runtime.detections import network_input, read_image
+from ultra_dsmoe.runtime.detections import network_input, read_images
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_onnx
 
 IMAGES = 128  # for calibration (our choice: ranges of minimum and maximum settle early)
@@ -142,7 +143,7 @@ def quantize(
         WeightsError: If the file is damaged or without metadata.
         ConfigError: If it holds Q/DQ nodes already, is not in FP32, or has no convolution that may be quantized; if
             openvino is asked for and missing.
-        DataError: If there are no images, or one is none.
+        DataError: If there is no image that can be read; others are skipped with a warning.
     """
     source = Path(source)
     if target not in TARGETS:
@@ -197,7 +198,7 @@ def _checked(source: Path, output: Path, target: str) -> ModelInfo:
         raise ConfigError("model", "an .onnx file", str(source))
     if target == "openvino":
         checked_folder(output)
-    elif output.suffix != ".onnx" or not output.parent.is_dir():
+    elif output.suffix != ".onnx" or not output.parent.is_dir() or output.is_dir():
         raise ConfigError("output", "an .onnx file in an existing folder", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)
@@ -224,8 +225,8 @@ class _Calibration(CalibrationDataReader):
         self._inputs = self._read()
 
     def _read(self) -> Iterator[dict[str, np.ndarray]]:
-        for start in range(0, len(self._images), self._batch):
-            some = [read_image(image, self._info.channels) for image in self._images[start : start + self._batch]]
+        pictures = read_images(self._images, self._info.channels)
+        while some := list(islice(pictures, self._batch)):
             yield {self._name: network_input(some, self._size, batch=self._batch)}
 
     def get_next(self) -> dict[str, np.ndarray] | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.export.images import load_images
+from ultra_dsmoe.export.images import channels_of, image_batches
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
@@ -73,8 +73,8 @@ def route(net: DSMoEModel, files: Sequence[str], imgsz: tuple[int, int]) -> list
     for gate in gates:
         gate.register_forward_hook(lambda m, _, out: seen[m].append(out.float().cpu()))
     device = next(net.parameters()).device
-    for start in range(0, len(files), BATCH):
-        net(load_images(files[start : start + BATCH], imgsz).to(device))
+    for images in image_batches(files, imgsz, channels_of(net), BATCH):
+        net(images.to(device))
     return [torch.cat(seen[gate]) for gate in gates]
 
 

@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from ultra_dsmoe.data.source import DataSource
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from ultra_dsmoe.export.static_experts import Coverage
@@ -32,7 +32,7 @@ class KeptExperts:
 
         Raises:
             ConfigError: If no data set is named.
-            DataError: If its validation images are missing.
+            DataError: If its validation images are missing, or its classes are others than the network's.
         """
         from ultra_dsmoe.export.images import split_images
         from ultra_dsmoe.export.static_experts import static_experts
@@ -41,6 +41,7 @@ class KeptExperts:
         if data is None:
             wanted = "a data YAML, whose validation images say which experts dsmoe_moe=static keeps (gather needs none)"
             raise ConfigError("data", wanted, "none")
+        require_classes_of(self.net, data)
         fraction = self.kwargs.get("fraction") or 1.0
         files = split_images(data.yaml, "val", fraction, download=data.named)
         return static_experts(self.net, files, size_of(self.model, self.net, self.kwargs), self.given.get("dsmoe_keep"))
@@ -48,6 +49,26 @@ class KeptExperts:
     def numbers(self) -> list[tuple[int, ...]]:
         """Return the kept experts, one tuple per gate."""
         return [c.kept for c in self.coverage]
+
+
+def require_classes_of(net: Any, data: DataSource) -> None:
+    """Refuse a data set that a network was not trained for: its images say nothing about which experts stay.
+
+    Raises:
+        DataError: If its classes are others, as far as the network's have names.
+    """
+    from ultralytics.utils import YAML, checks
+
+    from ultra_dsmoe.data.packaged import class_names
+
+    file = checks.check_file(data.yaml, hard=False) if data.yaml.endswith((".yaml", ".yml")) else None
+    content = YAML.load(file) if file else {}
+    own = [str(name) for name in net.names.values()]
+    if not content.get("names") or len(own) == 1:  # the reader of its images looks closer; one may be `single_cls`
+        return
+    names = class_names(content)
+    if len(names) != len(own) or (names != own and own != [str(i) for i in range(len(own))]):
+        raise DataError("data", f"the classes that the net was trained on ({', '.join(own)})", ", ".join(names))
 
 
 def data_of(model: Any, net: Any, kwargs: dict[str, Any]) -> DataSource | None:

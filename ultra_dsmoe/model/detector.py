@@ -7,17 +7,16 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
+from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.augmented import predict_views
 from ultra_dsmoe.model.criterion import DSMoECriterion
 from ultra_dsmoe.model.driven import driven_by
-from ultra_dsmoe.model.options import check_options
-from ultra_dsmoe.model.pretrained import suited_net
+from ultra_dsmoe.model.options import check_options, check_rows
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -29,7 +28,6 @@ from ultra_dsmoe.ops.gray import check_gamma, gray_transform
 if TYPE_CHECKING:
     from ultra_dsmoe.text import Taxonomy, TextBank
 
-MIN_TRANSFER = 1 / 3  # share of tensors that must fit; other scales and families reach a fifth by chance (counted)
 CHECKPOINT_FORMAT = 1  # raised when an older package could not read what a newer one writes
 
 
@@ -43,6 +41,7 @@ class DSMoEModel(DetectionModel):
     yaml: dict[str, Any]  # the host's attributes, for the type checker
     model: Any
     stride: torch.Tensor
+    largest_stride: int | None = None  # pixels, None while being built; a number, which `torch.export` can read
 
     def __init__(
         self, cfg: str | dict = "dsmoe-n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
@@ -56,12 +55,15 @@ class DSMoEModel(DetectionModel):
             verbose: Whether to print the rows.
 
         Raises:
-            ConfigError: If the YAML's ``dsmoe:`` section has a key or value that it cannot have.
+            ConfigError: If a row is none, or the YAML's ``dsmoe:`` section has a key or value that it cannot have.
         """
         self.text_info: dict[str, Any] | None = None
         self.checkpoint_format = CHECKPOINT_FORMAT
         # A copy: the host writes into a dictionary that it is given, and `set_topk` does, so that nets would share it.
-        super().__init__(deepcopy(cfg) if isinstance(cfg, dict) else cfg, ch, nc, verbose)
+        cfg = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
+        check_rows(cfg)  # the host looks into the first row before it reads any
+        super().__init__(cfg, ch, nc, verbose)
+        self.largest_stride = int(self.stride.max())
         # Here, not only where they are used: a training must not fail after its run folder exists.
         self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))
 
@@ -82,6 +84,7 @@ class DSMoEModel(DetectionModel):
         if written > CHECKPOINT_FORMAT:
             raise WeightsError("checkpoint", f"format {CHECKPOINT_FORMAT} or older (upgrade ultra-dsmoe)", f"{written}")
         super().__setstate__(state)
+        self.largest_stride = int(self.stride.max())  # older checkpoints have none
 
     # Text ------------------------------------------------------------------------------------------------------------
 
@@ -256,9 +259,9 @@ class DSMoEModel(DetectionModel):
         Raises:
             ShapeError: If height or width is not a multiple of the largest stride.
         """
-        if not hasattr(self, "stride"):  # still being built: the stride is unknown, the options unchecked
+        stride = self.largest_stride
+        if stride is None:  # still being built: the options are unchecked
             return super().predict(x, *args, **kwargs)
-        stride = int(self.stride.max())
         if x.shape[-2] % stride or x.shape[-1] % stride:
             got = f"{int(x.shape[-2])}x{int(x.shape[-1])}"
             raise ShapeError("input image", f"height and width that are multiples of {stride}", got)
@@ -285,71 +288,10 @@ class DSMoEModel(DetectionModel):
             WeightsError: If they are another architecture's.
         """
         source: Any = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
-        if moves := self._moves_for(source):
-            source = self._moved(source, moves)
-        self._require_same_architecture(source)
-        head, other = self.model[-1], source.model[-1]
-        if hasattr(head, "rebuild_class_branch") and _same_inputs(head, other):
-            width = other.cv3[0][-1].in_channels
-            if width != head.cv3[0][-1].in_channels:
-                head.rebuild_class_branch(width)
-                head.bias_init()
-        super().load(source, verbose and not moves)
-        if verbose and moves:
-            LOGGER.info(f"{self._fitting(_tensors(source))} of {len(_tensors(self))} tensors from {_name_of(source)}")
-
-    def _fitting(self, theirs: dict[str, torch.Size]) -> int:
-        """Return how many of these tensors have a namesake of their shape here."""
-        ours = _tensors(self)
-        return sum(ours.get(name) == shape for name, shape in theirs.items())
-
-    def _require_same_architecture(self, source: nn.Module) -> None:
-        """Refuse weights that fit here and there by chance only."""
-        theirs = _tensors(source)
-        fit = self._fitting(theirs)
-        if fit < MIN_TRANSFER * len(theirs):
-            wanted = str(self.yaml.get("yaml_file") or "this model")
-            got = f"{_name_of(source)}, of which {fit} of {len(theirs)} tensors fit"
-            other = suited_net(source)
-            hint = f" (these weights go into {other})" if other else ""
-            raise WeightsError("pretrained weights", f"a checkpoint of {wanted.rsplit('/', 1)[-1]}{hint}", got)
-
-    def _moves_for(self, source: Any) -> dict[int, int | str] | None:
-        """Return that map of ``transfer`` by which most tensors of a net fit; None where it fits best as it is."""
-        moves = self.options.get("transfer") or {}
-        maps = list(moves.values()) if all(isinstance(m, dict) for m in moves.values()) else [moves]
-        theirs = _tensors(source)
-        best, most = None, self._fitting(theirs)
-        for candidate in maps:
-            places = {f"model.{i}": f"model.{place}" for i, place in self._places(source, candidate).items()}
-            names = ((".".join(name.split(".", 2)[:2]), name, shape) for name, shape in theirs.items())
-            moved = {places[row] + name[len(row) :]: shape for row, name, shape in names if row in places}
-            if (fit := self._fitting(moved)) > most:
-                best, most = candidate, fit
-        return best
-
-    def _places(self, source: Any, moves: dict[int, int | str]) -> dict[int, int | str]:
-        """Return where each row of a net belongs: backbone rows stay, others go as ``moves`` says."""
-        free = set(range(len(self.yaml["backbone"]))) - set(moves.values())
-        places = {i: moves.get(i, i if i in free else None) for i in range(len(source.model))}
-        return {i: place for i, place in places.items() if place is not None}
-
-    def _moved(self, source: nn.Module, moves: dict[int, int | str]) -> nn.Module:
-        """Return a copy of a net with its rows at our places; a part of a row, as in "22.csp", is a place too."""
-        rows: list[nn.Module] = [nn.Identity() for _ in self.model]
-        theirs: Any = source.model
-        for i, place in self._places(source, moves).items():
-            target, _, part = str(place).partition(".")
-            if int(target) >= len(rows):
-                continue
-            row = deepcopy(theirs[i])
-            if part:
-                rows[int(target)].add_module(part, row)
-            else:
-                rows[int(target)] = row
-        moved = deepcopy(source)
-        moved.model = nn.Sequential(*rows)
-        return moved
+        source, moved = transfer.fitted(self, source)
+        super().load(source, verbose and not moved)
+        if verbose and moved:
+            LOGGER.info(transfer.summary(self, source))
 
     def gflops(self, imgsz: int | list[int] = 640) -> float:
         """Return the work of one image in GFLOPs (2 x multiply-accumulate): of the experts those that run, not all."""
@@ -387,22 +329,3 @@ class DSMoEModel(DetectionModel):
             f"{grads:,} gradients, {flops:.1f} GFLOPs{f' ({experts} chosen)' if experts else ''}"
         )
         return layers, params, grads, flops
-
-
-def _tensors(net: nn.Module) -> dict[str, torch.Size]:
-    """Return the shapes of a net's tensors by name, without counters, which fit everywhere."""
-    return {name: value.shape for name, value in net.state_dict().items() if value.ndim}
-
-
-def _name_of(net: Any) -> str:
-    """Return the name of a net's checkpoint or YAML."""
-    name = getattr(net, "pt_path", None) or getattr(net, "yaml", {}).get("yaml_file") or "the net"
-    return str(name).rsplit("/", 1)[-1]
-
-
-def _same_inputs(head: Any, other: Any) -> bool:
-    """Whether two heads read maps of the same widths, so that a class branch of one can run on the other's."""
-    try:
-        return [m[0].conv.in_channels for m in head.cv2] == [m[0].conv.in_channels for m in other.cv2]
-    except (AttributeError, TypeError):
-        return False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
 
+from ultra_dsmoe.checks import flag, is_number, is_whole, one_of
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.nn.attention.kinds import check_attention
 from ultra_dsmoe.ops.gray import check_gamma
@@ -38,6 +38,24 @@ def check_options(section: Any) -> dict[str, Any]:
     return section
 
 
+def check_rows(cfg: dict[str, Any]) -> list[Any]:
+    """Return the rows of a model YAML, ``backbone`` and ``head`` in one list.
+
+    Raises:
+        ConfigError: If a part is no list, there is no row, or one has not four fields.
+    """
+    for part in ("backbone", "head"):
+        if not isinstance(cfg.get(part), (list, tuple)):
+            raise ConfigError(f"'{part}' of the model YAML", "a list of rows", cfg.get(part))
+    if not cfg["backbone"]:
+        raise ConfigError("'backbone' of the model YAML", "at least one row", cfg["backbone"])
+    rows = [*cfg["backbone"], *cfg["head"]]
+    for i, row in enumerate(rows):
+        if not (isinstance(row, (list, tuple)) and len(row) == 4 and isinstance(row[3], (list, tuple))):
+            raise ConfigError(f"model YAML row {i}", "[from, repeats, layer, [arguments]]", row)
+    return rows
+
+
 def merged_gains(gains: Any) -> dict[str, float]:
     """Return the gains of all auxiliary terms, those given in place of the usual ones.
 
@@ -49,27 +67,21 @@ def merged_gains(gains: Any) -> dict[str, float]:
     for name, value in (gains or {}).items():
         if name not in GAINS:
             raise ConfigError("dsmoe.gains", f"names out of {', '.join(GAINS)}{did_you_mean(name, GAINS)}", str(name))
-        if not _is_number(value) or value < 0:
+        if not is_number(value, 0):
             raise ConfigError(f"dsmoe.gains.{name}", "a number >= 0", value)
     return {**GAINS, **(gains or {})}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _one_of(key: str, options: tuple[str, ...]) -> Callable[[Any], None]:
     def check(value: Any) -> None:
-        if value not in options:
-            raise ConfigError(f"dsmoe.{key}", " or ".join(options), value)
+        one_of(f"dsmoe.{key}", value, options)
 
     return check
 
 
 def _switch(key: str) -> Callable[[Any], None]:
     def check(value: Any) -> None:
-        if not isinstance(value, bool):
-            raise ConfigError(f"dsmoe.{key}", "true or false", value)
+        flag(f"dsmoe.{key}", value)
 
     return check
 
@@ -77,13 +89,9 @@ def _switch(key: str) -> Callable[[Any], None]:
 def _transfer(value: Any) -> None:
     families = isinstance(value, dict) and value and all(isinstance(m, dict) for m in value.values())
     for moves in value.values() if families else [value]:
-        good = isinstance(moves, dict) and all(_is_row(r) for r in moves)
-        if not (good and all(_is_row(r) or (isinstance(r, str) and _PLACE.fullmatch(r)) for r in moves.values())):
+        good = isinstance(moves, dict) and all(is_whole(r, 0) for r in moves)
+        if not (good and all(is_whole(r, 0) or (isinstance(r, str) and _PLACE.fullmatch(r)) for r in moves.values())):
             raise ConfigError("dsmoe.transfer", "a mapping of row numbers, stock row to row here", value)
-
-
-def _is_row(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _qfl(value: Any) -> None:
@@ -92,7 +100,7 @@ def _qfl(value: Any) -> None:
     for name, number in value.items():
         if name not in QFL:
             raise ConfigError("dsmoe.qfl", f"names out of {', '.join(QFL)}{did_you_mean(name, QFL)}", str(name))
-        if not _is_number(number) or not 0 <= number <= QFL[name]:
+        if not is_number(number, 0, QFL[name]):
             raise ConfigError(f"dsmoe.qfl.{name}", f"a number from 0 to {QFL[name]}", number)
 
 

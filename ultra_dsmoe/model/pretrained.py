@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import SETTINGS, checks
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
-from ultra_dsmoe.errors import DSMoEError, WeightsError
+from ultra_dsmoe.causes import reading
+from ultra_dsmoe.errors import WeightsError
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint
 
@@ -21,11 +20,6 @@ FETCHED = "yolo"  # how the host's own weights begin that a net of ours can take
 SUFFIX = "-dsmoe.yaml"  # of our nets around one of the host's
 _STOCK = re.compile(r"(?P<family>yolo(?:v|e-)?\d+)(?P<scale>[nslmx])[._]")  # yolov8n.yaml, yolo26s.pt
 ENCODER = "mobile_sam.pt"  # an asset of the host's, too
-# What the host raises for a file that is missing, damaged, foreign, or cannot be downloaded.
-_UNREADABLE = (
-    OSError, EOFError, RuntimeError, LookupError, AssertionError, AttributeError, ImportError, TypeError, ValueError,
-    pickle.UnpicklingError, zipfile.BadZipFile,
-)  # fmt: skip
 
 
 class EncoderFile(os.PathLike):
@@ -69,7 +63,7 @@ def find(given: str | Path) -> str:
     if asset == ENCODER:
         try:
             return attempt_download_asset(name)
-        except _UNREADABLE as e:
+        except Exception as e:  # of any kind: the host raises what its download comes upon
             reason = f"which cannot be fetched ({str(e).splitlines()[0] if str(e) else type(e).__name__})"
     raise WeightsError("pretrained", f"an existing checkpoint, here or in {folder}", f"{name}, {reason}")
 
@@ -115,11 +109,6 @@ def check(net: Any, given: str | Path) -> str | Path | EncoderFile:
     if file := find_encoder(given):
         encoders(net, given)
         return EncoderFile(file)
-    try:
+    with reading("pretrained", "a readable checkpoint", WeightsError, given):
         load_checkpoint(find(given))
-    except DSMoEError:
-        raise
-    except _UNREADABLE as e:
-        reason = str(e).split("\n", 1)[0]
-        raise WeightsError("pretrained", "a readable checkpoint", f"{given} ({type(e).__name__}: {reason})") from e
     return given

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 
 LAYERS: dict[str, type[nn.Module]] = {}
@@ -47,7 +48,13 @@ class RowContext:
     options: dict[str, Any] = field(default_factory=dict)
 
     def scaled(self, channels: int) -> int:
-        """Return ``channels`` after the scale's width multiple, rounded up to a multiple of 8 as the host does."""
+        """Return ``channels`` after the scale's width multiple, rounded up to a multiple of 8 as the host does.
+
+        Raises:
+            ValueError: If they are no positive integer; the row that they stand in is named by who asks its rule.
+        """
+        if not checks.is_whole(channels, 1):
+            raise ValueError(f"{channels} are no channels")
         return math.ceil(min(channels, self.max_channels) * self.width / 8) * 8
 
     def inputs(self, low: int, high: int | None = None) -> list[int]:

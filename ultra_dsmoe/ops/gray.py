@@ -8,11 +8,11 @@ everywhere.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
+from ultra_dsmoe.checks import is_number
 from ultra_dsmoe.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ def check_gamma(argument: str, value: Any) -> float:
     Raises:
         ConfigError: If ``value`` is no finite number above 0; it names ``argument``.
     """
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    good = is_number(value) and value > 0
     if not good:
         raise ConfigError(argument, "a number above 0, the exponent of the gray transform", value)
     return float(value)

@@ -6,18 +6,20 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe import checks as checks_of_values
 from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import ConfigError, DataError
 
 
 def require_classes(data: Any) -> None:
-    """Refuse a data YAML, or one of several, that names no class.
+    """Refuse a data YAML, or one of several, whose classes or channels cannot be meant.
 
     Args:
         data: The host's ``data`` argument; what is no YAML file on this disk is left to the host.
 
     Raises:
-        DataError: If its ``names`` are empty, or missing beside ``nc: 0``.
+        DataError: If its ``names`` are empty, or missing beside ``nc: 0``; if one of them is no name; if ``channels``
+            is no number of channels.
     """
     from ultralytics.utils import YAML, checks
 
@@ -29,6 +31,12 @@ def require_classes(data: Any) -> None:
         names = content.get("names")
         if names in ({}, [], "") or (names is None and content.get("nc") == 0):
             raise DataError("names", f"at least one class in {name}", "nc: 0" if names is None else names)
+        entries = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ())
+        for key, entry in entries:
+            if not isinstance(entry, (str, int, float)):
+                raise DataError(f"names[{key}]", f"the name of a class in {name}", entry)
+        if content.get("channels") is not None:
+            checks_of_values.whole("channels", content["channels"], expected=f"1, 3 or more in {name}", kind=DataError)
 
 
 def require_images(source: DataSource | None, remembered: Any, split: str | None) -> None:

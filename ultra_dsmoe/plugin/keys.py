@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.constants import MODES, SPLITS
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.plugin import entry, host
@@ -20,24 +21,18 @@ NOT_FOR_TRAINING = ("dsmoe_keep", "dsmoe_dynamic_conv", *EXPORT_ONLY)
 
 def _topk(value: Any) -> int:
     """Check ``dsmoe_topk``; its upper bound is the model's number of experts, which the model checks."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError("dsmoe_topk", "an integer from 1 to the model's number of experts", value)
-    return value
+    return checks.whole("dsmoe_topk", value, expected="an integer from 1 to the model's number of experts")
 
 
 def _moe(value: Any) -> str:
     """Check ``dsmoe_moe``."""
-    if value not in MODES:
-        hint = did_you_mean(value, MODES) if isinstance(value, str) else ""
-        raise ConfigError("dsmoe_moe", f"{' or '.join(MODES)}{hint}", value)
-    return value
+    return checks.one_of("dsmoe_moe", value, MODES)
 
 
 def _keep(value: Any) -> int:
     """Check ``dsmoe_keep``; the model checks that it lies between k and the number of experts."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError("dsmoe_keep", "an integer from the experts per image to the model's number of experts", value)
-    return value
+    expected = "an integer from the experts per image to the model's number of experts"
+    return checks.whole("dsmoe_keep", value, expected=expected)
 
 
 def _dynamic_conv(value: Any) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe.files import package_roots
 from ultra_dsmoe.plugin import host
 
 # `dsmoe-n` and `dsmoen` are one size of one family, which lives in one file. The letter is the scale; `dsmoe-p2` is a
@@ -20,16 +20,9 @@ RECIPES = "train"  # `train/tmodel.yaml` is the recipe, `tmodel.yaml` the net
 _asked: list[str] = []  # model YAMLs being loaded, innermost last
 
 
-def roots() -> Iterator[Path]:
-    """Yield the folders that may hold ``cfg`` and ``datasets``: the installed package, then an editable checkout."""
-    package = Path(__file__).resolve().parent.parent
-    yield package
-    yield package.parent
-
-
 def packaged(name: str, folders: tuple[str, ...] = FOLDERS) -> str | None:
     """Return the path of the packaged file with this bare name, None where there is none."""
-    for root in roots():
+    for root in package_roots():
         for folder in folders:
             if found := sorted((root / folder).glob(f"**/{name}")):
                 return str(found[0])

@@ -9,6 +9,7 @@ the stubs. A YAML without a layer of ours goes to the host untouched.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -17,9 +18,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ultra_dsmoe.checks import is_number, whole
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import layer_table
 from ultra_dsmoe.plugin.rows import Row, read_rows, resolve
+
+ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\([\w\s.,=+-]*\)")
 
 
 class Graph:
@@ -34,6 +38,9 @@ class Graph:
 
     def __init__(self, tasks: Any, stock: Any, d: dict[str, Any], ch: int) -> None:
         self.tasks, self.stock, self.d, self.ch = tasks, stock, d, ch
+        _check_activation(d.get("activation"))
+        if "nc" in d:
+            whole("'nc' of the model YAML", d["nc"])
         self.rows = read_rows(d, vars(tasks))
         self.scale, self.depth, self.width, self.max_channels = self._scale()
         self.stubs = [row.stock() for row in self.rows]  # rows of ours are replaced as soon as their channels are known
@@ -43,13 +50,16 @@ class Graph:
         """Return scale letter, depth and width multiple and channel bound as the host understands them."""
         scales, scale = self.d.get("scales"), self.d.get("scale") or ""
         if not scales:
-            return scale, self.d.get("depth_multiple", 1.0), self.d.get("width_multiple", 1.0), math.inf
+            depth, width = (self.d.get(key, 1.0) for key in ("depth_multiple", "width_multiple"))
+            return (scale, *_multiples("depth_multiple, width_multiple", [depth, width, math.inf]))
+        if not isinstance(scales, dict):
+            raise ConfigError("'scales' of the model YAML", "a mapping of letters to [depth, width, channels]", scales)
         if not scale:
             scale = next(iter(scales))
             self.tasks.LOGGER.warning(f"no model scale passed. Assuming scale='{scale}'.")
         if scale not in scales:
             raise ConfigError(f"scale of {self.d.get('yaml_file', 'the model YAML')}", f"one of {list(scales)}", scale)
-        return (scale, *scales[scale])
+        return (scale, *_multiples(f"scales[{scale}]", scales[scale]))
 
     def parse_stock(self, rows: list[list[Any]], verbose: bool = False) -> list[Any]:
         """Let the host build ``rows``, none of which may be ours."""
@@ -120,3 +130,27 @@ class Graph:
             yield
         finally:
             conv.default_act = before
+
+
+def _multiples(where: str, values: Any) -> tuple[float, float, float]:
+    """Return depth and width multiple and channel bound.
+
+    Raises:
+        ConfigError: If they are not three numbers above 0.
+    """
+    good = isinstance(values, (list, tuple)) and len(values) == 3
+    if not good or not all((is_number(v) or v == math.inf) and v > 0 for v in values):
+        raise ConfigError(f"{where} of the model YAML", "multiples above 0", values)
+    depth, width, most = values
+    return depth, width, most
+
+
+def _check_activation(given: Any) -> None:
+    """Refuse an ``activation:`` that is no layer of torch: the host evaluates what stands there.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    layer = ACTIVATION.fullmatch(given) if isinstance(given, str) else None
+    if given is not None and not (layer and isinstance(getattr(nn, layer[1], None), type)):
+        raise ConfigError("'activation' of the model YAML", "a layer of torch.nn, such as nn.ReLU()", given)

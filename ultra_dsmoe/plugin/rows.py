@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from ultra_dsmoe.checks import is_whole, whole
 from ultra_dsmoe.errors import ConfigError, DSMoEError, did_you_mean
 
 # Names that a row's arguments may use beside literals, as in the host's rows.
@@ -88,7 +89,7 @@ class Row:
             yield
         except DSMoEError:
             raise
-        except (TypeError, ValueError, IndexError) as e:
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as e:
             raise ConfigError(self.label, "arguments that the layer accepts", f"{self.args} ({e})") from e
 
 
@@ -96,7 +97,8 @@ def names_of(d: Any) -> list[str]:
     """Return the layer names of a model YAML, nothing for what is none."""
     if not isinstance(d, dict):
         return []
-    rows = [*(d.get("backbone") or ()), *(d.get("head") or ())]
+    parts = [d.get(part) for part in ("backbone", "head")]
+    rows = [row for part in parts if isinstance(part, (list, tuple)) for row in part]
     return [row[2] for row in rows if isinstance(row, (list, tuple)) and len(row) > 2 and isinstance(row[2], str)]
 
 
@@ -135,21 +137,36 @@ def read_rows(d: dict[str, Any], known: Mapping[str, Any]) -> list[Row]:
     Raises:
         ConfigError: If a row is malformed, names an unknown layer, or reads one that does not come before it.
     """
+    from ultra_dsmoe.model.options import check_rows  # late, as the layers
+
     layers, rows = load_layers(), []
-    for i, raw in enumerate([*d["backbone"], *d["head"]]):
-        if not (isinstance(raw, (list, tuple)) and len(raw) == 4 and isinstance(raw[3], (list, tuple))):
-            raise ConfigError(f"model YAML row {i}", "[from, repeats, layer, [arguments]]", raw)
-        f, n, name, args = raw
+    for i, raw in enumerate(check_rows(d)):
+        f, n, name, args = _fields(i, raw)
         ours = name in layers
         if not ours and "." not in name and name not in known:
             names = [*layers, *(k for k, v in known.items() if isinstance(v, type) and issubclass(v, nn.Module))]
             raise ConfigError(f"model YAML row {i}", f"a known layer{did_you_mean(name, names)}", name)
         row = Row(i, f, n, name, list(args), ours)
-        row.sources = [i + j if j < 0 else j for j in ([f] if isinstance(f, int) else f)]
+        row.sources = [i + j if j < 0 else j for j in (f if isinstance(f, (list, tuple)) else [f])]
         if not row.sources or any(j >= i or j < (-1 if i == 0 else 0) for j in row.sources):
             raise ConfigError(row.label, "'from' with rows that come before it", f)
         rows.append(row)
     return rows
+
+
+def _fields(i: int, raw: Sequence[Any]) -> tuple[Any, int, str, Any]:
+    """Return the four fields of row ``i``.
+
+    Raises:
+        ConfigError: If one of them is of another kind.
+    """
+    f, n, name, args = raw
+    if not isinstance(name, str):
+        raise ConfigError(f"model YAML row {i}", "the name of a layer as its third field", name)
+    if not all(map(is_whole, f if isinstance(f, (list, tuple)) else [f])):
+        raise ConfigError(f"model YAML row {i} ({name})", "'from' with the number of a row, or a list of them", f)
+    whole(f"repeats of model YAML row {i} ({name})", n)
+    return f, n, name, args
 
 
 def resolve(args: list[Any], values: Mapping[str, Any]) -> list[Any]:

@@ -13,8 +13,9 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export import exporting
 from ultra_dsmoe.export.static_mode import KeptExperts, data_of
 from ultra_dsmoe.model.settings import Kept, align, in_force
-from ultra_dsmoe.plugin import distill_choice, fusing, host, keys
+from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
+from ultra_dsmoe.plugin.leftovers import nothing_left
 from ultra_dsmoe.plugin.rows import is_ours
 
 
@@ -73,6 +74,7 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         keys.suit(verb, given)
         net = required_net(self, given)
         if net is not None:
+            host_arguments.check(verb, kwargs)
             require_classes(kwargs.get("data"))
         if verb == "export" and net is not None:
             distill_choice.adopt_student(self)
@@ -81,9 +83,13 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         kept = KeptExperts(self, net, given, kwargs).numbers
         with in_force(net, given, kept):
             align(predictor_net(self), net)
-            if verb == "val" and net is not None:
-                require_images(data_of(self, net, kwargs), self.overrides.get("data"), kwargs.get("split"))
-            result = stock(self, *args, **kwargs)
+            if net is None:
+                result = stock(self, *args, **kwargs)
+            else:
+                if verb == "val":
+                    require_images(data_of(self, net, kwargs), self.overrides.get("data"), kwargs.get("split"))
+                with nothing_left(self, verb, kwargs):
+                    result = stock(self, *args, **kwargs)
         return _streamed(self, net, given, kept, result) if given and isgenerator(result) else result
 
     return host.mark(call)
@@ -164,10 +170,13 @@ def _check_files(model: Any, arguments: dict[str, Any], kwargs: dict[str, Any]) 
     Raises:
         DSMoEError: If data YAML or weights cannot be used.
     """
+    host_arguments.check("train", arguments)
     if arguments.get("resume"):
         return
     require_classes(arguments.get("data"))
     given = arguments.get("pretrained")
+    if given is not None and not isinstance(given, (bool, str, Path)):
+        raise ConfigError("pretrained", "True, False or a checkpoint", given)
     if isinstance(given, (str, Path)):
         from ultra_dsmoe.model import pretrained
 

@@ -6,13 +6,15 @@ both round alike: letterbox and scaling of `LetterBox` and `ops.scale_boxes`, se
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ultra_dsmoe.constants import LETTERBOX_GRAY
-from ultra_dsmoe.errors import DataError, ShapeError
+from ultra_dsmoe.errors import DataError, DSMoEError, ShapeError
 
 EDGE = 0.1  # the host's: sends the odd pixel of the bars to the right and below
 MAX_BOXES = 30000  # candidates that NMS looks at, the host's
@@ -53,15 +55,47 @@ def read_image(source: str | Path | np.ndarray, channels: int = 3) -> np.ndarray
     raise ShapeError("image", f"{channels} channels", f"{found}")
 
 
+def read_images(sources: Iterable[str | Path | np.ndarray], channels: int = 3) -> Iterator[np.ndarray]:
+    """Yield pictures as `read_image` returns them; unreadable ones are skipped with a warning, as in the host.
+
+    Raises:
+        DataError: After the last, if there was none that can be read.
+    """
+    count = 0
+    for source in sources:
+        try:
+            picture = read_image(source, channels)
+        except DSMoEError as e:
+            logging.getLogger("ultralytics").warning(f"image skipped: {e}")
+            continue
+        count += 1
+        yield picture
+    if not count:
+        raise DataError("images", f"at least one picture of {channels} channels that can be read", "none")
+
+
 def _read_file(path: Path, channels: int) -> np.ndarray:
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as e:
         raise DataError(str(path), "a picture file", e.strerror or type(e).__name__) from e
-    image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR) if data.size else None
+    image = _decode(data, channels) if data.size else None
     if image is None:
         raise DataError(str(path), "a picture that OpenCV reads", f"{data.size} bytes that are none")
-    return image if image.ndim == 3 else image[..., None]
+    image = image if image.ndim == 3 else image[..., None]
+    if image.shape[2] != channels:
+        raise DataError(str(path), f"a picture of {channels} channels", f"{image.shape[2]}")
+    return image
+
+
+def _decode(data: np.ndarray, channels: int) -> np.ndarray | None:
+    """Return a picture; beside gray and colour as it is in the file, where the pages of a TIFF are channels."""
+    if channels in (1, 3):
+        return cv2.imdecode(data, cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR)
+    several, pages = cv2.imdecodemulti(data, cv2.IMREAD_UNCHANGED)
+    stacked = several and len(pages) > 1 and len({page.shape for page in pages}) == 1 and pages[0].ndim == 2
+    image: np.ndarray | None = np.stack(pages, axis=2) if stacked else cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    return image if image is None or image.dtype != np.uint16 else (image // 256).astype(np.uint8)
 
 
 def letterbox(image: np.ndarray, size: tuple[int, int], stride: int | None = None) -> np.ndarray:

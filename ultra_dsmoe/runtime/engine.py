@@ -12,14 +12,15 @@ else; TensorRT calibrates nothing. Not run on a GTX 1080 yet; there, FP16 comput
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
+from ultra_dsmoe.causes import one_line_errors
+from ultra_dsmoe.errors import ConfigError, WeightsError
+from ultra_dsmoe.parsing import Parser
 from ultra_dsmoe.runtime.model_file import (
     TENSORRT_KEY,
     ModelInfo,
@@ -64,7 +65,7 @@ def build_engine(
         raise ConfigError("precision", f"one of {', '.join(FLAGS)}", precision)
     if workspace is not None and not workspace > 0:
         raise ConfigError("workspace", "a number of GiB above 0", workspace)
-    if not output.parent.is_dir():  # said now, not after minutes of building
+    if not output.parent.is_dir() or output.is_dir():  # said now, not after minutes of building
         raise ConfigError("output", "a file in an existing folder", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)
@@ -172,8 +173,8 @@ def _set_profile(builder: Any, config: Any, network: Any, info: ModelInfo) -> No
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 1 and one line for a user error."""
-    parser = argparse.ArgumentParser(
+    """Run the command; a user error ends it with one line and exit code 1."""
+    parser = Parser(
         prog="python -m ultra_dsmoe.runtime.engine", description="Build a TensorRT engine on the box that will run it."
     )
     parser.add_argument("model", help="an ONNX file written by `yolo export ... format=onnx opset=17`")
@@ -182,13 +183,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kinds.add_argument("--int8", action="store_const", dest="precision", const="int8", help="for files with Q/DQ nodes")
     parser.add_argument("--workspace", type=float, metavar="GiB", help="limit of the builder's working memory")
     parser.add_argument("--output", metavar="FILE", help="by default the model's name with .engine")
-    given = parser.parse_args(arguments)
-    print(f"building an engine from {given.model}: this takes minutes", flush=True)
-    try:
+    with one_line_errors():
+        given = parser.parse_args(arguments)
+        print(f"building an engine from {given.model}: this takes minutes", flush=True)
         built = build_engine(given.model, given.output, precision=given.precision or "fp32", workspace=given.workspace)
-    except DSMoEError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
     print(f"{built}: {built.stat().st_size / MEGABYTE:.1f} MB")
     return 0
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, WeightsError
+from ultra_dsmoe.files import whole_file
 
 TENSORRT_KEY, BYTES_KEY = "tensorrt", "engine_bytes"  # what our builder adds for clearer errors
 REQUIRED = ("task", "stride", "imgsz", "names")
@@ -132,20 +131,10 @@ def write_engine(path: Path, metadata: dict[str, Any], engine: bytes) -> None:
         engine: The serialized engine.
     """
     header = json.dumps({**metadata, BYTES_KEY: len(engine)}).encode()
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(len(header).to_bytes(HEADER_BYTES, "little"))
-            f.write(header)
-            f.write(engine)
-            f.flush()
-            os.fsync(f.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)  # temporary files are private, engines need not be
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("wb") as f:
+        f.write(len(header).to_bytes(HEADER_BYTES, "little"))
+        f.write(header)
+        f.write(engine)
 
 
 def model_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:

@@ -16,9 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ultra_dsmoe.evaluate.evaluation import Collector, Evaluation, ImageStats, quiet, write_files
+from ultra_dsmoe.evaluate.evaluation import Collector, Evaluation, ImageStats, quiet
 from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import CONTROL, applicable
+from ultra_dsmoe.files import write_files
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.study.store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
 

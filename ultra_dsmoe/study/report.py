@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.evaluate.evaluation import write_files
+from ultra_dsmoe.files import write_files
 
 from .knockouts import knockout_table
 from .plan import Plan

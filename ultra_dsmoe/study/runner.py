@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, DataError
-from ultra_dsmoe.evaluate.evaluation import write_files
+from ultra_dsmoe.files import write_files
 
 from .checks import digest
 from .memory import Memory, memory_for

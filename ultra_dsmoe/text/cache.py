@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.files import package_roots, whole_file
 
 LOGGER = logging.getLogger("ultra_dsmoe.text")
 CACHE_ENV = "ULTRA_DSMOE_CACHE"
@@ -49,8 +49,7 @@ def cache_folder(folder: str | Path | None = None) -> Path:
 
 def packaged_folders() -> list[Path]:
     """Return the folders of shipped vectors: inside the wheel, or beside the package in an editable install."""
-    package = Path(__file__).resolve().parents[1]
-    return [root / "datasets" / "vectors" for root in (package, package.parent)]
+    return [root / "datasets" / "vectors" for root in package_roots()]
 
 
 def save(folder: Path, prompts: Prompts, encoder: str, vectors: np.ndarray) -> Path:
@@ -70,15 +69,8 @@ def save(folder: Path, prompts: Prompts, encoder: str, vectors: np.ndarray) -> P
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{content_key(prompts, encoder)}.npz"
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=path.stem, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, vectors=vectors, encoder=np.array(encoder), prompts=np.array(_as_json(prompts).encode()))
-        os.chmod(temporary, 0o644)  # mkstemp makes it private; a shared cache must stay readable
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as part, part.open("wb") as stream:
+        np.savez(stream, vectors=vectors, encoder=np.array(encoder), prompts=np.array(_as_json(prompts).encode()))
     return path
 
 

@@ -8,12 +8,13 @@ vectors as the machine that made them. A file holds the vectors, the prompts and
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ultra_dsmoe.errors import DSMoEError, TextError
+from ultra_dsmoe.causes import one_line_errors
+from ultra_dsmoe.errors import TextError
+from ultra_dsmoe.parsing import Parser
 from ultra_dsmoe.text import cache
 from ultra_dsmoe.text.bank import pool_prompts
 from ultra_dsmoe.text.encoders import HashEncoder, TextEncoder, make_encoder
@@ -51,19 +52,16 @@ def package_vectors(yamls: Sequence[Path], encoder: TextEncoder, folder: Path, *
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ultra_dsmoe.text.package", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m ultra_dsmoe.text.package", description=__doc__.split("\n")[0])
     parser.add_argument("yamls", nargs="+", type=Path, metavar="data.yaml", help="data YAMLs with names and prompts")
     parser.add_argument("--encoder", default="auto", help="sentence:<id or folder>, causal-lm:<id or folder> or auto")
     parser.add_argument("--out", type=Path, help="folder to write to (default: vectors/ beside the first data YAML)")
     parser.add_argument("--prune", action="store_true", help="remove vectors of other prompts or encoders from it")
-    args = parser.parse_args(argv)
-    folder = args.out or args.yamls[0].parent / "vectors"
-    try:
+    with one_line_errors():
+        args = parser.parse_args(argv)
+        folder = args.out or args.yamls[0].parent / "vectors"
         encoder = make_encoder(args.encoder)
         files = package_vectors(args.yamls, encoder, folder, prune=args.prune)
-    except (DSMoEError, OSError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
     for path, file in zip(args.yamls, files, strict=True):
         print(f"{path} -> {file} ({encoder.id})")
     return 0

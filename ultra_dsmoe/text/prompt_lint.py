@@ -31,7 +31,7 @@ FAULTS = ("unknown", "empty", "same", "close")
 
 
 @dataclass(frozen=True)
-class Finding:
+class PromptFinding:
     """One thing to look at.
 
     Attributes:
@@ -59,7 +59,7 @@ class Finding:
         return f"{'fault' if self.is_fault else 'caution'}: {names}: {self.what}; {self.way_out}"
 
 
-def lint_section(labels: Sequence[str], section: Mapping[Any, Any]) -> tuple[dict[str, list[str]], list[Finding]]:
+def lint_section(labels: Sequence[str], section: Mapping[Any, Any]) -> tuple[dict[str, list[str]], list[PromptFinding]]:
     """Check the form of a ``prompts`` section, entry by entry.
 
     Args:
@@ -76,24 +76,26 @@ def lint_section(labels: Sequence[str], section: Mapping[Any, Any]) -> tuple[dic
         if label not in labels:
             advice = near(label, labels).strip() or f"the classes are {', '.join(labels[:NAMED])}"
             way_out = f"correct the name or remove the entry {advice}"
-            findings.append(Finding("unknown", (label,), "prompts for a class that the data set has not", way_out))
+            findings.append(
+                PromptFinding("unknown", (label,), "prompts for a class that the data set has not", way_out)
+            )
             continue
         entries = [value] if isinstance(value, str) or not isinstance(value, (list, tuple)) else value
         texts = [" ".join(entry.split()) for entry in entries if isinstance(entry, str) and entry.strip()]
         if bad := len(entries) - len(texts) or int(not entries):
             what = f"{bad} of {max(len(entries), 1)} descriptions empty or no text"
             way_out = "write a sentence, in quotes where YAML reads another type"
-            findings.append(Finding("empty", (label,), what, way_out))
+            findings.append(PromptFinding("empty", (label,), what, way_out))
         if texts:
             found[label] = texts
     for label in labels:
         if not any(str(key).strip() == label for key in section):
             way_out = "describe what a camera sees of it, or it is known by its name alone"
-            findings.append(Finding("missing", (label,), "no description", way_out))
+            findings.append(PromptFinding("missing", (label,), "no description", way_out))
     return {label: found[label] for label in labels if label in found}, findings
 
 
-def lint_wording(prompts: Mapping[str, Sequence[str]]) -> list[Finding]:
+def lint_wording(prompts: Mapping[str, Sequence[str]]) -> list[PromptFinding]:
     """Return descriptions that are there twice, word for word or nearly, within a class or in several.
 
     Args:
@@ -108,20 +110,20 @@ def lint_wording(prompts: Mapping[str, Sequence[str]]) -> list[Finding]:
         names = tuple(dict.fromkeys(classes))
         if len(names) > 1:
             way_out = "say in each what separates it from the others"
-            findings.append(Finding("same", names, f"all are described as {_quoted(words)}", way_out))
+            findings.append(PromptFinding("same", names, f"all are described as {_quoted(words)}", way_out))
         elif len(classes) > 1:
-            findings.append(Finding("near", names, f"{_quoted(words)} is there {len(classes)} times", "keep one"))
+            findings.append(PromptFinding("near", names, f"{_quoted(words)} is there {len(classes)} times", "keep one"))
     texts = list(owners)
     vectors = HashEncoder().encode(texts) if texts else np.zeros((0, 1))
     for group in _groups(vectors @ vectors.T, SAME_WORDING):
         names = tuple(dict.fromkeys(label for i in group for label in owners[texts[i]]))
         what = f"{len(group)} descriptions in almost the same words, such as {_quoted(texts[group[0]])}"
         way_out = "word them differently" if len(names) == 1 else "let each say what separates it from the others"
-        findings.append(Finding("near", names, what, way_out))
+        findings.append(PromptFinding("near", names, what, way_out))
     return findings
 
 
-def lint_vectors(bank: TextBank, closest: float = CLOSEST) -> list[Finding]:
+def lint_vectors(bank: TextBank, closest: float = CLOSEST) -> list[PromptFinding]:
     """Return groups of classes whose vectors lie closer than ``closest``, see `apart.class_cosines`."""
     cosines = class_cosines(bank.vectors, bank.encoder)
     findings = []
@@ -131,11 +133,11 @@ def lint_vectors(bank: TextBank, closest: float = CLOSEST) -> list[Finding]:
         pair = f"{bank.names[group[i]]} and {bank.names[group[j]]}" if len(group) > 2 else "both"
         what = f"almost one vector to {bank.encoder} ({pair} at cosine {part[i, j]:.3f}, limit {closest:g})"
         way_out = "describe what separates them, or merge them"
-        findings.append(Finding("close", tuple(bank.names[g] for g in group), what, way_out))
+        findings.append(PromptFinding("close", tuple(bank.names[g] for g in group), what, way_out))
     return findings
 
 
-def lint_length(bank: TextBank) -> tuple[list[Finding], str]:
+def lint_length(bank: TextBank) -> tuple[list[PromptFinding], str]:
     """Return prompts that the encoder would cut, and a note where that cannot be known on this machine.
 
     Only files on this disk are read.
@@ -153,7 +155,7 @@ def lint_length(bank: TextBank) -> tuple[list[Finding], str]:
             count = len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
             if count > limit:
                 what = f"{count} tokens, of which {bank.encoder} reads {limit}: {_quoted(text)}"
-                findings.append(Finding("long", (label,), what, "shorten it; the end is never read"))
+                findings.append(PromptFinding("long", (label,), what, "shorten it; the end is never read"))
     return findings, ""
 
 

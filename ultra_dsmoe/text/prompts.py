@@ -12,37 +12,13 @@ from typing import Any
 
 import yaml
 
+from ultra_dsmoe.checks import class_names
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, nearest
 
 NAME_FIELD = "{name}"
 TEMPLATE = "a photo of a {name} defect"
 # Full-width forms of ASCII, as East Asian keyboards type them, and its space: no model's vocabulary has them.
 HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x3000: 0x20}
-
-
-def class_names(names: Mapping[Any, Any] | Sequence[Any]) -> tuple[str, ...]:
-    """Return the class names in class order.
-
-    Args:
-        names: The data YAML's ``names``: index to name, or a plain list.
-
-    Raises:
-        TextError: If there is no class, the indices are not 0..K-1 or a name is empty.
-    """
-    if isinstance(names, str) or not isinstance(names, (Mapping, Sequence)):
-        raise TextError("names", "a mapping of index to class name, or a list of names", names)
-    if not names:
-        raise TextError("names", "at least one class", names)
-    if isinstance(names, Mapping):
-        missing = set(range(len(names))) - {k for k in names if isinstance(k, int)}
-        if missing:
-            raise TextError("names", f"indices 0 to {len(names) - 1}", f"{list(names)}")
-        names = [names[i] for i in range(len(names))]
-    for i, name in enumerate(names):
-        # A bare number is a legal YAML name (digits, part numbers); the host turns it into text as well.
-        if name is None or isinstance(name, (Mapping, list, tuple)) or not str(name).strip():
-            raise TextError(f"names[{i}]", "a class name that is not empty", name)
-    return tuple(str(name).strip() for name in names)
 
 
 def near(word: str, known: Iterable[str]) -> str:

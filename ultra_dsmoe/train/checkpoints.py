@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ultralytics.utils import RANK
 
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.files import sync
 from ultra_dsmoe.train.generations import (
     BEST,
     LAST,
@@ -17,7 +18,6 @@ from ultra_dsmoe.train.generations import (
     forget_epochs,
     keep,
     stripping_beside,
-    sync,
 )
 
 if TYPE_CHECKING:

@@ -11,9 +11,11 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+
+from ultra_dsmoe.files import sync
 
 LAST, BEST = "last.pt", "best.pt"  # the host's names
 PREVIOUS = "previous.pt"  # not last*.pt, among which the host looks for the newest run
@@ -44,16 +46,6 @@ def flaw(path: str | Path) -> str | None:
     except Exception as e:  # a changed bit in a header can lead to any error
         return f"damaged ({type(e).__name__})"
     return f"damaged (checksum of {changed.partition('/')[2]})" if changed else None
-
-
-def sync(path: Path) -> None:
-    """Have the system write a file or folder to the disk itself; where it cannot, as folders on Windows, go on."""
-    with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

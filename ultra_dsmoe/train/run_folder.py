@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 else:
     Base = object
 
+OF_THE_HOST = ("args.yaml", "labels", "train_batch")  # how the files begin that the host writes before any weights
+
 
 class RunFolder(Base):
     """Mixin before `DetectionTrainer` that knows which folders the host makes for this very run.
@@ -25,30 +27,40 @@ class RunFolder(Base):
 
     _absent: tuple[Path, ...] = ()  # the run's folder and those above it that did not exist before, innermost first
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Settle arguments, run folder and data as the host does; no run folder remains where that ends."""
+        try:
+            super().__init__(*args, **kwargs)
+        except Exception:  # whatever its reason, it goes on as it came
+            if hasattr(self, "wdir"):  # else there is no folder yet
+                self.discard_run()
+            raise
+
     def check_resume(self, overrides: Any) -> None:
         """Settle the arguments as the host does; the folder that they lead to is not made yet."""
         super().check_resume(overrides)
         folder = Path(get_save_dir(self.args))
         self._absent = tuple(f for f in (folder, *folder.parents) if not f.exists())
 
-    def get_dataset(self) -> Any:
-        """Read the data set; no run folder remains where the host cannot."""
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the host does; no run folder remains where that ends before there are weights."""
         try:
-            return super().get_dataset()
+            return super().train(*args, **kwargs)
         except Exception:  # whatever its reason, it goes on as it came
             self.discard_run()
             raise
 
     def discard_run(self) -> None:
-        """Remove what the host has just made for this run, unless something else is in it.
+        """Remove what the host has made for this run before there are weights, unless something else is in it.
 
         A folder that existed before stays. That of a distributed run was made by the process that started this one.
         """
         if RANK not in {-1, 0} or self.resume or not (self.save_dir in self._absent or LOCAL_RANK != -1):
             return
-        left = {path.name for path in self.save_dir.glob("*")}
-        if left <= {"args.yaml", "weights"} and not any(self.wdir.glob("*")):
-            (self.save_dir / "args.yaml").unlink(missing_ok=True)
+        made = [path for path in self.save_dir.glob("*") if path.name.startswith(OF_THE_HOST)]
+        if {*made, self.wdir} >= {*self.save_dir.glob("*")} and not any(self.wdir.glob("*")):
+            for path in made:
+                path.unlink()
             for folder in (self.wdir, self.save_dir, *self._absent):
                 with contextlib.suppress(OSError):  # gone already, or in use by another run
                     folder.rmdir()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,8 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import SETTINGS
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-from ultra_dsmoe.errors import ConfigError, DSMoEError, WeightsError
-
-# What the host raises for a file that is missing, damaged, foreign, or cannot be downloaded.
-_UNREADABLE = (OSError, EOFError, RuntimeError, LookupError, AttributeError, ImportError, TypeError, ValueError)
+from ultra_dsmoe.causes import reading
+from ultra_dsmoe.errors import ConfigError, WeightsError
 
 
 def check_file(weights: Any, argument: str = "distill_model") -> str:
@@ -46,12 +42,8 @@ def load_teacher(weights: Any, argument: str = "distill_model") -> Any:
         WeightsError: If the file is missing, damaged, or of another task than detection.
     """
     name = check_file(weights, argument)
-    try:
+    with reading(argument, "a readable checkpoint", WeightsError, name):
         net: Any = load_checkpoint(name)[0]
-    except DSMoEError:
-        raise
-    except (*_UNREADABLE, pickle.UnpicklingError, zipfile.BadZipFile) as e:
-        raise WeightsError(argument, "a readable checkpoint", f"{name} ({type(e).__name__}: {e})") from e
     net = getattr(net, "student_model", net)  # of a distillation that was interrupted
     head = net.model[-1] if isinstance(getattr(net, "model", None), nn.Sequential) else None
     task = getattr(net, "task", None) or "another"

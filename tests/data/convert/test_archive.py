@@ -192,3 +192,13 @@ def test_folder_in_use_is_refused_before_anything_is_read(make_set: MakeSet, set
     with pytest.raises(DataError, match="a new or empty folder"):
         unpack("deeppcb", archive)
     assert files(sets_folder) == before
+
+
+@pytest.mark.parametrize("members", [["."], ["./"], ["/"], ["a", "a/b"], ["a/b", "a"]], ids=str)
+def test_members_without_a_name_or_in_anothers_place(members: list[str], tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as pack:
+        for member in members:
+            pack.writestr(member, "x")
+    with pytest.raises(DataError):
+        unpack("neu-det", tmp_path / "a.zip", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]

@@ -74,7 +74,7 @@ def test_a_yaml_that_cannot_be_read(make_set: Callable[..., Path], content: str)
 def test_a_yaml_without_names(make_set: Callable[..., Path], content: str) -> None:
     root = make_set()
     (root / "data.yaml").write_text(content)
-    with pytest.raises(DataError, match="names: expected a list or a mapping"):
+    with pytest.raises(DataError, match="names: expected a mapping of index to class name"):
         check(root)
 
 

@@ -6,8 +6,6 @@ the seed, the split and i only, so a larger set contains a smaller one.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +13,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ultra_dsmoe.checks import whole
 from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.boards.defects import CLASSES, Defect, add_defects
 from ultra_dsmoe.data.boards.layout import lay_out
 from ultra_dsmoe.data.boards.render import photograph
-from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.files import whole_folder
 
 TRAIN, VAL = 240, 60
 SEED, SIZE = 42, 640
-MIN_SIZE = 96
+MIN_SIZE, MAX_SIZE = 96, 4096
 COUNTS = (5, 6, 7, 8, 9, 10)  # defects on a board; DeepPCB, same size of picture, has 3 to 12
 SOUND_EVERY = 10  # every tenth board has no defect
 JPEG_QUALITY = 92
@@ -91,7 +90,7 @@ def generate(
         train: Number of training boards.
         val: Number of validation boards.
         seed: Seed of the set; the same seed gives the same images and labels.
-        size: Side of the images in pixels, at least 96. Below 224 they show a smaller piece of board.
+        size: Side of the images in pixels, from 96 to 4096. Below 224 they show a smaller piece of board.
         progress: Wraps the counter of boards, ``progress(counter, total)``, to show a bar.
 
     Returns:
@@ -101,13 +100,11 @@ def generate(
         DataError: If a number is out of range or the folder is in use.
     """
     for name, value, low in (("train", train, 1), ("val", val, 1), ("seed", seed, 0), ("size", size, MIN_SIZE)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise DataError(name, f"a whole number of at least {low}", value)
+        whole(name, value, low, f"a whole number of at least {low}", DataError)
+    if size > MAX_SIZE:
+        raise DataError("size", f"a whole number from {MIN_SIZE} to {MAX_SIZE}", size)
     root = Path(root).resolve()
-    require_unused(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    try:
+    with whole_folder(root) as partial:
         boards = [(split, i) for split, count in zip(MADE, (train, val), strict=True) for i in range(count)]
         for split in MADE:
             (partial / "images" / split).mkdir(parents=True)
@@ -116,9 +113,6 @@ def generate(
         for i in progress(counter, len(boards)) if progress else counter:
             _write_board(partial, *boards[i], seed, size)
         _write_yaml(partial / "data.yaml", f"generate(train={train}, val={val}, seed={seed}, size={size})")
-        move_into_place(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root / "data.yaml"
 
 

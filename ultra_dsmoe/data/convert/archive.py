@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -13,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import check_layout, find_root
 from ultra_dsmoe.data.convert.voc import SPLITS
-from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.files import require_unused, whole_folder
 
 
 def unpack(name: str, archive: str | Path, root: str | Path | None = None) -> Path:
@@ -39,19 +37,18 @@ def unpack(name: str, archive: str | Path, root: str | Path | None = None) -> Pa
     if not archive.is_file():
         raise DataError("archive", "a tar or zip file", f"{archive}, which is no file")
     require_unused(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    try:
-        _extract(archive, partial)
-        inner = find_root(partial, archive.name)
+    with whole_folder(root) as content:
+        extracted = content.with_name("extracted")
+        extracted.mkdir()
+        _extract(archive, extracted)
+        inner = find_root(extracted, archive.name)
         own = check_layout(inner, data, archive.name)
         splits = {split: data.get(split, f"images/{split}") for split in SPLITS}
         splits = {split: folder for split, folder in splits.items() if (inner / folder).is_dir()}
         text = packaged.yaml_beside(data, splits, f"Unpacked for {name} from {archive.name}", own)
         (inner / "data.yaml").write_text(text, encoding="utf-8")
-        move_into_place(inner, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        content.rmdir()
+        inner.rename(content)
     return root
 
 
@@ -72,6 +69,8 @@ def _extract(archive: Path, folder: Path) -> None:
             raise DataError(str(archive), "a tar or zip file", "something else")
     except tarfile.FilterError as error:
         raise DataError(str(archive), "members that stay inside the archive's folder", str(error)) from error
+    except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        raise DataError(str(archive), "members of which none stands in another's place", str(error)) from error
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(str(archive), "an undamaged archive", str(error)) from error
     except (RuntimeError, NotImplementedError) as error:  # encrypted zip, unknown compression
@@ -81,5 +80,5 @@ def _extract(archive: Path, folder: Path) -> None:
 def _require_inside(member: str, archive: Path) -> None:
     """Refuse an absolute path and one that climbs out; zipfile would silently put such a member elsewhere."""
     path = PurePosixPath(member.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1]):
         raise DataError(str(archive), "members that stay inside the archive's folder", member)

@@ -6,9 +6,9 @@ make every score too good.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
-import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,11 +17,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from ultra_dsmoe.checks import whole
 from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES
-from ultra_dsmoe.data.placing import move_into_place, require_unused
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.files import require_unused, whole_folder
 
 RATIO = (6, 2, 2)  # [DSMoE] for the board set
 SEED = 42  # [DSMoE]
@@ -66,6 +67,7 @@ def convert_voc(
     """
     data, folder = packaged.load(name), Path(folder)
     root = Path(root).resolve() if root else packaged.images_root(name)
+    whole("seed", seed, low=0, kind=DataError)
     if len(ratio) not in (2, 3) or min(ratio) < 0 or min(ratio[:2]) == 0:
         raise DataError("split", "two or three shares such as 6:2:2, the first two above 0", ":".join(map(str, ratio)))
     require_unused(root)
@@ -73,18 +75,13 @@ def convert_voc(
     samples = _read_samples(folder, names)
     group = group or data.get("groups")
     parts = _split(samples, ratio, seed, _group_pattern(group or EACH_ALONE))
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    try:
+    with whole_folder(root) as partial:
         for split, members in parts.items():
             _write_split(partial, split, members)
         splits = {split: f"images/{split}" for split in parts}
         note = f"Converted from VOC labels for {name}, split {':'.join(map(str, ratio))} (seed {seed})"
         text = packaged.yaml_beside(data, splits, note, {"groups": group} if group else None)
         (partial / "data.yaml").write_text(text, encoding="utf-8")
-        move_into_place(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root
 
 
@@ -130,9 +127,9 @@ def _read_boxes(file: Path, names: list[str]) -> list[str]:
         size = [float(tree.findtext(f"size/{k}", "")) for k in ("width", "height")]
         kinds = [o.findtext("name", "") for o in tree.iter("object")]
         boxes = [[float(o.findtext(f"bndbox/{k}", "")) for k in CORNERS] for o in tree.iter("object")]
-    except (ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # a lookup of its encoding
         raise DataError(str(file), "a Pascal VOC file with size and boxes", str(error)) from error
-    if min(size) <= 0:
+    if not all(0 < side < math.inf for side in size):
         raise DataError(str(file), "the image's width and height above 0", size)
     index = {n.lower(): i for i, n in enumerate(names)}
     lines = []
@@ -142,7 +139,7 @@ def _read_boxes(file: Path, names: list[str]) -> list[str]:
             raise DataError(str(file), f"classes {', '.join(names)}", kind or "a box without a name")
         x0, x1 = (min(max(v, 0.0), size[0]) / size[0] for v in (corners[0], corners[2]))
         y0, y1 = (min(max(v, 0.0), size[1]) / size[1] for v in (corners[1], corners[3]))
-        if x1 <= x0 or y1 <= y0:
+        if not (x1 > x0 and y1 > y0):  # NaN neither
             raise DataError(str(file), "boxes with xmin < xmax and ymin < ymax inside the image", corners)
         lines.append(f"{index[key]} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}")
     return lines

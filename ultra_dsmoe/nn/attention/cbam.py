@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 _MIN_HIDDEN = 4  # so that narrow models keep a channel bottleneck at all
@@ -23,8 +25,15 @@ class CBAM(nn.Module):
     residual = False  # as a `DualAttention` may have it
 
     def __init__(self, c: int, reduction: int = 16, k: int = 7) -> None:
-        """Build the block for ``c`` channels."""
+        """Build the block for ``c`` channels.
+
+        Raises:
+            ConfigError: If a size is not a positive integer, or the kernel's even.
+        """
         super().__init__()
+        checks.sizes("CBAM", c=c, reduction=reduction, k=k)
+        if k % 2 == 0:
+            raise ConfigError("CBAM k", "an odd kernel length", k)
         hidden = max(c // reduction, _MIN_HIDDEN)
         self.mlp = nn.Sequential(nn.Conv2d(c, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, c, 1))
         self.spatial = nn.Conv2d(2, 1, k, padding=k // 2, bias=False)

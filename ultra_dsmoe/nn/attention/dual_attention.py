@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe import checks
 from ultra_dsmoe.nn.folding import LinearFoldMixin, closed, plain
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -47,14 +47,13 @@ class DualAttention(LinearFoldMixin, nn.Module):
             residual: Whether to add the input once more.
 
         Raises:
-            ConfigError: If a size is not a positive integer.
+            ConfigError: If a size is not a positive integer, or ``residual`` no switch.
         """
         super().__init__()
-        for name, value in (("c", c), ("reduction", reduction), ("dilation", dilation)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"DualAttention {name}", "a positive integer", value)
+        checks.sizes("DualAttention", c=c, reduction=reduction, dilation=dilation)
+        checks.flag("DualAttention residual", residual)
         hidden = max(c // reduction, _MIN_HIDDEN)
-        self.residual = bool(residual)
+        self.residual = residual
         self.relu = nn.ReLU()
         self.channel_in = nn.Conv2d(c, c, 1)
         self.squeeze = nn.Conv2d(c, hidden, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -26,9 +27,10 @@ class DSA(nn.Module):
             dilation: Their dilation; 1 for strides up to 8, else 2.
 
         Raises:
-            ConfigError: If ``k`` is even.
+            ConfigError: If a size is not a positive integer, or ``k`` is even.
         """
         super().__init__()
+        checks.sizes("DSA", c=c, k=k, dilation=dilation)
         if k % 2 == 0:
             raise ConfigError("DSA k", "an odd kernel length", k)
         pad = dilation * (k // 2)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ShapeError
 from ultra_dsmoe.nn.folding import LinearFoldMixin, plain
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -34,6 +35,7 @@ class GAD(LinearFoldMixin, nn.Module):
     def __init__(self, c1: int, c2: int) -> None:
         """Build the block for ``c1`` input and ``c2`` output channels."""
         super().__init__()
+        checks.sizes("GAD", c1=c1, c2=c2)
         self.smooth = nn.Conv2d(c1, c2, 1, bias=False)
         self.detail = nn.Conv2d(c1, c2, 3, stride=2, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(c2)

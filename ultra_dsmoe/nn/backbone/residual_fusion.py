@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -32,11 +33,13 @@ class ResidualFusion(nn.Module):
             enabled: False hands the level on as it is: the ablation.
 
         Raises:
-            ConfigError: If there is no level.
+            ConfigError: If there is no level, or a value of another kind.
         """
         super().__init__()
         if not ch:
             raise ConfigError("ResidualFusion ch", "the channels of at least one level", ch)
+        checks.sizes("ResidualFusion", ch=ch)
+        checks.flag("ResidualFusion enabled", enabled)
         self.enabled = enabled
         if not enabled:
             return

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -120,9 +121,7 @@ class SwinStage(nn.Module):
             ConfigError: If ``c`` is no multiple of 32, or another size not a positive integer.
         """
         super().__init__()
-        for name, value in (("c", c), ("depth", depth), ("window", window)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"SwinStage {name}", "a positive integer", value)
+        checks.sizes("SwinStage", c=c, depth=depth, window=window)
         if c % _HEAD_WIDTH:
             raise ConfigError("SwinStage c", f"channels that are a multiple of {_HEAD_WIDTH}", c)
         self.blocks = nn.Sequential(*(SwinBlock(c, window, window // 2 if i % 2 else 0) for i in range(depth)))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.attention.kinds import USUAL, check_attention
 from ultra_dsmoe.nn.head.dual_attention_detect import MAX_LEVELS, DualAttentionDetect
@@ -53,8 +54,8 @@ class DecoupledDetect(DualAttentionDetect):
         Raises:
             ConfigError: If ``detector`` or ``attention`` is none of them, or a count is not a positive integer.
         """
-        if detector not in DETECTORS:
-            raise ConfigError("DecoupledDetect detector", " or ".join(DETECTORS), detector)
+        checks.one_of("DecoupledDetect detector", detector, DETECTORS)
+        checks.sizes("DecoupledDetect", hidden=hidden)
         self.attention_kind = check_attention(attention, "DecoupledDetect")
         super().__init__(nc, reg_max, end2end, [hidden] * len(ch), dual_attention=detector == DETECTORS[0], legacy=True)
         self.detector = detector

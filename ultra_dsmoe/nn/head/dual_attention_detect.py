@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from ultralytics.nn.modules import DFL, Conv, Detect, DWConv
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, KINDS, USUAL, MapAttention
 from ultra_dsmoe.nn.head.dfl import BoxDistribution
@@ -71,12 +72,10 @@ class DualAttentionDetect(Detect):
         Raises:
             ConfigError: If a count is not a positive integer, or the host has another ``reg_max`` built in.
         """
-        counts = {"nc": nc, "reg_max": reg_max, **{f"ch[{i}]": c for i, c in enumerate(ch)}}
-        for name, value in counts.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"DualAttentionDetect {name}", "a positive integer", value)
+        checks.sizes("DualAttentionDetect", nc=nc, reg_max=reg_max)
         if not ch:
             raise ConfigError("DualAttentionDetect ch", "the channels of at least one feature map", ch)
+        checks.sizes("DualAttentionDetect", ch=ch)
         # On the instance and first, since the host's constructor reads it: the parser leaves the class's flag as the
         # last stock model wanted it.
         self.legacy = bool(legacy)
@@ -115,14 +114,12 @@ class DualAttentionDetect(Detect):
         """
         kwargs = {"dual_attention": ctx.arg(1, True), "legacy": ctx.arg(2, False)}
         for name, value in kwargs.items():
-            if not isinstance(value, bool):
-                raise ConfigError(f"DualAttentionDetect {name}", "true or false", value)
+            checks.flag(f"DualAttentionDetect {name}", value)
         text = ctx.arg(3)
         if text is None:
             ch = ctx.inputs(1, MAX_LEVELS)
         else:
-            if text not in ("decides", "beside"):
-                raise ConfigError("DualAttentionDetect text", "decides or beside", text)
+            checks.one_of("DualAttentionDetect text", text, ("decides", "beside"))
             *ch, text_width = ctx.inputs(2, MAX_LEVELS + 1)
             hyperbolic = bool(ctx.options.get("hyperbolic", True))
             kwargs |= {"text_width": text_width, "text_beside": text == "beside", "hyperbolic": hyperbolic}
@@ -178,8 +175,7 @@ class DualAttentionDetect(Detect):
         Raises:
             ConfigError: If ``width`` is not a positive integer or the head is fused already.
         """
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise ConfigError("rebuild_class_branch width", "a positive integer", width)
+        checks.whole("rebuild_class_branch width", width)
         groups = self._class_branches()
         if "cv3" not in groups or not hasattr(_last_conv(groups["cv3"][0]), "bn"):
             raise ConfigError("rebuild_class_branch", "a head that is not fused", "a fused one")

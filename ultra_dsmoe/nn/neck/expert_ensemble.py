@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin, closed, plain, split_inputs
 from ultra_dsmoe.nn.neck.space_broadcast import text_map_width
@@ -29,6 +30,7 @@ class ExpertEnsemble(LinearFoldMixin, TextFoldMixin):
     def __init__(self, c: int, text_width: int, experts: int) -> None:
         """Build the block for ``c`` channels, T of width ``text_width`` and ``experts`` experts."""
         super().__init__()
+        checks.sizes("ExpertEnsemble", c=c, text_width=text_width, experts=experts)
         self.channel_gate = nn.Linear(experts, c)
         self.text = nn.Linear(text_width, text_map_width(c))
         self.dilated = Conv(c, c, 3, d=2)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin, autocast_off
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -34,7 +35,7 @@ def resolve_topk(topk: int | str, experts: int) -> int:
     """
     if topk == "auto":
         return max(1, math.ceil(math.log2(experts)))
-    if not isinstance(topk, int) or isinstance(topk, bool) or not 1 <= topk <= experts:
+    if isinstance(topk, str) or not checks.is_whole(topk, 1, experts):
         raise ConfigError("topk", f"'auto' or an integer from 1 to {experts} (the number of experts)", topk)
     return topk
 
@@ -114,8 +115,8 @@ class ExpertGate(AuxLossMixin, TextFoldMixin):
             ConfigError: If N < 1, k is not within 1..N, or a kind is unknown or leaves too few.
         """
         super().__init__()
-        if not isinstance(experts, int) or experts < 1:
-            raise ConfigError("experts", "a positive integer", experts)
+        checks.whole("experts", experts)
+        checks.sizes("ExpertGate", c=c, **({} if text_width is None else {"text_width": text_width}))
         self.experts, self.k = experts, resolve_topk(topk, experts)
         width = text_width or HIDDEN
         self.has_text = text_width is not None

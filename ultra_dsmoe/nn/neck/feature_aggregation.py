@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import AuxLossMixin
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -25,6 +26,7 @@ class FeatureAggregation(AuxLossMixin, nn.Module):
     def __init__(self, c: int) -> None:
         """Build the block for ``c`` channels."""
         super().__init__()
+        checks.sizes("FeatureAggregation", c=c)
         hidden = max(2 * c // _REDUCTION, _MIN_HIDDEN)
         self.bn = nn.BatchNorm2d(c)
         self.weight = nn.Sequential(nn.Linear(2 * c, hidden), nn.ReLU(), nn.Linear(hidden, c))

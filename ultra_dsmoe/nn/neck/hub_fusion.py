@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.backbone.gad import GAD
 from ultra_dsmoe.nn.folding import LinearFoldMixin, closed, plain, split_inputs
@@ -37,12 +38,12 @@ class HubFusion(LinearFoldMixin, nn.Module):
             downsampling: ``gad``, or ``avg`` (average pooling, the ablation).
 
         Raises:
-            ConfigError: If ``downsampling`` is neither, or there are not four levels.
+            ConfigError: If ``downsampling`` is neither, a size is not a positive integer, or there are not four levels.
         """
         super().__init__()
-        if downsampling not in DOWNSAMPLING:
-            raise ConfigError("HubFusion downsampling", " or ".join(DOWNSAMPLING), downsampling)
-        if len(ch) != 4:
+        checks.one_of("HubFusion downsampling", downsampling, DOWNSAMPLING)
+        checks.sizes("HubFusion", ch=ch, c2=c2)
+        if not isinstance(ch, (list, tuple)) or len(ch) != 4:
             raise ConfigError("HubFusion ch", "channels of four levels X2..X5", ch)
         gad = downsampling == "gad"
         c_x2, c_x3, c_x4, c_x5 = ch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -32,12 +33,13 @@ class HubInject(nn.Module):
             gain: Standard deviation that the hub's share starts with; 0 starts without it.
 
         Raises:
-            ConfigError: If ``scale`` or ``gain`` is something else.
+            ConfigError: If a value is something else.
         """
         super().__init__()
-        if scale not in (0.25, 0.5, 1, 2, 4, 8):
+        checks.sizes("HubInject", c_level=c_level, c_hub=c_hub)
+        if isinstance(scale, bool) or scale not in (0.25, 0.5, 1, 2, 4, 8):
             raise ConfigError("HubInject scale", "0.25, 0.5, 1, 2, 4 or 8", scale)
-        if isinstance(gain, bool) or not isinstance(gain, (int, float)) or gain < 0:
+        if not checks.is_number(gain, 0):
             raise ConfigError("HubInject gain", "a number >= 0", gain)
         self.scale = scale
         self.project = nn.Conv2d(c_hub, c_level, 1, bias=False)

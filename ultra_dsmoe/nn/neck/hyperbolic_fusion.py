@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.nn.base import AuxLossMixin, autocast_off
 from ultra_dsmoe.nn.neck.poincare_alignment import RADIUS_RANGE, PoincareAlignment
@@ -39,7 +40,12 @@ class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
             text_width: Width d_t of T.
             nc: Number of classes K.
             hyperbolic: False replaces the distance by a cosine at the same shapes (the ablation).
+
+        Raises:
+            ConfigError: If a size is not a positive integer, or ``hyperbolic`` no switch.
         """
+        checks.sizes("HyperbolicFusion", c=c, text_width=text_width, nc=nc)
+        checks.flag("HyperbolicFusion hyperbolic", hyperbolic)
         super().__init__(c, text_width, nc, hyperbolic=hyperbolic)
         self.lam_logit = nn.Parameter(torch.zeros(1))  # lam = 0.5
         self.parent_radius = nn.Parameter(torch.zeros(0))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from ultralytics.nn.modules import C3, Conv
 
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe import checks
 from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, USUAL, check_attention
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -53,11 +53,12 @@ class NeckBlock(nn.Module):
             attention: ``da``, ``cbam`` or ``none``.
 
         Raises:
-            ConfigError: If direction or attention is none of those.
+            ConfigError: If direction or attention is none of those, or a size is not a positive integer.
         """
         super().__init__()
-        if direction not in DIRECTIONS:
-            raise ConfigError("NeckBlock direction", " or ".join(DIRECTIONS), direction)
+        checks.one_of("NeckBlock direction", direction, DIRECTIONS)
+        checks.sizes("NeckBlock", c1=c1, c_other=c_other, c2=c2, n=n)
+        checks.flag("NeckBlock on", on)
         kind = ATTENTIONS[check_attention(attention, "NeckBlock")]
         self.direction, self.attention = direction, None
         if not on:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -20,8 +21,12 @@ class Pick(nn.Module):
 
         Args:
             index: Which entry, counted from zero.
+
+        Raises:
+            ConfigError: If it is no whole number from 0 on.
         """
         super().__init__()
+        checks.whole("Pick index", index, low=0)
         self.index = index
 
     @staticmethod
@@ -35,7 +40,7 @@ class Pick(nn.Module):
         channels = ctx.c1
         if not isinstance(channels, list) or not all(isinstance(c, int) for c in channels):
             raise ConfigError("model YAML row Pick", "'from' with one row that returns a list of maps", f"{channels}")
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(channels):
+        if not checks.is_whole(index, 0, len(channels) - 1):
             raise ConfigError("model YAML row Pick", f"an index from 0 to {len(channels) - 1}", index)
         return RowPlan([index], channels[index])
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin, plain
@@ -38,6 +39,7 @@ class SpaceBroadcast(LinearFoldMixin, TextFoldMixin):
     def __init__(self, c: int, text_width: int, c2: int) -> None:
         """Build the block for ``c`` channels of both maps, T of width ``text_width`` and ``c2`` output channels."""
         super().__init__()
+        checks.sizes("SpaceBroadcast", c=c, text_width=text_width, c2=c2)
         half = c // 2
         text_map = text_map_width(c)
         self.project = nn.Conv2d(c, half, 1)

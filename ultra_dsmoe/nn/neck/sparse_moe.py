@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.constants import MODES
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn.base import TextFoldMixin
@@ -68,8 +69,8 @@ class SparseMoE(TextFoldMixin):
             ConfigError: If N < 3, k is not within 1..N or the mode is unknown.
         """
         super().__init__()
-        if not isinstance(experts, int) or experts < UNIVERSAL + 1:
-            raise ConfigError("experts", f"an integer of at least {UNIVERSAL + 1}", experts)
+        checks.whole("experts", experts, UNIVERSAL + 1, f"an integer of at least {UNIVERSAL + 1}")
+        checks.sizes("SparseMoE", c=c, **({} if text_width is None else {"text_width": text_width}))
         self.experts, self.k = experts, resolve_topk(topk, experts)
         self.gate = ExpertGate(c, experts, topk) if own_gate else None
         self.local = LocalExpert(c)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -44,11 +45,12 @@ class TextSemantics(AuxLossMixin, TextFoldMixin):
             text: Whether T comes from text vectors.
 
         Raises:
-            ConfigError: If ``nc`` is not positive or ``width`` does not divide.
+            ConfigError: If a size is not a positive integer, or ``width`` does not divide.
         """
         super().__init__()
-        if nc < 1:
-            raise ConfigError("TextSemantics nc", "at least one class", nc)
+        checks.whole("TextSemantics nc", nc, expected="at least one class")
+        checks.sizes("TextSemantics", width=width, heads=heads)
+        checks.flag("TextSemantics text", text)
         if width % (2 * heads):
             raise ConfigError("TextSemantics width", f"a multiple of {2 * heads}", width)
         self.nc, self.width, self.heads, self.text = nc, width, heads, text

@@ -1,0 +1,116 @@
+"""Wrong arguments of our blocks and wrong rows of a model YAML: each argument wrong in each way."""
+
+from __future__ import annotations
+
+import inspect
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from refusals import SMALL, one_line
+
+from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.nn.registry import LAYERS
+from ultra_dsmoe.plugin.rows import load_layers
+
+# Of every block: arguments that suit it, those that must be whole numbers above 0, and switches.
+BLOCKS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "CBAM": ({"c": 16}, "c reduction k", ""),
+    "DSA": ({"c": 16}, "c k dilation", ""),
+    "DecoupledDetect": ({"nc": 3, "ch": [16], "hidden": 16}, "nc reg_max hidden", ""),
+    "DualAttention": ({"c": 16}, "c reduction dilation", "residual"),
+    "DualAttentionDetect": ({"nc": 3, "ch": [16]}, "nc reg_max", ""),
+    "ExpertEnsemble": ({"c": 16, "text_width": 8, "experts": 4}, "c text_width experts", ""),
+    "ExpertGate": ({"c": 16, "experts": 4}, "c experts topk", ""),
+    "FeatureAggregation": ({"c": 16}, "c", ""),
+    "GAD": ({"c1": 16, "c2": 16}, "c1 c2", ""),
+    "HubFusion": ({"ch": [16, 16, 16, 16], "c2": 16}, "c2 ch", ""),
+    "HubInject": ({"c_level": 16, "c_hub": 16, "scale": 1}, "c_level c_hub", ""),
+    "HyperbolicFusion": ({"c": 16, "text_width": 8, "nc": 3}, "c text_width nc", "hyperbolic"),
+    "NeckBlock": ({"c1": 16, "c_other": 16, "c2": 16}, "c1 c_other c2 n", "on"),
+    "ResidualFusion": ({"ch": [16, 16]}, "", "enabled"),
+    "SparseMoE": ({"c": 16, "experts": 4}, "c experts topk", ""),
+    "SpaceBroadcast": ({"c": 16, "text_width": 8, "c2": 16}, "c text_width c2", ""),
+    "SwinStage": ({"c": 32}, "c depth window", ""),
+    "TextSemantics": ({"nc": 3}, "nc width heads", "text"),
+}
+ELSEWHERE = {"MobileSAM", "Pick"}  # their arguments are no sizes; the former needs a library that takes seconds
+NO_SIZES = (0, -1, 2.5, "x", True, {})
+NO_SWITCHES = (1, "x", None)
+SIZES = [(name, key, wrong) for name, (_, keys, _) in BLOCKS.items() for key in keys.split() for wrong in NO_SIZES]
+SWITCHES = [
+    (name, key, wrong) for name, (_, _, keys) in BLOCKS.items() for key in keys.split() for wrong in NO_SWITCHES
+]
+OTHERS = [
+    ("CBAM", "k", 4),
+    ("DSA", "k", 4),
+    ("DecoupledDetect", "detector", 5),
+    ("DecoupledDetect", "ch", []),
+    ("DualAttentionDetect", "ch", [0]),
+    ("ExpertGate", "kinds", ["foo"]),
+    ("HubFusion", "ch", [16, 16]),
+    ("HubFusion", "ch", [16, 16, 16, "x"]),
+    ("HubFusion", "downsampling", None),
+    ("HubInject", "scale", [1]),
+    ("HubInject", "gain", float("nan")),
+    ("NeckBlock", "direction", 5),
+    ("Pick", "index", -1),
+    ("Pick", "index", "x"),
+    ("ResidualFusion", "ch", ["x"]),
+    ("SparseMoE", "mode", 5),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "wrong"), [*SIZES, *SWITCHES, *OTHERS])
+def test_blocks(name: str, key: str, wrong: object) -> None:
+    good = BLOCKS[name][0] if name in BLOCKS else {}
+    with pytest.raises(ConfigError) as e:
+        load_layers()[name](**{**good, key: wrong})
+    one_line(e.value, key)
+
+
+def test_all_blocks_are_here() -> None:
+    """A new block gets its row; what suits it builds it."""
+    ours = {name for name, layer in load_layers().items() if layer.__module__.startswith("ultra_dsmoe.nn")}
+    assert ours == {*BLOCKS, *ELSEWHERE}
+    for name, (good, sizes, switches) in BLOCKS.items():
+        LAYERS[name](**good)
+        assert {*sizes.split(), *switches.split()} <= set(inspect.signature(LAYERS[name]).parameters)
+
+
+FIELDS: dict[int, list[Any]] = {
+    0: ["x", 1.5, None, True, [], [None], ["x"], [[0]], {}, 9, -9],
+    1: ["x", 0, -1, 1.5, None, True, [1]],
+    2: [5, None, ["CBAM"], "", "CBAN"],
+    3: [5, "x", None, {}, [0], ["x"], [None], [2.5], [[16]]],
+}
+ROWS = [(column, wrong) for column, values in FIELDS.items() for wrong in values]
+
+
+@pytest.mark.parametrize(("column", "wrong"), ROWS)
+def test_rows(column: int, wrong: object) -> None:
+    cfg = deepcopy(SMALL)
+    cfg["backbone"][3][column] = wrong
+    with pytest.raises(ConfigError) as e:
+        DSMoEModel(cfg, verbose=False)
+    one_line(e.value)
+    assert "model YAML" in str(e.value) or "CBAM" in str(e.value)
+
+
+SECTIONS: dict[str, list[Any]] = {
+    "backbone": [None, 5, "x", {}, [5], ["x"], [[-1, 1]]],
+    "nc": [0, -1, "x", 2.5, True, [6]],
+    "reg_max": [0, "x", None],
+    "scales": [5, "x", ["n"], {"n": None}, {"n": 5}, {"n": "x"}, {"n": [1, 1]}, {"n": [0, 1, 8]}, {"n": ["a", 1, 8]}],
+    "depth_multiple": [0, "x", None],
+    "activation": [5, "nn.Foo()", "nn.ReLU", "__import__('os').getcwd()", ["nn.ReLU()"], True],
+    "dsmoe": [5, "x", ["experts"], {"foo": 1}, {"gains": 5}, {"gains": {"bal": "x"}}, {"gamma": 0}, {"qfl": 5}],
+}
+
+
+@pytest.mark.parametrize(("key", "wrong"), [(key, wrong) for key, values in SECTIONS.items() for wrong in values])
+def test_sections(key: str, wrong: object) -> None:
+    with pytest.raises(ConfigError) as e:
+        DSMoEModel({**deepcopy(SMALL), key: wrong}, verbose=False)
+    one_line(e.value)

@@ -1,0 +1,124 @@
+"""Files and folders under their names in one step: whole or not at all, readable by all, never over something else."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.files import require_unused, whole_file, whole_folder, write_files
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def mask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def test_a_file_takes_its_place_when_it_is_complete(tmp_path: Path, mask: int) -> None:
+    path = tmp_path / "a.npz"
+    path.write_text("old")
+    with whole_file(path) as part:
+        part.write_text("new")
+        assert part.suffix == ".npz"  # writers such as NumPy's look at it
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert mode(path) == 0o666 & ~mask
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+
+    def write() -> None:
+        with whole_file(path) as part:
+            part.write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.csv"]
+
+
+def test_several_files_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    paths = write_files(tmp_path / "new" / "deep", {"a.csv": b"1", "b.md": b"2"})
+    assert [(p.name, p.read_bytes()) for p in paths] == [("a.csv", b"1"), ("b.md", b"2")]
+    assert sorted(os.listdir(tmp_path / "new" / "deep")) == ["a.csv", "b.md"]
+
+
+def test_a_finished_folder_is_readable_by_all(tmp_path: Path, mask: int) -> None:
+    with whole_folder(tmp_path / "above" / "set") as partial:
+        (partial / "data.yaml").write_text("new")
+        assert not (tmp_path / "above" / "set").exists()
+    assert mode(tmp_path / "above" / "set") == 0o777 & ~mask
+    assert (tmp_path / "above" / "set" / "data.yaml").read_text() == "new"
+    assert os.listdir(tmp_path / "above") == ["set"]
+
+
+def test_an_error_leaves_no_folder(tmp_path: Path) -> None:
+    def fill() -> None:
+        with whole_folder(tmp_path / "set") as partial:
+            (partial / "data.yaml").write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fill()
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_empty_folder_is_taken_away_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some systems do not rename onto a folder, not even an empty one."""
+    (tmp_path / "set").mkdir()
+    stock = Path.rename
+
+    def strict(self: Path, target: Path) -> Path:
+        assert not target.exists()
+        return stock(self, target)
+
+    monkeypatch.setattr(Path, "rename", strict)
+    with whole_folder(tmp_path / "set") as partial:
+        (partial / "data.yaml").write_text("new")
+    assert os.listdir(tmp_path / "set") == ["data.yaml"]
+
+
+def test_the_faster_process_wins(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "set") as partial:
+        (partial / "data.yaml").write_text("slow")
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "data.yaml").write_text("fast")
+    assert (tmp_path / "set" / "data.yaml").read_text() == "fast"
+    assert os.listdir(tmp_path) == ["set"]
+
+
+def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
+    def fill() -> None:
+        with whole_folder(tmp_path / "set") as partial:
+            (partial / "data.yaml").write_text("new")
+            (tmp_path / "set").mkdir()
+            (tmp_path / "set" / "notes.txt").write_text("mine")
+
+    with pytest.raises(DataError, match=r"set: expected a folder that can be created, got "):
+        fill()
+    assert os.listdir(tmp_path / "set") == ["notes.txt"]
+
+
+def test_require_unused(tmp_path: Path) -> None:
+    require_unused(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    require_unused(tmp_path / "empty")
+    (tmp_path / "file").write_text("")
+    for taken in (tmp_path, tmp_path / "file"):
+        with pytest.raises(DataError, match=r"expected a new or empty folder; move the old one away first, got one"):
+            require_unused(taken)
+        with pytest.raises(DataError, match="expected a new or empty folder"), whole_folder(taken):
+            raise AssertionError

@@ -1,0 +1,113 @@
+"""Files and folders that appear under their names in one step, complete or not at all.
+
+Standard library alone: what runs at the line writes files too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ultra_dsmoe.errors import DataError
+
+CONTENT = "content"  # of a folder that is being made
+
+
+def package_roots() -> tuple[Path, Path]:
+    """Return where ``cfg`` and ``datasets`` may lie: in an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package, package.parent
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file or folder to the disk itself; where it cannot, as folders on Windows, go on."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; the file takes its place when the block ends.
+
+    An error, a full disk or a killed process leaves what stood there before.
+
+    Args:
+        path: The file to write, in a folder that exists.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        sync(part)
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)  # temporary files are private to their maker
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files, each complete or not at all, and return their paths; the folder is made where it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, content in files.items():
+        with whole_file(folder / name) as part:
+            part.write_bytes(content)
+        paths.append(folder / name)
+    return paths
+
+
+def require_unused(root: Path) -> None:
+    """Refuse a path that holds something.
+
+    Raises:
+        DataError: If it is a file or a folder with anything in it.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(str(root), "a new or empty folder; move the old one away first", "one with something in it")
+
+
+@contextmanager
+def whole_folder(root: Path, proof: str = "data.yaml") -> Iterator[Path]:
+    """Give an empty folder beside ``root`` to fill; it takes its place when the block ends.
+
+    An error leaves nothing behind. If another process was faster, its result stands.
+
+    Args:
+        root: The folder to make, which `require_unused`; those above it are made where they are missing.
+        proof: File by which a finished folder is known.
+
+    Raises:
+        DataError: If something else has come to stand there, or it cannot be made.
+    """
+    require_unused(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    try:
+        content = partial / CONTENT
+        content.mkdir()  # as the umask has it; the temporary folder around it is private to its maker
+        yield content
+        _move_into_place(content, root, proof)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_into_place(content: Path, root: Path, proof: str) -> None:
+    """Rename a finished folder to its final name."""
+    try:
+        if root.is_dir() and not any(root.iterdir()):
+            root.rmdir()  # some systems do not rename onto an empty folder
+        content.rename(root)
+    except OSError as error:
+        if not (root / proof).is_file():
+            raise DataError(str(root), "a folder that can be created", str(error)) from error
