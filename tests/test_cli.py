@@ -1,70 +1,102 @@
-"""The script's words: which module gets them, the longer name first, all else to the host."""
+"""The script's words: our sub-commands, the longer name first; all else goes to the host."""
 
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from collections.abc import Callable
+from importlib import import_module
 
 import pytest
 import ultralytics.cfg
 
-from ultra_dsmoe import cli
+from ultra_dsmoe import cli, commands
+from ultra_dsmoe.commands.arguments import Command
+
+Calls = list[tuple[str, list[str]]]
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
-    """Put a stand-in in the place of every sub-command and of the host; return what reaches them."""
-    calls: list[tuple[str, list[str]]] = []
+def called(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Let every sub-command and the host note what reaches them instead of working."""
+    calls: Calls = []
 
-    def stand_in(name: str) -> ModuleType:
-        module = ModuleType(name)
+    def main(self: Command, argv: list[str]) -> int:
+        calls.append((self.words, argv))
+        return 3 if "fail" in argv else 0
 
-        def main(argv: list[str]) -> int | None:
-            calls.append((name, argv))
-            return 3 if "fail" in argv else None
-
-        module.main = main  # type: ignore[attr-defined]
-        return module
-
-    for name in cli.SUBCOMMANDS.values():
-        monkeypatch.setitem(sys.modules, name, stand_in(name))
+    monkeypatch.setattr(Command, "main", main)
     monkeypatch.setattr(ultralytics.cfg, "entrypoint", lambda: calls.append(("host", sys.argv[1:])))
     return calls
 
 
-def run(monkeypatch: pytest.MonkeyPatch, words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["dsmoe-yolo", *words.split()])
-    return cli.main()
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], int]:
+    def run(words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["dsmoe-yolo", *words.split()])
+        return cli.main()
+
+    return run
 
 
-@pytest.mark.parametrize("name", cli.SUBCOMMANDS)
-def test_every_name_reaches_its_module(monkeypatch: pytest.MonkeyPatch, called: list, name: str) -> None:
-    assert run(monkeypatch, f"{name} best.pt k=2") == 0
-    assert called == [(cli.SUBCOMMANDS[name], ["best.pt", "k=2"])]
+@pytest.mark.parametrize("name", commands.TABLE)
+def test_every_name_reaches_its_command(run: Callable[[str], int], called: Calls, name: str) -> None:
+    assert run(f"{name} best.pt k=2") == 0
+    assert called == [(name, ["best.pt", "k=2"])]
 
 
-@pytest.mark.parametrize(
-    ("words", "name", "rest"),
-    [
-        ("data sizes x.yaml", "data sizes", ["x.yaml"]),  # not `data` with the word `sizes`
-        ("data list", "data", ["list"]),
-        ("data", "data", []),
-        ("data sizes", "data sizes", []),
-        ("topk data sizes", "topk", ["data", "sizes"]),
-    ],
-)
-def test_the_longer_name_goes_first(
-    monkeypatch: pytest.MonkeyPatch, called: list, words: str, name: str, rest: list[str]
-) -> None:
-    run(monkeypatch, words)
-    assert called == [(cli.SUBCOMMANDS[name], rest)]
+@pytest.mark.parametrize(("name", "entry"), commands.TABLE.items())
+def test_the_table_and_the_commands_agree(name: str, entry: commands.Entry) -> None:
+    command = getattr(import_module(f"ultra_dsmoe.commands.{entry.module}"), entry.name)
+    assert command.words == name
+    assert set(command.bare) <= set(command.options)
+    assert not {"output", "outdir", "save_dir", "seeds"} & set(command.options), "one word for one thing"
 
 
-@pytest.mark.parametrize("words", ["", "train model=dsmoe-n.yaml", "sizes data", "val data", "data=x.yaml topk"])
-def test_all_else_goes_to_the_host(monkeypatch: pytest.MonkeyPatch, called: list, words: str) -> None:
-    assert run(monkeypatch, words) == 0
+def test_the_exit_code_is_the_commands(run: Callable[[str], int], called: Calls) -> None:
+    assert run("topk fail") == 3
+
+
+@pytest.mark.parametrize("words", ["train model=dsmoe-n.yaml", "model=best.pt", "checks", "detect predict", "settings"])
+def test_other_words_are_the_hosts(run: Callable[[str], int], called: Calls, words: str) -> None:
+    assert run(words) == 0
     assert called == [("host", words.split())]
 
 
-def test_the_exit_code_is_the_commands(monkeypatch: pytest.MonkeyPatch, called: list) -> None:
-    assert run(monkeypatch, "edge fail") == 3
+@pytest.mark.parametrize("words", ["", "help", "--help", "-h"])
+def test_the_page_lists_every_command(
+    run: Callable[[str], int], called: Calls, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    assert run(words) == 0
+    page = capsys.readouterr().out
+    listed = [line for line in page.splitlines() if line.startswith("  ") and not line.startswith("  dsmoe-yolo")]
+    assert [line[2:].split("  ")[0] for line in listed] == list(commands.TABLE)
+    assert all(len(line.split("  ")[-1].split()) >= 4 for line in listed), "a line each says what it does"
+    assert "train|val|predict" in page
+    assert called == []
+
+
+@pytest.mark.parametrize("words", ["data", "edge --help", "text help"])
+def test_a_group_lists_its_own(
+    run: Callable[[str], int], called: Calls, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    assert run(words) == 0
+    group = words.split()[0]
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [line.split()[0] for line in lines] == [group] * sum(name.startswith(group) for name in commands.TABLE)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("knokout best.pt", "error: command: expected one of ours or of the host's (did you mean 'knockout'?), got"),
+        ("data mkae pcb-demo", "did you mean 'make'?"),
+    ],
+)
+def test_a_near_miss_is_named(
+    run: Callable[[str], int], called: Calls, capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(words)
+    assert stop.value.code == 1
+    assert said in capsys.readouterr().err
+    assert called == []

@@ -6,8 +6,23 @@ from typing import Any
 
 import pytest
 
-from ultra_dsmoe.commands.arguments import COMMON, DATA, number, one_of, parse, several_of, text, whole, yes_no
+from ultra_dsmoe.commands.arguments import (
+    CHECKPOINT,
+    DATA,
+    Command,
+    Option,
+    evaluation_options,
+    number,
+    one_of,
+    several_of,
+    text,
+    whole,
+    yes_no,
+)
 from ultra_dsmoe.errors import ConfigError
+
+OPTIONS = {**evaluation_options("look"), "quick": Option(yes_no, "whether to hurry", "False", flag=True)}
+LOOK = Command("look", "Looks at a checkpoint.", OPTIONS, lambda given: 0, CHECKPOINT)
 
 
 @pytest.mark.parametrize(
@@ -18,10 +33,15 @@ from ultra_dsmoe.errors import ConfigError
         (["imgsz=64", "best.pt", "seed=3"], {"imgsz": 64, "model": "best.pt", "seed": 3}),
         (["best.pt", "out=a=b"], {"model": "best.pt", "out": "a=b"}),
         (["best.pt", "seed=1", "seed=2"], {"model": "best.pt", "seed": 2}),
+        (["best.pt", "--seed", "3", "--out=a=b"], {"model": "best.pt", "seed": 3, "out": "a=b"}),
+        (["--quick", "best.pt", "--seed", "3"], {"quick": True, "model": "best.pt", "seed": 3}),
+        (["best.pt", "--quick", "false"], {"model": "best.pt", "quick": False}),
     ],
 )
 def test_words(argv: list[str], expected: dict[str, Any]) -> None:
-    assert parse(argv, COMMON) == expected
+    given = LOOK.parse(argv)
+    assert given == expected
+    assert given.line == " ".join(["dsmoe-yolo look", *argv])
 
 
 @pytest.mark.parametrize(
@@ -32,6 +52,9 @@ def test_words(argv: list[str], expected: dict[str, Any]) -> None:
         (["best.pt", "other.pt"], r"^other\.pt: expected a value, as in 'key=value', got none$"),
         (["seed"], r"^seed: expected a value, as in 'key=value', got none$"),
         (["best.pt", "sede=1"], r"^sede: expected one of model, .*\(did you mean 'seed'\?\), got an unknown key$"),
+        (["best.pt", "--sede", "1"], r"^sede: expected one of model, .*\(did you mean 'seed'\?\), got an unknown key$"),
+        (["best.pt", "--seed"], r"^seed: expected a value, as in '--key value', got none$"),
+        (["best.pt", "--quick=perhaps"], r"^quick: expected True or False, got perhaps$"),
         (["best.pt", "seed="], r"^seed: expected a value, as in 'key=value', got none$"),
         (["best.pt", "out= "], r"^out: expected a value"),
         (["best.pt", "split=tests"], r"^split: expected one of train, val, test \(did you mean 'test'\?\), got tests$"),
@@ -39,13 +62,42 @@ def test_words(argv: list[str], expected: dict[str, Any]) -> None:
 )
 def test_other_words(argv: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse(argv, COMMON)
+        LOOK.parse(argv)
 
 
 def test_another_first_word() -> None:
-    assert parse(["set.yaml"], {"data": text}, DATA) == {"data": "set.yaml"}
+    command = Command("read", "Reads a data set.", {"data": Option(text, "data YAML")}, lambda given: 0, DATA)
+    assert command.parse(["set.yaml"]) == {"data": "set.yaml"}
     with pytest.raises(ConfigError, match=r"^data: expected a data YAML as first argument, such as neu-det\.yaml"):
-        parse([], {"data": text}, DATA)
+        command.parse([])
+
+
+def test_several_words_without_keys_come_in_their_order() -> None:
+    options = {"name": Option(text, "set"), "archive": Option(text, "file")}
+    command = Command("put", "Unpacks.", options, lambda given: 0, {"name": "a set", "archive": "a file"})
+    assert command.parse(["deeppcb", "a.tar"]) == command.parse(["archive=a.tar", "deeppcb"])
+    with pytest.raises(ConfigError, match=r"^archive: expected a file, got none$"):
+        command.parse(["deeppcb"])
+
+
+def test_other_pairs_are_kept_where_a_command_takes_them() -> None:
+    command = Command("study", "Trains.", {"jobs": Option(whole(1), "side by side")}, lambda given: 0, more="changes")
+    given = command.parse(["imgsz=64", "jobs=2", "--epochs=3"])
+    assert (given, given.more) == ({"jobs": 2}, ["imgsz=64", "epochs=3"])
+
+
+@pytest.mark.parametrize("argv", [[], ["help"], ["-h"], ["best.pt", "--help"]])
+def test_help_names_every_key_and_runs_nothing(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command("look", "Looks at a checkpoint.", OPTIONS, lambda given: 1 / 0, CHECKPOINT)  # type: ignore[arg-type, return-value]
+    assert command.main(argv) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("usage: dsmoe-yolo look MODEL [key=value ...]\n\nLooks at a checkpoint.\n")
+    assert [line.split()[0] for line in page.splitlines()[4:]] == list(OPTIONS)
+    assert "(default: val)" in page
+
+
+def test_the_exit_code_is_the_commands() -> None:
+    assert Command("look", "", OPTIONS, lambda given: 3, CHECKPOINT).main(["best.pt"]) == 3
 
 
 def refused(check: Any, value: str, expected: str) -> None:
@@ -66,12 +118,12 @@ def test_numbers_at_their_bounds() -> None:
 
 
 def test_bounds_of_the_common_keys() -> None:
-    assert COMMON["imgsz"]("imgsz", "32") == 32
-    assert COMMON["batch"]("batch", "1") == 1
-    assert [COMMON["seed"]("seed", v) for v in ("0", "4294967295")] == [0, 4294967295]
+    assert OPTIONS["imgsz"].check("imgsz", "32") == 32
+    assert OPTIONS["batch"].check("batch", "1") == 1
+    assert [OPTIONS["seed"].check("seed", v) for v in ("0", "4294967295")] == [0, 4294967295]
     for key, value in (("imgsz", "31"), ("batch", "0"), ("seed", "-1"), ("seed", "4294967296")):
         with pytest.raises(ConfigError, match=f"^{key}: expected a whole number"):
-            COMMON[key](key, value)
+            OPTIONS[key].check(key, value)
 
 
 def test_switches_in_any_case() -> None:

@@ -132,7 +132,7 @@ def test_unknown_set_suggests_a_near_name() -> None:
 
 @pytest.mark.parametrize("names", [None, {0: "a", 2: "b"}, "a"])
 def test_class_names_refuses_gaps_and_other_types(names: object) -> None:
-    with pytest.raises(DataError, match=r"^names: expected a mapping of index to class name"):
+    with pytest.raises(DataError, match=r"^names: expected (a mapping of index to class name|indices 0 to 1)"):
         packaged.class_names({"names": names})
 
 

@@ -16,6 +16,7 @@ from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_loa
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.model import detector as model_module
+from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -68,7 +69,7 @@ def test_a_pretrained_net_starts_as_that_net(stock_name: str, name: str, build: 
     expected = run(stock, images)
     assert not torch.allclose(run(net, images), expected, atol=1e-2)
     net.load(stock)
-    moved = net._moved(stock, net.options["transfer"]).state_dict()
+    moved = transfer.fitted(net, stock)[0].state_dict()
     assert len(moved) == len(stock.state_dict())
     ours = net.state_dict()
     assert all(torch.equal(ours[k], v) for k, v in moved.items()), "a tensor of the stock net did not arrive"

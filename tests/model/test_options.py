@@ -29,7 +29,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "hyperbolic": [(0, "true or false")],
     "residual_path": [("yes", "true or false")],
     "neck_down": [([], "true or false")],
-    "loss": [("hosts", "dsmoe or host"), (None, "dsmoe or host"), (["host"], "dsmoe or host")],
+    "loss": [("hosts", "dsmoe or host (did you mean 'host'?)"), (None, "dsmoe or host"), (["host"], "dsmoe or host")],
     "cls_loss": [("focal", "qfl or bce"), (True, "qfl or bce")],
     "qfl": [([0.5], "a mapping with alpha and beta"), (None, "a mapping with alpha and beta")],
     "gamma": [(value, "a number above 0, the exponent of the gray transform") for value in (None, 0, True, "2")],
@@ -69,7 +69,7 @@ def test_no_mapping(section: Any) -> None:
 
 def test_an_unknown_key_hears_of_its_neighbour() -> None:
     with pytest.raises(
-        ConfigError, match=r"expected keys out of cls_loss, .* \(did you mean 'hyperbolic'\?\), got hyperbolik"
+        ConfigError, match=r"expected keys out of attention, .* \(did you mean 'hyperbolic'\?\), got hyperbolik"
     ):
         check_options({"text": True, "hyperbolik": True})
 
