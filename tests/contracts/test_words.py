@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
 
 import pytest
 import yaml
@@ -41,6 +43,7 @@ HOST = re.compile(r"\b(?:[Tt]he|[Aa]) host\b|\bhost's\b|\b[Hh]osts\b")  # our wo
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND = re.compile(r"dsmoe-yolo((?: (?:\\\n|[^\n`|])+))")
 HOSTS = {"train", "val", "predict", "track", "export", "benchmark", "COMMAND", "...", "alone"}
+PYTHON = re.compile(r"^```python[^\n]*\n(.*?)^```", re.S | re.M)
 CODE = re.compile(r"```.*?```|`[^`\n]+`|^(?: {4}|\t).+$", re.S | re.M)
 PLACEHOLDER = re.compile(r"NAME|HASH")
 PLACE = re.compile(r"(?<![\w/.-])(?:ultra_dsmoe|tests|benchmarks|cfg|examples|datasets|docs)/[\w./-]*[\w/]")
@@ -169,6 +172,32 @@ def test_modules_that_pages_run_exist() -> None:
             path = ROOT / module.replace(".", "/")
             if not path.with_suffix(".py").is_file() and not (path / "__main__.py").is_file():
                 wrong.append(f"{page.relative_to(ROOT)}: python -m {module}")
+    assert not wrong, "\n".join(wrong)
+
+
+def programs() -> Iterator[tuple[str, str]]:
+    """Yield (place, source) of the programs that no test imports whole: examples, benchmarks, Python of the pages."""
+    for path in (*sorted((ROOT / "examples").glob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))):
+        yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+    for page in pages():
+        for block in PYTHON.findall(page.read_text(encoding="utf-8")):
+            yield page.relative_to(ROOT).as_posix(), block
+
+
+def submodules(module: ModuleType) -> set[str]:
+    """Return the names of a package's modules, none for a module."""
+    return {m.name for m in iter_modules(getattr(module, "__path__", []))}
+
+
+def test_names_that_programs_import_exist() -> None:
+    wrong = []
+    for place, source in programs():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ultra_dsmoe":
+                module = import_module(str(node.module))
+                for name in (n.name for n in node.names):
+                    if not hasattr(module, name) and name not in submodules(module):
+                        wrong.append(f"{place}: from {node.module} import {name}")
     assert not wrong, "\n".join(wrong)
 
 
