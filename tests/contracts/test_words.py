@@ -194,7 +194,12 @@ def test_names_that_programs_import_exist() -> None:
     for place, source in programs():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "ultra_dsmoe":
-                module = import_module(str(node.module))
+                try:
+                    module = import_module(str(node.module))
+                except ModuleNotFoundError as e:  # of a host before 8.4.80, which has no distillation
+                    if not (e.name or "").startswith("ultralytics."):
+                        raise
+                    continue
                 for name in (n.name for n in node.names):
                     if not hasattr(module, name) and name not in submodules(module):
                         wrong.append(f"{place}: from {node.module} import {name}")
