@@ -27,7 +27,7 @@ QUIET_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test install lint format typecheck unit host-oldest hosts mutants wheel clean
+.PHONY: help demo test install lint format typecheck docs unit host-oldest hosts mutants wheel clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -52,7 +52,7 @@ demo: $(READY) ## generate boards, train, export, check and predict: minutes on 
 	@if [ -f examples/01_demo.py ]; then $(BIN)/python -u examples/01_demo.py; \
 	else echo "make demo: expected examples/01_demo.py, it is not in this checkout" >&2; exit 1; fi
 
-test: lint typecheck host-oldest unit ## everything CI runs
+test: lint typecheck docs host-oldest unit ## everything CI runs
 
 lint: $(READY) ## ruff, rules and format
 	$(BIN)/python -m ruff check .
@@ -64,6 +64,9 @@ format: $(READY) ## let ruff mend what it can
 
 typecheck: $(READY) ## mypy on the package and the studies
 	$(BIN)/python -m mypy
+
+docs: $(READY) ## the documentation as a site, in site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 unit: $(READY) ## the tests, on the installed Ultralytics
 	$(QUIET_THREADS) $(BIN)/pytest -n $(JOBS) --durations=10 --ignore=tests/benchmarks
@@ -83,5 +86,5 @@ wheel: $(READY) ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 
 clean: ## remove environment, caches and builds
-	rm -rf .venv .nox .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf .venv .nox .mypy_cache .ruff_cache .pytest_cache build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

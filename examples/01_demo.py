@@ -13,7 +13,7 @@ from pathlib import Path
 from ultralytics import YOLO
 from ultralytics.data.utils import check_det_dataset
 
-from ultra_dsmoe.explain.routing_map import main as draw_routing
+from ultra_dsmoe.commands.routing import COMMAND as ROUTING
 from ultra_dsmoe.export.parity import compare, load_images
 
 TARGET_MAP50 = 0.60
@@ -80,7 +80,7 @@ def main() -> int:
 
     print("5/5 drawing which experts each defect class calls", flush=True)
     routing = out / "routing"
-    draw_routing([str(run / "weights" / "best.pt"), f"data={DATA}", f"imgsz={imgsz}", f"out={routing}", "device=cpu"])
+    ROUTING.main([str(run / "weights" / "best.pt"), f"data={DATA}", f"imgsz={imgsz}", f"out={routing}", "device=cpu"])
 
     print(f"\nmAP50 on the validation half: {map50:.3f} (target {TARGET_MAP50:.2f})")
     print(f"ONNX agrees with the net:     {report.agrees()}")

@@ -88,7 +88,7 @@ def test_a_group_lists_its_own(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("knokout best.pt", "error: command: expected one of ours or of the host's (did you mean 'knockout'?), got"),
+        ("knokout best.pt", "error: command: expected one of ours or of Ultralytics' (did you mean 'knockout'?), got"),
         ("data mkae pcb-demo", "did you mean 'make'?"),
     ],
 )

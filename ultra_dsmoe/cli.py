@@ -13,7 +13,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin.entry import one_line_errors
 
 HOST_PAGE = """
-Every other word goes to the host's own command line, with this plugin on:
+Every other word goes to Ultralytics' own command line, with this plugin on:
 
   dsmoe-yolo train|val|predict|track|export|benchmark key=value ...    as `yolo`, whose help is `yolo help`"""
 
@@ -48,7 +48,7 @@ def refuse_typo(word: str) -> None:
 
     near = None if "=" in word or word in (*MODES, *TASKS) else commands.near_miss(word)
     if near is not None:
-        raise ConfigError("command", f"one of ours or of the host's (did you mean '{near}'?)", word)
+        raise ConfigError("command", f"one of ours or of Ultralytics' (did you mean '{near}'?)", word)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ MAP = ROOT / "docs" / "papers.md"
 COLUMNS = ["Eq.", "What", "Function", "Test", "Status"]
 STATUSES = ("as written", "host", "deviates", "unspecified", "reconstructed", "ours", "not built")
 BARE = ("as written", "host")  # statuses that need no explanation
-# Equations that must have a row. Papers whose systems are not built yet join the list with their issue.
+# Equations that must have a row. Papers whose systems are not built yet join the list with them.
 COMPLETE = {"DSMoE": range(1, 36), "TS": range(1, 19)}
 
 NUMBERS = r"\d+(?:\s*(?:-|–|,|and|to)\s*\d+(?!\w|\.\d))*"

@@ -79,6 +79,10 @@ def test_wheel_holds_every_shipped_file(wheel: Path) -> None:
         assert not missing, f"not in the wheel: {missing}"
 
 
+def test_wheel_tells_type_checkers_that_it_has_types(wheel: Path) -> None:
+    assert "ultra_dsmoe/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
 def test_wheel_holds_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     strangers = [n for n in names if not n.startswith(("ultra_dsmoe/", "ultra_dsmoe-"))]

@@ -48,7 +48,7 @@ def test_paper_by_hand() -> None:
 
 
 def test_paper_as_printed_would_diverge() -> None:
-    """The spec's example: constant losses drive the weights apart; the bounds hold them."""
+    """Constant losses drive the weights apart; the bounds hold them."""
     weights = [1.0] * 5
     for _ in range(6):
         weights = paper_weights(weights, [4, 0.1, 0.5, 2, 1])

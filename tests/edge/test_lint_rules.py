@@ -259,12 +259,12 @@ PLANTED: dict[str, Case] = {
         "scale is computed",
         lambda: instance_norm(computed=False),
     ),
-    "loop": (loop, SLOW, "Loop", "the host decides at run time", lambda: model(node("Relu", "x"))),
+    "loop": (loop, SLOW, "Loop", "the CPU decides at run time", lambda: model(node("Relu", "x"))),
     "branch": (
         lambda: branches("Relu"),
         SLOW,
         "If",
-        "the host decides at run time, once per image",
+        "the CPU decides at run time, once per image",
         lambda: model(node("Where", "c", "x", "x"), more={"c": ([1], TensorProto.BOOL)}),
     ),
     "size by data": (

@@ -59,7 +59,7 @@ def test_baselines(write: Callable[..., Path]) -> None:
         ({"data": [{"data": "neu-det", "epoch": 3}]}, r"data: neu-det: epoch: expected one of .*did you mean 'epochs'"),
         ({"data": [{"data": "neu-det", "imgsz": 16}]}, "data: neu-det: imgsz: expected whole numbers of at least 32,"),
         ({"overrides": {"lr00": 1}}, r"overrides: lr00: expected .*did you mean 'lr0'"),
-        ({"overrides": {"lr0": "fast"}}, "overrides: expected values that the host accepts"),
+        ({"overrides": {"lr0": "fast"}}, "overrides: expected values that Ultralytics accepts"),
         ({"overrides": {"seed": 1}}, "overrides: seed: expected arguments that the study does not give itself"),
         ({"overrides": {"dsmoe_topk": 0}}, "dsmoe_topk: expected an integer"),
         ({"overrides": {"distill_model": "gone/t.pt"}}, "overrides: distill_model: expected an existing file"),

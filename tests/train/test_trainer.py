@@ -178,8 +178,8 @@ def test_a_trainer_of_the_users_trains_our_net(tiny_boards: Path, tmp_path: Path
     ("trainer", "message"),
     [
         (Replaces, "trainer: expected a get_model that returns .*, a DSMoEModel, got DetectionModel"),
-        (DetectionModel, "trainer: expected a class derived from the host's DetectionTrainer, got"),
-        ("DetectionTrainer", "trainer: expected a class derived from the host's DetectionTrainer, got"),
+        (DetectionModel, "trainer: expected a class derived from Ultralytics' DetectionTrainer, got"),
+        ("DetectionTrainer", "trainer: expected a class derived from Ultralytics' DetectionTrainer, got"),
     ],
 )
 def test_a_trainer_that_cannot_train_our_net(trainer: Any, message: str, tiny_boards: Path, tmp_path: Path) -> None:

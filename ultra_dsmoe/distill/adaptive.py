@@ -11,7 +11,7 @@ from torch import Tensor
 
 RULES = ("ema", "paper", "none")
 
-# Rule `ema`, [chosen] in the spec: how far a loss may lag behind its first epoch, pace, and the range of a weight. The
+# Rule `ema`, our choice: how far a loss may lag behind its first epoch, pace, and the range of a weight. The
 # range's ends give a largest ratio of 15 between any two weights.
 _MAX_RATIO = 3.0
 _PACE = 0.1

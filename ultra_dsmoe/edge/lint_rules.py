@@ -269,7 +269,7 @@ def _training_mode(node: NodeProto, view: View) -> Iterator[Problem]:
 @rule("If", "Loop", "Scan")
 def _control_flow(node: NodeProto, view: View) -> Iterator[Problem]:
     way_out = "gather the weights of what was chosen, or leave branches out at export"
-    yield Problem(SLOW, "the host decides at run time, once per image and node", way_out)
+    yield Problem(SLOW, "the CPU decides at run time, once per image and node", way_out)
 
 
 @rule("NonZero")

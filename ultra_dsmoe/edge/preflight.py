@@ -198,7 +198,7 @@ def _cautions(report: Report, plan: Plan, recipe: Recipe) -> Iterator[str]:
         if report.torch is not None and _parse("torch", report.torch) >= (2, 4):
             yield "torch 2.4 and newer bring cuDNN 9 beside TensorRT's cuDNN 8; both in one process is untried"
         if report.autoinstall:
-            yield "YOLO_AUTOINSTALL=false is not set: the host would fetch a TensorRT that does not know the card"
+            yield "YOLO_AUTOINSTALL=false is not set: Ultralytics would fetch a TensorRT that does not know the card"
     runtime, numpy = report.onnxruntime, report.numpy
     if runtime and numpy and _parse("onnxruntime", runtime) < (1, 19) and _parse("numpy", numpy) >= (2,):
         yield f"onnxruntime {runtime} does not import beside NumPy {numpy}; take 1.19 or newer"

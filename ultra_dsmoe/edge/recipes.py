@@ -97,7 +97,7 @@ _PASCAL_INSTALL = (
     "pip install torch==2.3.1 torchvision==0.18.1",
     "pip install tensorrt==8.6.1   # or NVIDIA's tar of 8.6.1.6, where its package index no longer has it",
     "pip install 'ultra-dsmoe[edge]'",
-    "export YOLO_AUTOINSTALL=false   # the host would fetch a TensorRT that does not know the card",
+    "export YOLO_AUTOINSTALL=false   # Ultralytics would fetch a TensorRT that does not know the card",
 )
 _ANY_PYTHON = Part("3.10 or newer", "this package", (Range((3, 10)),))
 _ANY_TORCH = Part("2.3 or newer, in a build for the card", "this package", (Range((2, 3)),))
@@ -164,7 +164,7 @@ RECIPES = (
             **_newer(
                 Part(
                     "10.x but 10.2.0; 8.6.1 with Python up to 3.11",
-                    "TensorRT 11.4.0 prerequisites (Turing or newer); the host's own exclusion",
+                    "TensorRT 11.4.0 prerequisites (Turing or newer); Ultralytics' own exclusion",
                     (Range((8, 6), (9,)), Range((10,), (10, 2)), Range((10, 3), (12,))),
                 ),
                 Part("525 or newer", "DALI support matrix", (Range((525,)),)),

@@ -74,7 +74,7 @@ class Collector(DetectionValidator):
         found = super().postprocess(preds)
         took, limit = time.monotonic() - begun, NMS_SECONDS + NMS_SECONDS_PER_IMAGE * len(found)
         if took > limit:
-            expected = f"at most {limit:.1f} s for the boxes of a batch, since the host drops images after that"
+            expected = f"at most {limit:.1f} s for the boxes of a batch, since Ultralytics drops images after that"
             raise DSMoEError("NMS", f"{expected} (try a quieter machine or a smaller batch)", f"{took:.1f} s")
         return found
 

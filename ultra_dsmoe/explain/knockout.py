@@ -17,7 +17,7 @@ from ultra_dsmoe.explain.catalogue import CONTROL, Entry, applicable
 from ultra_dsmoe.explain.record import recording
 from ultra_dsmoe.nn.knockout import Record
 
-WORTH = 1.0  # points of mAP50 that a stage must be worth, from the project's own criterion of usefulness
+WORTH = 1.0  # points of mAP50 that a stage must be worth (our choice; docs/knockout.md, "Verdict")
 
 
 @dataclass(frozen=True)

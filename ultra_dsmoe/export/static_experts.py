@@ -16,7 +16,7 @@ from ultra_dsmoe.export.images import channels_of, image_batches
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
-ROOM = 1.5  # kept experts per chosen one; up to here constant weights are faster than gathered ones (measured, EDGE 4)
+ROOM = 1.5  # kept experts per chosen one; up to here constant weights are faster than gathered ones (docs/edge.md)
 BATCH = 8
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ALPHA = 0.5  # balance of positives and negatives; the dsmoe YAMLs have 0.25, which the paper's baseline has
-BETA = 0.5  # focusing exponent; at the paper's baseline's 1.5 boxes and classes were learned later (docs/dsmoe.md)
+BETA = 0.5  # focusing exponent; at 1.5, the paper's baseline's, learning began later (docs/results/log.md)
 _MAX_SCALE = 50.0  # positives that are all but learned need no more
 _ON_TARGET = 1e-4  # scores this near count as on target: below 1, beta gives |y - s|^beta no finite slope at zero
 _EPS = 1e-9  # against a division by zero
@@ -46,10 +46,10 @@ class QualityFocalLoss(nn.Module):
     focusing decides how much hard and easy negatives weigh beside the positives. The scale is a constant to the
     gradient.
 
-    Other calibrations that were tried did harm (docs/dsmoe.md). A gain found once, on a freshly built net: with small
-    defects the first boxes are ten times too large, so the first targets are hundredths, ``|y - s|^1.5`` a thousandth,
-    and the gain comes out in the thousands. Equal sums over all elements: easy negatives, which focusing leaves alone,
-    keep a large cross-entropy, so classes outweigh boxes and both are learned later.
+    Other calibrations that were tried did harm (docs/results/log.md). A gain found once, on a freshly built net: with
+    small defects the first boxes are ten times too large, so the first targets are hundredths, ``|y - s|^1.5`` a
+    thousandth, and the gain comes out in the thousands. Equal sums over all elements: easy negatives, which focusing
+    leaves alone, keep a large cross-entropy, so classes outweigh boxes and both are learned later.
     """
 
     def __init__(self, alpha: float = ALPHA, beta: float = BETA) -> None:

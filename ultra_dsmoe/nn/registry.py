@@ -169,7 +169,7 @@ def _check_aux_terms(cls: type[nn.Module], argument: str) -> None:
         raise ConfigError(f"{argument} aux_terms", "a class derived from AuxLossMixin", f"{cls.__bases__[0].__name__}")
     for name, term in terms.items():
         if not isinstance(term, AuxTerm) or not term.column.endswith("_loss") or term.column in HOST_COLUMNS:
-            expected = "an AuxTerm whose column ends in _loss and is none of the host's"
+            expected = "an AuxTerm whose column ends in _loss and is none of Ultralytics'"
             raise ConfigError(f"{argument} aux_terms['{name}']", expected, term)
 
 

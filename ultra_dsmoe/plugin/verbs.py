@@ -155,7 +155,7 @@ def with_ours(trainer: Any, ours: Any) -> Any:
     from ultralytics.engine.trainer import BaseTrainer
 
     if not isinstance(trainer, type) or not issubclass(trainer, BaseTrainer):
-        raise ConfigError("trainer", "a class derived from the host's DetectionTrainer", trainer)
+        raise ConfigError("trainer", "a class derived from Ultralytics' DetectionTrainer", trainer)
     if issubclass(ours, trainer):  # one of the host's that ours is made of
         return ours
     if issubclass(trainer, ours):

@@ -104,7 +104,7 @@ def _load_model(source: str) -> dict[str, Any] | None:
     if source.endswith(".pt"):
         if not Path(source).is_file() and source not in GITHUB_ASSETS_NAMES:
             near = did_you_mean(source, GITHUB_ASSETS_NAMES)
-            raise ConfigError("models", f"an existing checkpoint, or one that the host can get{near}", source)
+            raise ConfigError("models", f"an existing checkpoint, or one that Ultralytics can get{near}", source)
         return None
     try:
         with quiet():
@@ -113,4 +113,4 @@ def _load_model(source: str) -> dict[str, Any] | None:
         ours = [p.stem for p in (Path(__file__).parents[2] / "cfg" / "models").glob("*.yaml")]
         sizes = [f"dsmoe-{letter}" for letter in "nsm"]
         near = did_you_mean(Path(source).stem, [*ours, *sizes, *GITHUB_ASSETS_STEMS])
-        raise ConfigError("models", f"a model YAML that the host finds{near}", source) from e
+        raise ConfigError("models", f"a model YAML that Ultralytics finds{near}", source) from e

@@ -32,7 +32,7 @@ def read_overrides(value: Any, where: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(where, "a mapping of the host's train arguments", value)
+        raise ConfigError(where, "a mapping of Ultralytics' train arguments", value)
     if mine := [k for k in value if k in OURS]:
         raise ConfigError(f"{where}: {mine[0]}", "arguments that the study does not give itself", mine[0])
     known(value, [k for k in (*host.DEFAULT_CFG_DICT, *KEYS) if k not in OURS], where)
@@ -40,7 +40,7 @@ def read_overrides(value: Any, where: str) -> dict[str, Any]:
         with quiet():
             host.get_cfg(overrides={k: os.path.expandvars(v) if isinstance(v, str) else v for k, v in value.items()})
     except (TypeError, ValueError, SyntaxError) as e:
-        raise ConfigError(where, "values that the host accepts", " ".join(str(e).split())) from e
+        raise ConfigError(where, "values that Ultralytics accepts", " ".join(str(e).split())) from e
     if value.get("dsmoe_text"):
         make_encoder(value["dsmoe_text"])  # loads nothing, but knows whether the model is there
     for key in FILES:
@@ -56,7 +56,7 @@ def _require_file(given: str, where: str) -> None:
     if unset := re.search(r"\$\{?(\w+)", path):
         raise ConfigError(where, f"the environment variable {unset[1]} to be set", given)
     if not is_at_hand(path):
-        raise ConfigError(where, "an existing file, or the bare name of weights that the host can get", path)
+        raise ConfigError(where, "an existing file, or the bare name of weights that Ultralytics can get", path)
 
 
 def is_at_hand(path: str) -> bool:

@@ -54,7 +54,7 @@ def test_data_yaml_is_the_packaged_one_with_what_the_archive_adds(
     made = make_set()
     (made / "images" / "test").mkdir()
     own = yaml.safe_load((made / "data.yaml").read_text())
-    foreign = {"path": "/home/maker", "val": "../elsewhere", "download": "print('run')"}
+    foreign = {"path": "/srv/maker", "val": "../elsewhere", "download": "print('run')"}
     own |= {**foreign, "groups": "^(.)", "note": "made in May", "data": 1}
     (made / "data.yaml").write_text(yaml.safe_dump(own))
     root = unpack("deeppcb", pack(made, ".tar"), tmp_path / "mine")

@@ -16,7 +16,7 @@ from ultra_dsmoe.nn.head.dual_attention_detect import MAX_LEVELS, DualAttentionD
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 DETECTORS = ("decoupled_da", "decoupled", "coupled")
-_MIN_HIDDEN = 64  # [TS] Sec. 5 as read in the spec: c_h = max(64, 256 w)
+_MIN_HIDDEN = 64  # channels of the towers are max(64, 256 w), our reading of [TS] Sec. 5
 
 
 @register

@@ -25,7 +25,7 @@ class TextLogits(nn.Conv2d):
 
     ``beside=True`` leaves the convolution its K rows and starts with gain 0: with pretrained weights the head then
     starts as the host's. Trained from scratch, such a convolution learns the classes by itself and the text can be
-    taken away at no cost (docs/dsmoe.md).
+    taken away at no cost (docs/results/log.md).
 
     It is a convolution with the host's parameter names, so stock class branches transfer and the host's bias
     initialisation, class renaming and INT8 rules find what they look for.

@@ -22,7 +22,7 @@ class ExpertEnsemble(LinearFoldMixin, TextFoldMixin):
     ``E = CBS3x3_dil2(M' sigmoid(Linear G)) + CBS3x3(Concat[M', tb])``.
 
     Source: [DSMoE] Eq. 25. Reading M' in place of X is our choice: reading X, alone or beside M', the mixture could be
-    replaced by a constant at no cost (docs/dsmoe.md).
+    replaced by a constant at no cost (docs/results/log.md).
     """
 
     textual: Any  # a Conv; when folded, its share of the mixture

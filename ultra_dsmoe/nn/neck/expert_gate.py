@@ -122,7 +122,7 @@ class ExpertGate(AuxLossMixin, SettingsMixin, TextFoldMixin):
     """
 
     options: ClassVar[dict[str, Option]] = {"experts": EXPERTS, "topk": TOPK}
-    aux_terms: ClassVar[dict[str, AuxTerm]] = {"bal": AuxTerm(0.01)}  # gain as read in [DSMoE] Eq. 31
+    aux_terms: ClassVar[dict[str, AuxTerm]] = {"bal": AuxTerm(0.01)}  # [DSMoE] Eq. 31, its size our choice
     run_settings = ("k", "kept")
     knockouts = (
         Knockout("routing-random", "experts drawn at random for each image", random_routing, needs="an ExpertGate"),

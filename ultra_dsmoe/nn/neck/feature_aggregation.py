@@ -26,7 +26,7 @@ class FeatureAggregation(AuxLossMixin, nn.Module):
     Source: [DSMoE] Eq. 26, 27. The convex form is our choice: it is bounded.
     """
 
-    aux_terms: ClassVar[dict[str, AuxTerm]] = {"ga": AuxTerm(0.05)}  # gain as read in [DSMoE] Eq. 31
+    aux_terms: ClassVar[dict[str, AuxTerm]] = {"ga": AuxTerm(0.05)}  # [DSMoE] Eq. 31, its size our choice
 
     def __init__(self, c: int) -> None:
         """Build the block for ``c`` channels."""

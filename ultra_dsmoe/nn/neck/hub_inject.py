@@ -18,7 +18,7 @@ class HubInject(nn.Module):
     our choice, and so is ``Y = X + BN(Conv1x1(O))`` as the projection of Eq. 28: with O in its place, X is learned
     through the experts only, and later. From scratch a share of 0.2 is right: as large as the level (1), the untrained
     hub hides it and boxes are learned later; a projection without normalisation that starts at zero is not taken up
-    (docs/dsmoe.md). With pretrained weights a gain of 0 is right: the net begins as the YOLO they come from.
+    (docs/results/log.md). With pretrained weights a gain of 0 is right: the net begins as the YOLO they come from.
     """
 
     fast_parameters: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ class HyperbolicFusion(AuxLossMixin, PoincareAlignment):
 
     fast_parameters = (*PoincareAlignment.fast_parameters, "log_tau", "lam_logit", "parent_radius")
     options: ClassVar[dict[str, Option]] = {"hyperbolic": HYPERBOLIC}
-    # Gains as read in [DSMoE] Eq. 31.
+    # [DSMoE] Eq. 31, the gains' sizes our choice.
     aux_terms: ClassVar[dict[str, AuxTerm]] = {
         "align": AuxTerm(0.5, batch_alignment, "align_loss"),
         "hier": AuxTerm(0.05),

@@ -15,7 +15,7 @@ from ultra_dsmoe.ops import poincare
 
 RADIUS_RANGE = (0.05, 2.0)  # of a class anchor's tangent norm
 HYPERBOLIC = Option(True, checks.flag)  # of every block that compares on the ball: False is the ablation
-_INIT_SCALE = 0.15  # s_v of the spec: image vectors start well inside the clip radius
+_INIT_SCALE = 0.15  # our choice: image vectors start well inside the clip radius
 _TAU_RANGE = (0.02, 5.0)  # our choice: keeps the softmax from overflow and from going flat
 
 
@@ -43,7 +43,7 @@ class PoincareAlignment(TextFoldMixin):
             nc: Number of classes K.
             width: Dimensions of the ball; as many as channels where omitted.
             hyperbolic: False replaces the distance by a cosine at the same shapes (the ablation).
-            tau: Temperature tau_h to start with; 0.2 is the spec's.
+            tau: Temperature to start with; 0.2 is our choice.
         """
         super().__init__()
         self.nc, self.hyperbolic = nc, hyperbolic

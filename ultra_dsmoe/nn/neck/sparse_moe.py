@@ -38,7 +38,7 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
 
     With one input the block brings its own gate and needs no text, so it fits any model YAML.
 
-    Source: [DSMoE] Eq. 21. The closing batch normalisation (M' of the spec) is our choice: it keeps the mixture from
+    Source: [DSMoE] Eq. 21. The closing batch normalisation, which gives M', is our choice: it keeps the mixture from
     being bypassed by the stages behind it.
     """
 

@@ -99,7 +99,7 @@ class TextSemantics(AuxLossMixin, SettingsMixin, TextFoldMixin):
     """
 
     options: ClassVar[dict[str, Option]] = {"text": Option(True, checks.flag)}
-    aux_terms: ClassVar[dict[str, AuxTerm]] = {"ort": AuxTerm(0.01)}  # gain as read in [DSMoE] Eq. 31
+    aux_terms: ClassVar[dict[str, AuxTerm]] = {"ort": AuxTerm(0.01)}  # [DSMoE] Eq. 31, its size our choice
     run_settings = ("bank",)
     knockouts = tuple(_knockouts())
     stacked_vectors: ClassVar[dict[str, int]] = {"table": 1}
