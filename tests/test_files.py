@@ -122,3 +122,17 @@ def test_require_unused(tmp_path: Path) -> None:
             require_unused(taken)
         with pytest.raises(DataError, match="expected a new or empty folder"), whole_folder(taken):
             raise AssertionError
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a" / "b"
+    assert write_files(folder, {"x.csv": b"1", "y.png": b"22"}) == [folder / "x.csv", folder / "y.png"]
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {"x.csv": b"1", "y.png": b"22"}
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_files(folder, {"x.csv": b"other"})
+    assert (folder / "x.csv").read_bytes() == b"1"

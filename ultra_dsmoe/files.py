@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ultra_dsmoe.errors import DataError
@@ -24,8 +24,8 @@ def package_roots() -> tuple[Path, Path]:
 
 
 def sync(path: Path) -> None:
-    """Have the system write a file or folder to the disk itself; where it cannot, as folders on Windows, go on."""
-    with suppress(OSError):
+    """Have the system write a file or folder to the disk itself; not every system does that for folders."""
+    with suppress(OSError) if path.is_dir() else nullcontext():
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

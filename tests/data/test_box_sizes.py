@@ -107,7 +107,7 @@ def test_a_centre_is_the_geometric_mean() -> None:
 
 def test_more_clusters_than_sizes_and_no_scikit_learn_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = np.array([[1.0, 2.0]] * 5 + [[2.0, 1.0]])
-    with pytest.raises(ConfigError, match="clusters: expected at most 2, the number of different box box_sizes, got 3"):
+    with pytest.raises(ConfigError, match="clusters: expected at most 2, the number of different box sizes, got 3"):
         cluster(sides, 3)
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
     with pytest.raises(ConfigError, match=r"pip install 'ultra-dsmoe\[data\]'"):

@@ -30,9 +30,9 @@ def test_activation_weights_do_not_see_the_scale() -> None:
 
 def test_activation_attention_is_computed_in_fp32() -> None:
     x = torch.randn(2, 5, 4, 3).bfloat16()
-    attention = ActivationAttention()(x)
+    attention = ActivationAttention().weight(x)
     assert attention.dtype == torch.float32
-    torch.testing.assert_close(attention, ActivationAttention()(x.float()))
+    torch.testing.assert_close(attention, ActivationAttention().weight(x.float()))
 
 
 def test_activation_attention_of_nothing_is_finite() -> None:

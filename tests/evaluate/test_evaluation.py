@@ -23,11 +23,8 @@ from ultra_dsmoe.evaluate.evaluation import (
     NMS_SECONDS_PER_IMAGE,
     Collector,
     Evaluation,
-    begin,
     load_network,
-    output_folder,
 )
-from ultra_dsmoe.files import write_files
 
 WIDE = (32, 64)  # height and width of the pictures of a set of one's own
 
@@ -221,49 +218,6 @@ def test_a_network_comes_in_full_precision_ready_to_predict(checkpoint: Path, tm
 
 
 # where results go -----------------------------------------------------------------------------------------------------
-
-
-def test_results_go_beside_the_run_or_where_told(tmp_path: Path) -> None:
-    (tmp_path / "train" / "weights").mkdir(parents=True)
-    assert output_folder(tmp_path / "train" / "weights" / "best.pt", None, "topk") == tmp_path / "train" / "topk"
-    assert output_folder(tmp_path / "train" / "best.pt", None, "topk") == tmp_path / "train" / "topk"
-    assert output_folder(tmp_path / "best.pt", str(tmp_path / "a" / "b"), "topk") == tmp_path / "a" / "b"
-    assert not (tmp_path / "a").exists()
-    (tmp_path / "file").write_text("")
-    for taken in ("file", "file/below"):
-        with pytest.raises(ConfigError, match=r"^out: expected a folder that can be written, got .*file"):
-            output_folder(tmp_path / "best.pt", str(tmp_path / taken), "topk")
-
-
-def test_files_are_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "a" / "b"
-    assert write_files(folder, {"x.csv": b"1", "y.png": b"22"}) == [folder / "x.csv", folder / "y.png"]
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {"x.csv": b"1", "y.png": b"22"}
-
-    def full(self: Path, data: bytes) -> int:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="disk full"):
-        write_files(folder, {"x.csv": b"other"})
-    assert (folder / "x.csv").read_bytes() == b"1"
-
-
-@pytest.mark.parametrize("argv", [[], ["help"], ["-h"], ["--help"]])
-def test_help_opens_nothing(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert begin(argv, "how to use it", {}, "topk") is None
-    assert capsys.readouterr().out == "how to use it\n"
-
-
-def test_begin_opens_what_the_words_name(checkpoint: Path) -> None:
-    from ultra_dsmoe.commands.arguments import text
-
-    opened = begin([str(checkpoint), "device=cpu"], "", {"model": text, "device": text}, "topk")
-    assert opened is not None
-    options, evaluation, folder = opened
-    assert options == {"model": str(checkpoint), "device": "cpu"}
-    assert evaluation.path == checkpoint
-    assert folder == checkpoint.parent.parent / "topk"
 
 
 # when a pass counts ---------------------------------------------------------------------------------------------------

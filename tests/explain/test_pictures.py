@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from ultralytics.data.utils import check_det_dataset
 
 from ultra_dsmoe import cli, commands
 from ultra_dsmoe.errors import ConfigError, TextError
@@ -65,7 +66,7 @@ def test_titles_of_several_gates_name_their_row(checkpoint, monkeypatch):
         monkeypatch.setattr(module, "draw", lambda found, title: titles.append(title) or b"")
     evaluation = Evaluation({"model": str(checkpoint)})
     maps, files = routing.collect(evaluation, shuffles=1)
-    sizes = pictures.label_sizes(evaluation.args, pictures.check_det_dataset(evaluation.args["data"]), files)
+    sizes = pictures.label_sizes(evaluation.args, check_det_dataset(evaluation.args["data"]), files)
     two = {"_row17": maps[""], "_row21": maps[""]}
     routing.routing_files(two, files, evaluation)
     pictures.size_files(two, sizes, evaluation, 1, 0)

@@ -43,7 +43,7 @@ def test_a_fraction_is_spread_over_the_split(tiny_boards: Path) -> None:
         (
             "names: [spur]\ntrain: empty\nval: empty\n",
             "val",
-            "a data YAML with images in its 'val' split, got .*No images found",
+            "a data YAML with images in its 'val' split, got .*Error loading data",
         ),
         ("names: [spur]\ntrain: empty\nval: empty\n", "test", "a data YAML with a 'test' split"),
         ("names: [spur\n", "val", "a data YAML with images"),

@@ -11,6 +11,7 @@ from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import keys
+from ultra_dsmoe.text.prompts import read_prompt_file
 
 
 def test_keys_are_read_as_none_and_written_nowhere() -> None:
@@ -137,7 +138,7 @@ def test_keys_have_their_verbs(verb: str, key: str, value: object, message: str)
 def test_prompts_are_read(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text("spur: a spike\nshort: [a bridge, copper between traces]\n3: [a number]\n")
-    assert keys.read_prompts(str(path)) == {
+    assert read_prompt_file(str(path)) == {
         "spur": ["a spike"],
         "short": ["a bridge", "copper between traces"],
         "3": ["a number"],
@@ -147,7 +148,7 @@ def test_prompts_are_read(tmp_path: Path) -> None:
 def test_prompts_may_be_the_section_of_a_data_yaml(tmp_path: Path) -> None:
     path = tmp_path / "data.yaml"
     path.write_text("names: {0: spur}\nprompts:\n  spur: a spike\n")
-    assert keys.read_prompts(str(path)) == {"spur": ["a spike"]}
+    assert read_prompt_file(str(path)) == {"spur": ["a spike"]}
 
 
 @pytest.mark.parametrize(
@@ -169,5 +170,5 @@ def test_bad_prompt_files_are_one_line(tmp_path: Path, content: bytes | None, me
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"dsmoe_prompts.*{message}") as caught:
-        keys.read_prompts(str(path))
+        read_prompt_file(str(path))
     assert "\n" not in str(caught.value)

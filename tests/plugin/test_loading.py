@@ -62,7 +62,7 @@ def test_a_changed_weight_is_told(net: DSMoEModel, save: Callable[..., Path]) ->
         tasks.torch_safe_load(path)
 
 
-@pytest.mark.parametrize("near", [b"ultra_dsmoe.train.mo", b"DSMoEMo"])
+@pytest.mark.parametrize("near", [b"ultra_dsmoe.model.de", b"DSMoEMo"])
 def test_a_changed_name_is_damage_and_no_newer_version(near: bytes, net: DSMoEModel, save: Callable[..., Path]) -> None:
     path = save(net, "best.pt")
     content = path.read_bytes()

@@ -14,8 +14,8 @@ import pytest
 import torch
 from ultralytics import YOLO
 
+from ultra_dsmoe import commands
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, TextError
-from ultra_dsmoe.explain import knockout, paraphrases, pictures, routing_map, topk
 from ultra_dsmoe.export.images import split_images
 from ultra_dsmoe.export.parity_check import ParityCheck
 from ultra_dsmoe.model.detector import DSMoEModel
@@ -90,13 +90,7 @@ def saved(net: DSMoEModel, tmp_path: Path) -> Callable[[Any], Path]:
     return save
 
 
-COMMANDS = {
-    "routing": routing_map.main,
-    "topk": topk.main,
-    "knockout": knockout.main,
-    "pictures": pictures.main,
-    "paraphrases": paraphrases.main,
-}
+COMMANDS = ("routing", "topk", "knockout", "pictures", "text paraphrases")
 VERBS = {
     "static": lambda model: model.predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, dsmoe_moe="static"),
     "parity": lambda model: model.export(imgsz=64, dsmoe_parity="val"),
@@ -121,11 +115,11 @@ def test_commands(
 ) -> None:
     path = saved(requests[0])
     with pytest.raises(ConfigError, match=r"^data: expected a data YAML \(that of the training is not on this disk\)"):
-        COMMANDS[command]([str(path)])
+        commands.run([*command.split(), str(path)])
     path.unlink()
     path.parent.rmdir()
     with pytest.raises(DataError, match=r"^data: expected the images of its 'val' split here, or data= "):
-        COMMANDS[command]([str(saved(str(trap[0])))])
+        commands.run([*command.split(), str(saved(str(trap[0])))])
     assert (requests[1], trap[1].exists(), os.listdir(folder)) == ([], False, [])
 
 

@@ -6,6 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
 
@@ -246,12 +247,14 @@ def test_the_state_of_other_groups_does_not_fit() -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_run_of_an_older_version_resumes_without_its_momentum(same: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_an_older_version_resumes_without_its_momentum(
+    same: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen: list[dict[str, Any]] = []
     monkeypatch.setattr(DetectionTrainer, "resume_training", lambda _self, ckpt: seen.append(ckpt))
     stacks = Stacks()
     trainer = object.__new__(DSMoETrainer)
-    trainer.resume, trainer.optimizer = True, muon(stacks)
+    trainer.resume, trainer.optimizer, trainer.csv = True, muon(stacks), tmp_path / "results.csv"
     older = torch.optim.SGD([{"params": list(stacks.parameters())}], lr=0.1)
     state = (trainer.optimizer if same else older).state_dict()
     trainer.resume_training({"epoch": 3, "optimizer": state})

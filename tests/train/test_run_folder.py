@@ -22,6 +22,12 @@ class Host:
         self.save_dir, self.wdir = folder, folder / "weights"
         self.wdir.mkdir(parents=True, exist_ok=True)
         (folder / "args.yaml").write_text("lr: 1\n")
+        self.data = self.get_dataset()
+
+    def train(self) -> str:
+        if self.data == "bad data":
+            raise RuntimeError("no classes")
+        return "trained"
 
     def check_resume(self, overrides: Any) -> None:
         self.args.save_dir = str(self.folder)
@@ -100,8 +106,22 @@ def test_a_distributed_worker_removes_what_the_process_that_started_it_made(
 
 
 def test_data_that_cannot_be_read_leave_no_folder_and_their_own_error(tmp_path: Path) -> None:
-    assert Trainer(tmp_path / "a").get_dataset() == "the data"
+    assert Trainer(tmp_path / "a").train() == "trained"
     assert (tmp_path / "a").is_dir()
     with pytest.raises(RuntimeError, match=r"^no images$"):
-        Trainer(tmp_path / "b", fails=True).get_dataset()
+        Trainer(tmp_path / "b", fails=True)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_training_that_never_began_leaves_no_folder_and_its_own_error(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path / "a")
+    trainer.data = "bad data"
+    with pytest.raises(RuntimeError, match=r"^no classes$"):
+        trainer.train()
+    assert not (tmp_path / "a").exists()
+    begun = Trainer(tmp_path / "b")
+    begun.data = "bad data"
+    (begun.wdir / "last.pt").write_text("weights")
+    with pytest.raises(RuntimeError, match=r"^no classes$"):
+        begun.train()
+    assert (tmp_path / "b" / "weights" / "last.pt").is_file()

@@ -50,7 +50,8 @@ def _on_disk(data: str | Path, split: str) -> list[str]:
     places = split_places(data, split)
     for place in places:
         if not place.exists():
-            raise FileNotFoundError(f"images not found: {place}")
+            expected = f"a data YAML with images in its '{split}' split"
+            raise DataError("data", expected, f"{data} (images not found: {place})")
     return [str(place) for place in places]
 
 
@@ -58,7 +59,7 @@ def _fetched(data: str | Path, split: str) -> Any:
     """Return the places of a split; where they are not on this disk, the host may get them."""
     try:
         return _on_disk(data, split)
-    except (DataError, FileNotFoundError):
+    except DataError:
         return check_det_dataset(str(data)).get(split)
 
 
