@@ -156,7 +156,7 @@ def exchanged(bank: Tensor, rng: np.random.Generator) -> Tensor:
 def drawn(bank: Tensor, rng: np.random.Generator) -> Tensor:
     """Draw vectors of random direction and each class's own length."""
     noise = torch.from_numpy(rng.standard_normal(tuple(bank.shape))).to(bank)
-    return noise / noise.norm(dim=1, keepdim=True) * bank.norm(dim=1, keepdim=True)
+    return noise / noise.norm(dim=-1, keepdim=True) * bank.norm(dim=-1, keepdim=True)
 
 
 @contextmanager

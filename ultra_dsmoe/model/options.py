@@ -9,6 +9,7 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.nn.attention.kinds import check_attention
+from ultra_dsmoe.nn.neck.text_semantics import ATTENDED, POOLED
 from ultra_dsmoe.ops.gray import check_gamma
 
 # Gains of the auxiliary terms, [DSMoE] Eq. 31 as read in the spec; the section's `gains` overrides them.
@@ -108,6 +109,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "experts": _by_block,
     "topk": _by_block,
     "text": _switch("text"),
+    "descriptions": _one_of("descriptions", (POOLED, ATTENDED)),
     "hyperbolic": _switch("hyperbolic"),
     "loss": _one_of("loss", LOSSES),
     "cls_loss": _one_of("cls_loss", CLASS_LOSSES),
