@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_f1
 from ultra_dsmoe.evaluate.evaluation import write_files
+from ultra_dsmoe.evaluate.groups import group_numbers
 
 from .knockouts import knockout_table
 from .plan import Plan
 from .store import KEPT, Kept, read_kept
-from .verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, group_numbers, judge
+from .verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, judge
 
 DPI = 150
 WIDTH, ROW, REST = 4.6, 0.55, 1.5  # inches: of a panel, of a model's line, of title and axis
