@@ -28,7 +28,7 @@ def test_command_prints_what_it_is_worth_and_writes_a_checkpoint(
     assert "mAP50 no evidence of a difference, mAP50-95 no evidence of a difference" in shown
     assert "temperature of the gate: 0.0500" in shown
     assert f"written: {out}" in shown
-    assert float(blocks(YOLO(str(out)).model, ExpertGate)[0].tau) == pytest.approx(0.05, rel=1e-3)
+    assert blocks(YOLO(str(out)).model, ExpertGate)[0].tau.item() == pytest.approx(0.05, rel=1e-3)
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
 
 

@@ -122,7 +122,7 @@ def test_a_written_checkpoint_differs_in_the_gate_alone(checkpoint: Path, tmp_pa
     new.write_bytes(checkpoint_with(checkpoint, [0.05]))
     old, net = (YOLO(str(p)).model for p in (checkpoint, new))
     (gate,) = blocks(net, ExpertGate)
-    assert float(gate.tau) == pytest.approx(0.05, rel=1e-3)
+    assert gate.tau.item() == pytest.approx(0.05, rel=1e-3)
     differ = [
         k for (k, a), b in zip(old.state_dict().items(), net.state_dict().values(), strict=True) if not a.equal(b)
     ]
@@ -136,4 +136,4 @@ def test_the_moving_average_of_an_unfinished_run_is_changed_too(checkpoint: Path
     torch.save({**content, "ema": deepcopy(content["model"])}, last)
     new = tmp_path / "new.pt"
     new.write_bytes(checkpoint_with(last, [0.05]))
-    assert float(blocks(YOLO(str(new)).model, ExpertGate)[0].tau) == pytest.approx(0.05, rel=1e-3)
+    assert blocks(YOLO(str(new)).model, ExpertGate)[0].tau.item() == pytest.approx(0.05, rel=1e-3)
