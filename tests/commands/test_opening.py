@@ -35,7 +35,7 @@ def test_a_file_that_can_be_written(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.png"):
         with pytest.raises(ConfigError, match=r"^out: expected a file that ends in \.png or \.svg, got "):
             output_file(str(tmp_path / name), (".png", ".svg"))
-    with pytest.raises(ConfigError, match="^out: expected a file in a folder that exists and can be written, got "):
+    with pytest.raises(ConfigError, match=r"^out: expected a file in a folder that exists and can be written, got "):
         output_file(str(tmp_path / "none" / "a.png"), (".png",))
 
 

@@ -17,6 +17,7 @@ CFG = Path(__file__).resolve().parents[2] / "cfg" / "models"
 MODELS = {
     "dsmoe.yaml": ["dsmoe"],
     "dsmoe-conv.yaml": ["dsmoe-n", "dsmoe-s", "dsmoe-m"],
+    "dsmoe-concat.yaml": ["dsmoe-concat"],
     "dsmoe-p2.yaml": ["dsmoe-p2"],
     "yolov8-dsmoe.yaml": ["yolov8n-dsmoe", "yolov8s-dsmoe"],
     "yolo26-dsmoe.yaml": ["yolo26n-dsmoe", "yolo26s-dsmoe"],
@@ -129,3 +130,19 @@ def test_scale_letters_change_the_width_as_the_host_does() -> None:
 
 def test_both_spellings_of_a_scale_resolve() -> None:
     assert [p.shape for p in build("dsmoen").parameters()] == [p.shape for p in build("dsmoe-n").parameters()]
+
+
+def test_the_hub_enters_the_levels_as_the_paper_says() -> None:
+    """[DSMoE] Eq. 28, 29: Y is the projected O, and each level the C2f of Y, resized, beside the encoder's map."""
+    net = build("dsmoe-concat").eval()
+    seen: dict[int, Tensor] = {}
+    for i in (4, 7, 11, 20, 24, 26, 29):
+        net.model[i].register_forward_hook(lambda m, _x, out: seen.__setitem__(m.i, out))
+    predictions(net, torch.rand(1, 3, 2 * SIZE, SIZE))
+    with torch.no_grad():
+        y = net.model[21](seen[20])
+        large, small = y.repeat_interleave(2, 2).repeat_interleave(2, 3), y.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+        for level, resized, shallow in ((24, large, 4), (26, y, 7), (29, small, 11)):
+            wanted = net.model[level](torch.cat([resized, seen[shallow]], 1))
+            torch.testing.assert_close(seen[level], wanted, atol=1e-6, rtol=1e-6)
+    assert net.model[-1].f == [24, 26, 29, 12]

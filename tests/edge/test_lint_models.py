@@ -18,6 +18,7 @@ CFG = Path(__file__).resolve().parents[2] / "cfg" / "models"
 NETS = {
     "dsmoe.yaml": ("dsmoe",),
     "dsmoe-conv.yaml": ("dsmoe-n", "dsmoe-s", "dsmoe-m"),
+    "dsmoe-concat.yaml": ("dsmoe-concat",),
     "dsmoe-p2.yaml": ("dsmoe-p2",),
     "yolov8-dsmoe.yaml": ("yolov8n-dsmoe", "yolov8s-dsmoe"),
     "yolo26-dsmoe.yaml": ("yolo26n-dsmoe", "yolo26s-dsmoe"),

@@ -5,7 +5,7 @@ import pytest
 from ultralytics.utils.metrics import ap_per_class
 
 from ultra_dsmoe.evaluate import bootstrap
-from ultra_dsmoe.evaluate.bootstrap import hits_needed, interval, mean_ap, replicates, resamples
+from ultra_dsmoe.evaluate.bootstrap import hits_needed, interval, mean_ap, mean_f1, replicates, resamples
 from ultra_dsmoe.evaluate.evaluation import ImageStats
 from ultra_dsmoe.explain.knockout import verdict
 
@@ -52,6 +52,16 @@ def test_undrawn_sample_is_the_hosts_own_value():
     stats = fake_stats()
     np.testing.assert_allclose(replicates(stats, np.ones((1, 40), int))[0], mean_ap(stats), rtol=1e-12)
     assert 0.1 < mean_ap(stats)[1] < mean_ap(stats)[0] < 0.9
+
+
+def test_f1_by_hand():
+    """Four labels of class 0, of which three detections find two; the one of class 1 is found and counts as much."""
+    hit = np.array([True, False, True, True])[:, None].repeat(10, 1)
+    confidence, predicted = np.array([0.9, 0.8, 0.7, 0.9]), np.array([0.0, 0.0, 0.0, 1.0])
+    labels = np.array([0.0, 0.0, 0.0, 0.0, 1.0])
+    of_class_0 = 2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4)  # at 0.7 and below; 0.4 above 0.8
+    stats = ImageStats(["a.png"], [hit], [confidence], [predicted], [labels])
+    assert mean_f1(stats) == pytest.approx((of_class_0 + 1) / 2, abs=1e-6)
 
 
 def test_resampled_value_is_the_hosts_on_repeated_images():

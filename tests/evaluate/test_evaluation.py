@@ -179,7 +179,9 @@ def test_no_data_at_all(checkpoint: Path, tmp_path: Path) -> None:
     content = torch.load(checkpoint, weights_only=False)
     content["train_args"] = {k: v for k, v in content["train_args"].items() if k != "data"}
     torch.save(content, tmp_path / "bare.pt")
-    with pytest.raises(ConfigError, match=r"^data: expected a data YAML, got none$"):
+    with pytest.raises(
+        ConfigError, match=r"^data: expected a data YAML .that of the training is not on this disk., got none$"
+    ):
         opened(tmp_path / "bare.pt")
 
 

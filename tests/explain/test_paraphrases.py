@@ -22,6 +22,7 @@ from ultra_dsmoe.explain.paraphrases import (
     as_csv,
     cells,
     evaluate,
+    mixed,
     reword,
     sentence,
     trained_bank,
@@ -104,6 +105,19 @@ def test_wordings_arrive_as_by_set_prompts(
     after_vectors = encode_bank(trained.names, OTHER, "hash", keep=trained.prompts).vectors
     np.testing.assert_allclose(second.cosines, (before * after_vectors).sum(1), atol=1e-3)
     assert np.flatnonzero(second.cosines < 0.99).tolist() == [1, 4]
+
+
+def test_single_vectors_of_unequal_wordings_are_mixed_by_class() -> None:
+    new, old = np.ones((2, 3, 4)), np.full((2, 1, 4), 2.0)
+    for one, two, want in ((new, old, [[1, 1, 1], [2, 0, 0]]), (old, new, [[2, 0, 0], [1, 1, 1]])):
+        np.testing.assert_array_equal(mixed(np.array([True, False]), one, two)[..., 0], want)
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_single_vectors_come_where_the_net_was_trained_on_them(made: bool, other: Path) -> None:
+    trained = encode_bank(["spur", "mouse_bite"], {"spur": ["a spike", "a thorn"]}, "hash", each=made)
+    bank = reword(trained, str(other))
+    assert (None if bank.each is None else bank.each.shape[:2]) == ((2, 1) if made else None)
 
 
 def test_command_writes_its_table(described: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -206,6 +206,8 @@ def test_exchanged_vectors_never_stay():
         out = exchanged(bank, np.random.default_rng(seed))
         assert (out != bank).all()
     assert not torch.equal(drawn(bank, np.random.default_rng(0)), drawn(bank, np.random.default_rng(1)))
+    single = torch.stack([bank, torch.zeros_like(bank)], 1)  # classes of one description beside classes of two
+    torch.testing.assert_close(drawn(single, np.random.default_rng(0)).norm(dim=-1), single.norm(dim=-1))
 
 
 def test_semantics_are_shared_by_all_classes(net, images):

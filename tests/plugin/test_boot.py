@@ -93,8 +93,8 @@ def test_torch_pays_for_the_hook_only() -> None:
     )
     early, late = eval(answer(code))
     assert {*early, "stripping"} == {"boot", "host", "lookup", "stripping"}  # which some hosts load before their checks
-    assert {"keys", "tasks", "routing"} <= set(late)
-    assert not {"parser", "table", "safeload", "nn", "train", "text"} & set(late)  # for who builds or loads ours
+    assert {"keys", "tasks", "verbs"} <= set(late)
+    assert not {"parser", "layer_table", "safeload", "nn", "train", "text"} & set(late)  # for who builds or loads ours
     probe = "import sys; {}; print(sorted(m for m in sys.modules if not m.startswith('ultra_dsmoe.plugin')))"
     load = "from ultralytics import YOLO; YOLO('yolo11n.yaml')"
     ours = set(eval(answer(probe.format(load))))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ultra_dsmoe.evaluate.bootstrap import mean_f1
 from ultra_dsmoe.evaluate.evaluation import ImageStats
 from ultra_dsmoe.study import report, store, verdict
 from ultra_dsmoe.study.table import read_rows
@@ -24,6 +25,18 @@ def test_nothing_learned(
     found.tp = [np.zeros_like(t) for t in found.tp]
     host = host_class(stats=lambda seed: found)
     assert "k2 on boards has learned next to nothing (mAP50 below 0.01)" in run(write(seeds=[0]), host)[1]
+
+
+def test_f1_stands_beside_precision_and_recall(
+    fake_stats: Callable[[int], ImageStats], write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It is the mean over the trainings, from what was kept of them: the table of numbers has none."""
+    run(write())
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    cells = [f"boards-k2-{seed}" for seed in (0, 1)]
+    mean = np.mean([mean_f1(fake_stats(len(cell))) for cell in cells])
+    assert "| precision | recall | F1 | seeds | minutes |\n" in page
+    assert f"| 0.500 | 0.250 | {mean:.3f} | 2 | 1.5 |\n" in page
 
 
 def test_unequal_seeds(

@@ -135,6 +135,24 @@ def test_ablation_is_cumulative(tmp_path: Path) -> None:
     assert "ResNetLayer" not in built[2]
 
 
+def test_the_recipe_in_the_study_is_the_shipped_one() -> None:
+    (recipe,) = [m for m in reader.read_plan(FOLDER / "variants.yaml").models if m.name == "recipe"]
+    shipped = yaml.safe_load((FOLDER.parents[1] / "cfg" / "train" / "dsmoe.yaml").read_text(encoding="utf-8"))
+    assert {
+        **recipe.overrides,
+        **{k: shipped[k] for k in ("model", "imgsz", "epochs", "batch", "nbs", "seed")},
+    } == shipped
+
+
+def test_studies_share_the_runs_of_five_experts() -> None:
+    """k = 5 of 32 experts, trained once for all: by equal settings its cells are found again."""
+    names = {"topk": "k5", "experts": "n32", "variants": "dsmoe-n"}
+    found = [m for study, name in names.items() for m in reader.read_plan(FOLDER / f"{study}.yaml").models
+             if m.name == name]  # fmt: skip
+    assert len(found) == 3
+    assert len({(m.digest, str(m.overrides), m.text) for m in found}) == 1
+
+
 def test_experts(tmp_path: Path) -> None:
     found = {}
     for name, net in nets(reader.read_plan(FOLDER / "experts.yaml"), tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import ImageStats
+from ultra_dsmoe.evaluate.groups import group_numbers
 from ultra_dsmoe.study import verdict
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -50,7 +51,7 @@ def made_up(
 
 def compare(runs: dict[str, Any], groups: str | None = None, boot: int = 100) -> list[Any]:
     files = next(iter(runs["base"].values())).files
-    data = verdict.DataSet("set", runs, verdict.group_numbers(files, groups))
+    data = verdict.DataSet("set", runs, group_numbers(files, groups))
     return verdict.judge([data], [(name, "base") for name in runs if name != "base"], boot=boot)[1]
 
 
@@ -128,10 +129,10 @@ def test_interval_knows_of_seeds() -> None:
 
 def test_groups_stay_together() -> None:
     files = ["a/10_1.png", "a/10_2.png", "b/7_1.png", "plain.png"]
-    groups = verdict.group_numbers(files, r"^(\d+)_")
+    groups = group_numbers(files, r"^(\d+)_")
     assert groups[0] == groups[1]
     assert len(set(groups)) == 3
-    assert len(set(verdict.group_numbers(files, None))) == 4
+    assert len(set(group_numbers(files, None))) == 4
     counts = verdict.draw_images(groups, 50, np.random.default_rng(0))
     assert (counts[:, 0] == counts[:, 1]).all()
     assert (counts[:, 0] != counts[:, 2]).any()
@@ -182,7 +183,7 @@ def test_holm() -> None:
 def test_steps() -> None:
     """Three nets, each compared with the one before: the two differences add up to that of the ends."""
     runs = made_up({"a": 0.5, "b": 0.6, "c": 0.7}, seeds=2, images=60)
-    data = verdict.DataSet("set", runs, verdict.group_numbers([str(i) for i in range(60)], None))
+    data = verdict.DataSet("set", runs, group_numbers([str(i) for i in range(60)], None))
     pairs = [("b", "a"), ("c", "b"), ("c", "a"), ("gone", "a")]
     found = {
         (c.model, c.baseline): c.difference for c in verdict.judge([data], pairs, boot=50)[1] if c.measure == "mAP50"

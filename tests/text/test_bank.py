@@ -68,6 +68,25 @@ def test_prompts_are_normalised_before_and_after_the_mean() -> None:
     np.testing.assert_allclose(pool_prompts(Plane(), [["a", "b"], ["c"]]), [[half, half], [0.6, 0.8]], atol=1e-6)
 
 
+def test_single_prompts_are_kept_beside_their_mean(tmp_path: Path) -> None:
+    encoder = Counting()
+    whole, single = (encode_bank(NAMES, PROMPTS, encoder, tmp_path, each=each) for each in (False, True))
+    assert whole.each is None
+    np.testing.assert_allclose(single.vectors, whole.vectors, atol=1e-6)
+    assert (single, single.key) == (whole, whole.key)
+    rows = encoder.encode([t for texts in single.prompts for t in texts])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(single.each, [rows[:2], [rows[2], [0, 0]]], atol=1e-6)
+    before = encoder.calls
+    encode_bank(NAMES, PROMPTS, encoder, tmp_path, each=True)  # from what is kept
+    assert encoder.calls == before
+    again = TextBank.from_state(single.state())
+    np.testing.assert_array_equal(again.each, single.each)
+    assert TextBank.from_state(whole.state()).each is None
+    with pytest.raises(TextError, match=r"vectors of single prompts of shape \[2, 2, 2\], got \[2, 1, 2\]"):
+        TextBank(single.names, single.prompts, "x", single.vectors, "0", single.each[:, :1])
+
+
 def test_class_order_follows_names() -> None:
     one = encode_bank({0: "spur", 1: "short"}, PROMPTS, encoder="hash")
     two = encode_bank({1: "spur", 0: "short"}, PROMPTS, encoder="hash")

@@ -255,6 +255,7 @@ def test_a_run_of_an_older_version_resumes_without_its_momentum(
     stacks = Stacks()
     trainer = object.__new__(DSMoETrainer)
     trainer.resume, trainer.optimizer, trainer.csv = True, muon(stacks), tmp_path / "results.csv"
+    trainer.start_epoch = 4
     older = torch.optim.SGD([{"params": list(stacks.parameters())}], lr=0.1)
     state = (trainer.optimizer if same else older).state_dict()
     trainer.resume_training({"epoch": 3, "optimizer": state})

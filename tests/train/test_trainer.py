@@ -67,6 +67,24 @@ def columns(folder: Path) -> list[dict[str, str]]:
 # text and taxonomy ----------------------------------------------------------------------------------------------------
 
 
+def test_descriptions_come_one_by_one_where_the_yaml_says_so(trainer, write_data: WriteData) -> None:
+    """And from weights of either kind: a mean counts as one description, several are averaged."""
+    cfg = yaml_model_load("dsmoe-n.yaml")
+    cfg["dsmoe"]["descriptions"] = "attended"
+    data = write_data(prompts={"spur": ["a thorn", "a spike", "a hair"]})
+    net = trainer(data).get_model(cfg, verbose=False)
+    (row,) = net.blocks(TextSemantics)
+    assert row.bank.any(-1).sum(1).tolist() == [1, 1, 1, 1, 3, 1]
+    bare = trainer(write_data("bare.yaml", prompts=None), dsmoe_text=None)
+    again = bare.get_model(cfg, deepcopy(net), verbose=False)
+    assert torch.equal(again.blocks(TextSemantics)[0].bank, row.bank)
+    pooling = bare.get_model("dsmoe-n.yaml", deepcopy(net), verbose=False)
+    pooled = torch.from_numpy(net.text_bank().vectors)
+    torch.testing.assert_close(pooling.blocks(TextSemantics)[0].bank, pooled)
+    back = bare.get_model(cfg, pooling, verbose=False)
+    torch.testing.assert_close(back.blocks(TextSemantics)[0].bank, pooled)
+
+
 def test_prompts_come_from_the_data_yaml(trainer, write_data: WriteData) -> None:
     own = trainer(write_data(prompts={"spur": "a thorn"})).get_model("dsmoe-n.yaml", verbose=False)
     assert own.text_info["prompts"][4] == ["a photo of a spur defect: a thorn"]

@@ -34,6 +34,7 @@ TABLE = {
     "routing": Entry("routing", "COMMAND", "which experts a checkpoint uses for which defect"),
     "pictures": Entry("pictures", "COMMAND", "routing map, sizes and class anchors of a checkpoint, drawn"),
     "topk": Entry("topk", "COMMAND", "accuracy, work and latency over the experts per image"),
+    "calibrate": Entry("calibrate", "COMMAND", "fit the sharpness of a checkpoint's gate on half of the images"),
     "distill-masks": Entry("distill_masks", "COMMAND", "where a teacher makes its student look, drawn"),
     "edge lint": Entry("edge", "LINT", "what TensorRT 8.6 would refuse or misread in an ONNX file"),
     "edge check": Entry("edge", "CHECK", "the recipe of a card, and what cannot work on it"),

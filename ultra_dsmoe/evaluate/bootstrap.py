@@ -16,7 +16,7 @@ from ultralytics.utils.metrics import ap_per_class, compute_ap
 from ultra_dsmoe.evaluate.evaluation import ImageStats
 
 LEVELS = np.linspace(0, 1, 101)  # recall levels of the COCO integral, as in the host
-_AP = 5  # place of the AP matrix among what `ap_per_class` returns
+_F1, _AP = 4, 5  # places of F1 by class and of the AP matrix among what `ap_per_class` returns
 INTERVAL = (2.5, 97.5)  # percentiles of the 95 % interval
 
 
@@ -24,6 +24,11 @@ def mean_ap(stats: ImageStats) -> np.ndarray:
     """Return mAP50 and mAP50-95 of all images by the host's own function, (2,) within [0, 1]."""
     ap = ap_per_class(*_joined(stats))[_AP]  # (classes, 10)
     return np.array([ap[:, 0].mean(), ap.mean()])
+
+
+def mean_f1(stats: ImageStats) -> float:
+    """Return the classes' mean F1 at IoU 0.5, at the confidence where it is highest: that of the host's P and R."""
+    return float(ap_per_class(*_joined(stats))[_F1].mean())
 
 
 def resamples(images: int, count: int, seed: int) -> np.ndarray:

@@ -98,6 +98,7 @@ class Evaluation:
         net: Its network, in evaluation mode; the first pass fuses it and moves it to the device.
         names: Class names in the order of their numbers.
         split: Which images.
+        groups: The data YAML's ``groups``, which tells images of one board or tile; None where it has none.
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
@@ -126,7 +127,8 @@ class Evaluation:
         self.args.update(task="detect", mode="val", model=str(self.path), data=data, split=self.split)
         self.args.update(plots=False, save_json=False, rect=True)
         checked_device(self.args.get("device"))
-        _check_data(data, self.split, None if self.args.get("single_cls") else self.names)
+        content = _checked_data(data, self.split, None if self.args.get("single_cls") else self.names)
+        self.groups: Any = content.get("groups")
         self._loader: Any = None
 
     def device(self) -> torch.device:
@@ -199,8 +201,8 @@ def checked_device(device: str | None) -> Any:
         raise ConfigError("device", "cpu, or the number of a GPU of this machine", str(device)) from e
 
 
-def _check_data(data: str, split: str, names: list[str] | None) -> None:
-    """Refuse a data YAML without images in ``split``, or with another number of classes than ``names``."""
+def _checked_data(data: str, split: str, names: list[str] | None) -> dict[str, Any]:
+    """Return a data YAML; refuse one without images in ``split``, or with another number of classes than ``names``."""
     from ultralytics.data.utils import check_det_dataset
 
     with quiet(), reading("data", f"a data YAML with images in its '{split}' split"):
@@ -214,3 +216,4 @@ def _check_data(data: str, split: str, names: list[str] | None) -> None:
             raise DataError("data", f"the images of its '{split}' split", f"{place}, which does not exist")
     if names is not None and content["nc"] != len(names):
         raise DataError("data", f"{len(names)} classes as in the model ({', '.join(names)})", f"{content['nc']}")
+    return content

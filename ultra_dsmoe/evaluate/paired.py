@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ultra_dsmoe.evaluate.bootstrap import interval, mean_ap, replicates, resamples
-from ultra_dsmoe.evaluate.evaluation import Evaluation
+from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
 
 BOOT = 1000  # resamples; the ends of a 95 % interval then rest on 25 each (our choice)
 COLUMNS = ("mAP50", "mAP50-95")
@@ -58,6 +58,38 @@ def base_csv_cells(base: Points) -> list[str]:
     return [c for score in base for c in (f"{score:.4f}", "", "", "")]
 
 
+class Reference:
+    """What a network was seen to do as trained, to compare other passes over the same images with.
+
+    Attributes:
+        base: mAP50 and mAP50-95 as trained.
+        about: Words on the intervals, for a note.
+    """
+
+    def __init__(self, stats: ImageStats, boot: int, seed: int) -> None:
+        """Resample the images.
+
+        Args:
+            stats: What was seen.
+            boot: Bootstrap resamples.
+            seed: Of the resamples.
+        """
+        images, self._files = len(stats.files), stats.files
+        self._counts = resamples(images, boot, seed)
+        self._map, self._replicates = mean_ap(stats), replicates(stats, self._counts)
+        self.base = points(self._map)
+        self.about = (
+            f"in brackets the 95 % interval of {boot} paired bootstrap resamples of the {images} images (seed {seed})"
+        )
+
+    def effect(self, stats: ImageStats) -> Effect:
+        """Compare with what was seen under a change."""
+        assert stats.files == self._files, "the order of images changed between two passes"
+        score, spread = mean_ap(stats), 100 * (replicates(stats, self._counts) - self._replicates)
+        ranges = (interval(spread[:, 0]), interval(spread[:, 1]))
+        return Effect(points(score), points(score - self._map), ranges)
+
+
 class Paired:
     """A network validated once as trained, to compare passes with.
 
@@ -77,23 +109,15 @@ class Paired:
             seed: Of the resamples.
             switch: In force meanwhile; it may watch but not change what is computed.
         """
-        self._evaluation, self._stats = evaluation, evaluation.run(switch)
-        images = len(self._stats.files)
-        self._counts = resamples(images, boot, seed)
-        self._map, self._replicates = mean_ap(self._stats), replicates(self._stats, self._counts)
-        self.base = _points(self._map)
-        self.about = (
-            f"in brackets the 95 % interval of {boot} paired bootstrap resamples of the {images} images (seed {seed})"
-        )
+        self._evaluation = evaluation
+        self._reference = Reference(evaluation.run(switch), boot, seed)
+        self.base, self.about = self._reference.base, self._reference.about
 
     def effect(self, switch: AbstractContextManager) -> Effect:
         """Validate with ``switch`` in force and compare."""
-        stats = self._evaluation.run(switch)
-        assert stats.files == self._stats.files, "the order of images changed between two passes"
-        score, spread = mean_ap(stats), 100 * (replicates(stats, self._counts) - self._replicates)
-        ranges = (interval(spread[:, 0]), interval(spread[:, 1]))
-        return Effect(_points(score), _points(score - self._map), ranges)
+        return self._reference.effect(self._evaluation.run(switch))
 
 
-def _points(pair: np.ndarray) -> Points:
+def points(pair: np.ndarray) -> Points:
+    """Return shares as points."""
     return float(100 * pair[0]), float(100 * pair[1])

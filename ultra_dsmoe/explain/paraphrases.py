@@ -75,7 +75,14 @@ def reword(trained: TextBank, path: str) -> TextBank:
     if not section:
         raise TextError("prompts", f"at least one class in {path}", "none")
     try:
-        return encode_bank(trained.names, section, encoder=trained.encoder, keep=trained.prompts, local_only=True)
+        return encode_bank(
+            trained.names,
+            section,
+            encoder=trained.encoder,
+            keep=trained.prompts,
+            local_only=True,
+            each=trained.each is not None,
+        )
     except TextError as e:
         raise TextError(f"prompts file {path}: {e.argument}", e.expected, e.got) from e
 
@@ -105,7 +112,8 @@ def evaluate(
         progress(f"{i}/{len(wordings)} {name}")
         changed = np.array([a != b for a, b in zip(bank.prompts, trained.prompts, strict=True)])
         vectors = np.where(changed[:, None], bank.vectors, trained.vectors)
-        reworded = Knockout(name, "other wording", other_text(_given(vectors)), text=True)
+        given = vectors if bank.each is None or trained.each is None else mixed(changed, bank.each, trained.each)
+        reworded = Knockout(name, "other wording", other_text(_given(given)), text=True)
         entry = Entry(reworded, lambda _: evaluation.net.text_rows())
         effect = pairs.effect(entry.switch(evaluation.net, Record(), seed))
         cosines = (_unit(vectors) * _unit(trained.vectors)).sum(1)
@@ -115,6 +123,13 @@ def evaluate(
         f"that of the trained wording, by {trained.encoder}"
     )
     return Report(pairs.base, trained.names, found, [note])
+
+
+def mixed(changed: np.ndarray, each: np.ndarray, trained: np.ndarray) -> np.ndarray:
+    """Return the single vectors of the changed classes from the one, of the others from the other, [K, P, d]."""
+    most = max(each.shape[1], trained.shape[1])
+    wide = [np.pad(v, ((0, 0), (0, most - v.shape[1]), (0, 0))) for v in (each, trained)]
+    return np.where(changed[:, None, None], *wide)
 
 
 def _given(vectors: np.ndarray) -> Callable[[torch.Tensor, np.random.Generator], torch.Tensor]:

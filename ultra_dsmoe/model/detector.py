@@ -7,6 +7,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER
@@ -95,7 +96,8 @@ class DSMoEModel(DetectionModel):
             TextError: If the number of classes differs, a vector is not finite, or the model has no text side.
         """
         for row in self.blocks(TextSemantics):
-            row.set_bank(torch.from_numpy(bank.vectors))
+            single = bank.each if row.attend else None
+            row.set_bank(torch.from_numpy(bank.vectors if single is None else single))
         self.text_info = {
             "names": list(bank.names),
             "prompts": [list(p) for p in bank.prompts],
@@ -107,6 +109,11 @@ class DSMoEModel(DetectionModel):
     def text_rows(self) -> list[TextSemantics]:
         """Return the blocks that hold text vectors."""
         return [row for row in self.blocks(TextSemantics) if row.text]
+
+    @property
+    def attends_descriptions(self) -> bool:
+        """Whether the net reads every description and not their mean alone."""
+        return any(row.attend for row in self.text_rows())
 
     def require_finite_text(self, source: str) -> None:
         """Refuse text vectors that no encoder gives.
@@ -144,7 +151,14 @@ class DSMoEModel(DetectionModel):
             raise TextError("prompts", "a model with text", "a model without a TextSemantics row")
         info = self.text_info or {"encoder": "auto", "names": [], "prompts": None}
         keep = info["prompts"] if info["names"] == list(class_names(self.names)) else None
-        bank = encode_bank(self.names, prompts, encoder or info["encoder"], keep=keep, local_only=encoder is None)
+        bank = encode_bank(
+            self.names,
+            prompts,
+            encoder or info["encoder"],
+            keep=keep,
+            local_only=encoder is None,
+            each=self.attends_descriptions,
+        )
         self.set_text(bank)
 
     def text_bank(self) -> TextBank | None:
@@ -155,8 +169,10 @@ class DSMoEModel(DetectionModel):
         if not rows or not info:
             return None
         prompts = tuple(tuple(texts) for texts in info["prompts"])
-        vectors = rows[0].bank.float().cpu().numpy()
-        return TextBank(class_names(self.names), prompts, info["encoder"], vectors, str(info.get("key", "")))
+        bank = rows[0].bank.detach().float().cpu()
+        each = bank.numpy() if bank.ndim == 3 else None
+        vectors = (bank if each is None else nn.functional.normalize(bank.sum(1), dim=-1)).numpy()
+        return TextBank(class_names(self.names), prompts, info["encoder"], vectors, str(info.get("key", "")), each)
 
     def set_taxonomy(self, taxonomy: Taxonomy, seed: int = 0) -> None:
         """Take a taxonomy of the classes: tree for the hierarchy loss, initial radii from its embedding."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import yaml
 
 from ultra_dsmoe.errors import ConfigError, DataError, did_you_mean
 from ultra_dsmoe.evaluate.evaluation import quiet
+from ultra_dsmoe.evaluate.groups import check_groups
 
 from .checks import SIZES, digest, known, pinned, plain, whole
 
@@ -70,12 +70,7 @@ def read_data(entry: Any) -> Data:
         near = did_you_mean(stem, COMMANDS)
         said = " ".join(str(e).split())
         raise DataError("data", f"a data YAML whose images are there{near}", f"{given} ({said})") from e
-    groups = content.get("groups")
-    try:
-        if groups is not None and re.compile(groups).groups != 1:
-            raise DataError(f"{source}: groups", "a regular expression with one group in parentheses", groups)
-    except (re.error, TypeError) as e:
-        raise DataError(f"{source}: groups", "a regular expression", groups) from e
+    groups = check_groups(source, content.get("groups"))
     # A file called data.yaml is named by its folder.
     name = stem if stem != "data" else Path(source).resolve().parent.name
     names = [str(content["names"][i]).strip() for i in sorted(content["names"])]

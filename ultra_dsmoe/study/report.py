@@ -15,17 +15,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.evaluate.bootstrap import mean_f1
+from ultra_dsmoe.evaluate.groups import group_numbers
 from ultra_dsmoe.files import write_files
 
 from .knockouts import knockout_table
 from .plan import Plan
 from .store import KEPT, Kept, read_kept
-from .verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, group_numbers, judge
+from .verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, judge
 
 DPI = 150
 WIDTH, ROW, REST = 4.6, 0.55, 1.5  # inches: of a panel, of a model's line, of title and axis
 COLOURS = ("#0072b2", "#d55e00")  # told apart by colour-blind eyes too
 APART, BELOW = 0.16, 0.12  # in lines: half the distance of the two measures' marks; single trainings below their mean
+AVERAGED = ("precision", "recall", "F1")  # over classes and seeds, each at the confidence of the highest mean F1
 UNLEARNED = 0.01  # mAP50 below which a model has learned nothing that could be compared (our choice)
 
 Means = dict[tuple[str, str], Estimate]
@@ -60,7 +63,8 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], out: Path) -> list[
     notes += [f"{m} on {d} has learned next to nothing (mAP50 below {UNLEARNED:g}): verdicts on it say little"
               for (d, m), e in means.items() if e.mean[0] < UNLEARNED]  # fmt: skip
     switched = knockout_table(plan, seen, kept) if plan.knockouts else None
-    text = markdown(plan, seen, means, comparisons, notes, switched)
+    scored = [{**r, "F1": mean_f1(kept[r["cell"]].stats)} for r in seen]  # older tables have no column for it
+    text = markdown(plan, scored, means, comparisons, notes, switched)
     write_files(out, {f"{plan.name}.md": text.encode(), f"{plan.name}.png": draw(plan, seen, means)})
     return [f"{c.data}, {c.model} against {c.baseline}, {c.measure}: {c.verdict}" for c in comparisons] + notes
 
@@ -100,7 +104,7 @@ def markdown(
     given = ", ".join(f"{k}={v}" for k, v in plan.overrides.items())
     trained = f"{_sizes(plan)}; seeds {', '.join(map(str, plan.seeds))}{f'; {given}' if given else ''}."
     lines += [trained, "", f"![means with intervals]({plan.name}.png)", ""]
-    head = ["data", "model", *MEASURES, "precision", "recall", "seeds", "minutes"]
+    head = ["data", "model", *MEASURES, *AVERAGED, "seeds", "minutes"]
     table = [_mean_row(d.name, m.name, rows, means) for d in plan.data for m in plan.models
              if (d.name, m.name) in means]  # fmt: skip
     lines += [*_table(head, table, left=2), ""]
@@ -133,8 +137,8 @@ def _mean_row(data: str, model: str, rows: Sequence[dict[str, Any]], means: Mean
     mine = [r for r in rows if (r["data"], r["model"]) == (data, model)]
     mean, low, high = means[data, model]
     cells = [f"{mean[i]:.3f} ({max(low[i], 0):.3f} to {min(high[i], 1):.3f})" for i in range(2)]
-    average = {k: sum(r[k] for r in mine) / len(mine) for k in ("precision", "recall", "seconds")}
-    numbers = [f"{average['precision']:.3f}", f"{average['recall']:.3f}", str(len(mine))]
+    average = {k: sum(r[k] for r in mine) / len(mine) for k in (*AVERAGED, "seconds")}
+    numbers = [*(f"{average[k]:.3f}" for k in AVERAGED), str(len(mine))]
     return [data, model, *cells, *numbers, f"{average['seconds'] / 60:.1f}"]
 
 
@@ -154,6 +158,7 @@ def _reading(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
         f"Intervals are of 95 %, from {BOOT} resamples of seeds and images; a difference is claimed where its interval "
         f"is clear of zero and its p, of at least {BOOT} swaps of images corrected for all lines, at most {LEVEL:g}."
     ]
+    lines.append("Precision, recall and F1 are means over classes at the confidence where the mean F1 is highest.")
     if grouped := [d.name for d in plan.data if d.groups]:
         lines.append(f"Images of one board or tile were drawn together on {', '.join(grouped)}.")
     counts = [Counter(r["model"] for r in rows if r["data"] == d.name).values() for d in plan.data]

@@ -23,10 +23,8 @@ the intervals reach about 3.5 points to either side with three of them, 2.4 with
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -92,18 +90,6 @@ class Comparison:
         if self.low > 0:
             return f"better by {self.low:.1f} to {self.high:.1f} points"
         return f"worse by {-self.high:.1f} to {-self.low:.1f} points"
-
-
-def group_numbers(files: Sequence[str], pattern: str | None) -> np.ndarray:
-    """Return the number of the group of each image, (I,): of one board or tile, or each image its own.
-
-    Args:
-        files: Image files.
-        pattern: Regular expression with one group, searched in the name without its ending; None for no groups.
-    """
-    matches = (re.search(pattern, Path(file).stem) if pattern else None for file in files)
-    keys = [f"group {m[1]}" if m and m[1] else f"image {i}" for i, m in enumerate(matches)]
-    return np.unique(keys, return_inverse=True)[1]
 
 
 def draw_images(groups: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The text bank: one vector per class, with all that is needed to know where it came from.
 
 Source: [DSMoE] Sec. 3.2, Stage 1 (Eq. 1, ``pool(LLM(p_k))``). Our choice: the vectors are computed once, outside the
-graph, and travel in the checkpoint; several prompts per class are normalised, averaged and normalised again.
+graph, and travel in the checkpoint; several prompts per class are normalised, averaged and normalised again, and
+kept beside that one by one where the net attends over them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class TextBank:
         encoder: Id of the encoder.
         vectors: float32 [K, d], rows of length 1.
         key: Content hash of (prompts, encoder).
+        each: Vectors of the single prompts, float32 [K, P, d] with zeros where a class has fewer; None where they were
+            not asked for.
 
     Raises:
         TextError: If the parts do not fit each other, or a vector holds NaN or infinity.
@@ -47,6 +50,7 @@ class TextBank:
     encoder: str
     vectors: np.ndarray = field(repr=False, compare=False)  # the key stands for them in comparisons
     key: str
+    each: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check that the parts fit each other."""
@@ -54,6 +58,13 @@ class TextBank:
         if len(self.prompts) != len(self.names):
             raise TextError("text bank", f"prompts of {len(self.names)} classes", f"{len(self.prompts)}")
         object.__setattr__(self, "vectors", cache.check_vectors(self.vectors, len(self.names), "text vectors"))
+        if self.each is None:
+            return
+        shape = (len(self.names), max(map(len, self.prompts)), self.dim)
+        if self.each.shape != shape:
+            raise TextError(
+                "text bank", f"vectors of single prompts of shape {list(shape)}", f"{list(self.each.shape)}"
+            )
 
     @property
     def dim(self) -> int:
@@ -70,6 +81,7 @@ class TextBank:
             "encoder": self.encoder,
             "vectors": torch.from_numpy(self.vectors.copy()),
             "key": self.key,
+            **({} if self.each is None else {"each": torch.from_numpy(self.each.copy())}),
         }
 
     @classmethod
@@ -85,8 +97,10 @@ class TextBank:
         prompts = tuple(tuple(texts) for texts in state["prompts"])
         import torch
 
-        vectors = torch.as_tensor(state["vectors"]).detach().float().cpu().numpy()
-        return cls(tuple(state["names"]), prompts, str(state["encoder"]), vectors, str(state["key"]))
+        vectors, *each = (
+            torch.as_tensor(state[k]).detach().float().cpu().numpy() for k in ("vectors", "each") if k in state
+        )
+        return cls(tuple(state["names"]), prompts, str(state["encoder"]), vectors, str(state["key"]), *each)
 
 
 def encode_bank(
@@ -98,6 +112,7 @@ def encode_bank(
     keep: Sequence[Sequence[str]] | None = None,
     local_only: bool = False,
     apart: bool = True,
+    each: bool = False,
 ) -> TextBank:
     """Return the text vectors of all classes, kept ones where there are.
 
@@ -114,6 +129,8 @@ def encode_bank(
             out, word for word. This is how a trained model is reworded.
         local_only: Never download, even where ``encoder`` is a hub id: for a name that a checkpoint brings.
         apart: Refuse classes that the encoder cannot tell apart, and warn of close ones; without, nothing is said.
+        each: Keep the vectors of the single prompts too. Vectors that are shipped or kept of whole classes do not hold
+            them: the encoder must be at hand.
 
     Raises:
         TextError: If names, prompts, encoder or ``keep`` are wrong, the encoder returns unusable vectors, or one vector
@@ -127,16 +144,20 @@ def encode_bank(
         named = {str(key).strip() for key in prompts or ()}
         texts = tuple(texts[i] if label in named else tuple(keep[i]) for i, label in enumerate(labels))
     folder = cache.cache_folder(cache_dir)
+    wanted = tuple((text,) for sentences in texts for text in sentences) if each else texts  # a row for each of them
     try:
-        name, vectors = _auto(texts, folder) if encoder == "auto" else _named(texts, folder, encoder, local_only)
+        name, vectors = _auto(wanted, folder) if encoder == "auto" else _named(wanted, folder, encoder, local_only)
     except TextError as e:
         if not local_only:
             raise
         way_out = "or the encoder named by you in dsmoe_text=: its id, to fetch it, or its folder"
         raise TextError(e.argument, f"{e.expected}, {way_out}", e.got) from e
+    single = None
+    if each:
+        single, vectors = _by_class(vectors, texts), _means(vectors.astype(np.float64), texts, f"text encoder {name}")
     if apart:
         require_apart(labels, texts, name, vectors)
-    return TextBank(labels, texts, name, vectors, cache.content_key(texts, name))
+    return TextBank(labels, texts, name, vectors, cache.content_key(texts, name), single)
 
 
 def gives_same(encoder: TextEncoder, trained: TextBank) -> bool:
@@ -168,10 +189,27 @@ def pool_prompts(encoder: TextEncoder, prompts: cache.Prompts) -> np.ndarray:
     """
     flat = [text for texts in prompts for text in texts]
     vectors = cache.check_vectors(encoder.encode(flat), len(flat), f"text encoder {encoder.id}").astype(np.float64)
-    vectors = _unit(vectors, f"text encoder {encoder.id}")
-    ends = np.cumsum([len(texts) for texts in prompts])
-    means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
-    return _unit(means, f"text encoder {encoder.id}, mean of a class").astype(np.float32)
+    source = f"text encoder {encoder.id}"
+    return _means(_unit(vectors, source), prompts, source)
+
+
+def _parts(vectors: np.ndarray, prompts: cache.Prompts) -> list[np.ndarray]:
+    """Return the rows of each class, from those of all prompts in a row."""
+    return np.split(vectors, np.cumsum([len(texts) for texts in prompts])[:-1])
+
+
+def _means(vectors: np.ndarray, prompts: cache.Prompts, source: str) -> np.ndarray:
+    """Return the mean of each class's unit vectors at length 1, float32 [K, d]."""
+    means = np.stack([part.mean(axis=0) for part in _parts(vectors, prompts)])
+    return _unit(means, f"{source}, mean of a class").astype(np.float32)
+
+
+def _by_class(vectors: np.ndarray, prompts: cache.Prompts) -> np.ndarray:
+    """Return the vectors of all prompts in a row as [K, P, d], with zeros where a class has fewer."""
+    out = np.zeros((len(prompts), max(map(len, prompts)), vectors.shape[1]), dtype=np.float32)
+    for rows, part in zip(out, _parts(vectors, prompts), strict=True):
+        rows[: len(part)] = part
+    return out
 
 
 def _auto(texts: cache.Prompts, folder: Path) -> tuple[str, np.ndarray]:

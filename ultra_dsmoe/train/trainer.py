@@ -174,7 +174,8 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
             own = isinstance(prompts, dict) and prompts.get(ONE_CLASS)
             keep = None if own else [pooled_prompts(self._classes, prompts)]
             prompts = {ONE_CLASS: own} if own else None
-        return encode_bank(self.data["names"], prompts, encoder=self.args.dsmoe_text or "auto", keep=keep)
+        encoder, each = self.args.dsmoe_text or "auto", model.attends_descriptions
+        return encode_bank(self.data["names"], prompts, encoder=encoder, keep=keep, each=each)
 
     def student_loss_names(self) -> tuple[str, ...]:
         """Return the names of loss items that the net adds to the host's."""

@@ -40,8 +40,9 @@ def test_errors():
 @pytest.mark.parametrize(
     ("bank", "message"),
     [
-        (torch.zeros(2, 20), r"text vectors: expected shape \(3, d\), one per class, got \(2, 20\)"),
+        (torch.zeros(2, 20), r"text vectors: expected shape \(3, d\), one per class, or \(3, P, d\), got \(2, 20\)"),
         (torch.zeros(20), r"expected shape \(3, d\)"),
+        (torch.zeros(3, 0, 20), r"expected shape \(3, d\)"),
         (torch.tensor([[1.0], [math.nan], [2.0]]), "expected finite numbers, got NaN or infinity"),
         (torch.tensor([[1.0], [math.inf], [2.0]]), "expected finite numbers"),
     ],
@@ -233,5 +234,118 @@ def test_round_trips():
 
 def test_parse_rule():
     plan = TextSemantics.parse(RowContext("TextSemantics", 64, [128, 4], nc=6, options={"text": False}))
-    assert (plan.args, plan.kwargs, plan.c2) == ([6, 128, 4], {"text": False}, 128)
+    assert (plan.args, plan.kwargs, plan.c2) == ([6, 128, 4], {"text": False, "attend": False}, 128)
+    context = RowContext("TextSemantics", 64, [], nc=6, options={"descriptions": "attended"})
+    assert TextSemantics.parse(context).kwargs == {"text": True, "attend": True}
     assert TextSemantics.parse(RowContext("TextSemantics", 64, [], nc=6)).args == [6, 256, 8]
+
+
+# descriptions one by one ----------------------------------------------------------------------------------------------
+
+
+def descriptions(counts=(2, 1, 3), d=20):
+    """Unit vectors of that many descriptions per class, with zeros where a class has fewer."""
+    bank = F.normalize(torch.randn(len(counts), max(counts), d), dim=-1)
+    for row, count in zip(bank, counts, strict=True):
+        row[count:] = 0
+    return bank
+
+
+def attending(bank):
+    block = small(len(bank), bank.shape[-1], attend=True)
+    block.set_bank(bank)
+    return shake(block).eval()
+
+
+def test_attention_over_descriptions_by_hand():
+    """Every description is a token; the keys of a class share its weight of one; T is the mean of a class's tokens."""
+    counts, bank = (2, 1, 3), descriptions()
+    block = attending(bank)
+    texts = [bank[k, p] for k, count in enumerate(counts) for p in range(count)]
+    of = [k for k, count in enumerate(counts) for _ in range(count)]
+    mean = sum(sum(bank[k]) / counts[k] for k in range(3)) / 3
+    centred = [text - mean for text in texts]
+    power = sum((c * c).mean() / counts[k] for c, k in zip(centred, of, strict=True)) / 3
+    place = block.position(torch.float32)
+    e0 = torch.stack([block.project(c / power.sqrt()) + place[k] for c, k in zip(centred, of, strict=True)])
+    q, key, value = block.qkv(e0).chunk(3, -1)
+    mixed = torch.zeros_like(e0)
+    for i in range(len(e0)):
+        for h in range(0, 32, 8):
+            head = slice(h, h + 8)
+            heat = torch.stack(
+                [(q[i, head] @ key[j, head] / math.sqrt(8)).exp() / counts[of[j]] for j in range(len(e0))]
+            )
+            mixed[i, head] = (heat / heat.sum()) @ value[:, head]
+    tokens = e0 + block.out(mixed)
+    wanted = block.norm(torch.stack([tokens[torch.tensor(of) == k].mean(0) for k in range(3)]))
+    torch.testing.assert_close(block(ANY), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("nc", [1, 3])
+def test_one_description_is_the_pooled_vector(nc):
+    bank = descriptions((1,) * nc)
+    block, pooling = attending(bank), small(nc)
+    pooling.set_bank(bank[:, 0])
+    pooling.load_state_dict({**block.state_dict(), "bank": bank[:, 0]})
+    assert torch.equal(block(ANY), pooling.eval()(ANY))
+    for b in (block, pooling):
+        b.train()(ANY)
+    assert torch.equal(block.pop_aux()["ort"], pooling.pop_aux()["ort"])
+
+
+def test_equal_descriptions_count_once():
+    bank = descriptions((1, 1, 1))
+    block = attending(bank)
+    once = block(ANY)
+    double = torch.cat([bank, bank], 1)
+    double[2, 1] = 0
+    block.set_bank(double)
+    torch.testing.assert_close(block(ANY), once, atol=1e-5, rtol=1e-5)
+
+
+def test_zeros_fill_up_and_change_nothing():
+    bank = descriptions()
+    block = attending(bank)
+    before = block(ANY)
+    block.set_bank(torch.cat([bank, torch.zeros(3, 4, 20)], 1))
+    torch.testing.assert_close(block(ANY), before, atol=1e-6, rtol=1e-6)
+    block.set_bank(torch.cat([bank, descriptions((1, 1, 1))], 1))
+    assert (block(ANY) - before).abs().max() > 1e-2
+    assert torch.isfinite(block.double()(ANY)).all()
+    block.bank = torch.zeros_like(block.bank)  # a knock-out
+    assert torch.isfinite(block(ANY)).all()
+
+
+def test_descriptions_reach_one_another():
+    """The other words of a class change what one of its descriptions becomes, beyond their mean."""
+    bank = descriptions((2, 1, 1))
+    block = attending(bank)
+    other = bank.clone()
+    turn = 0.5 * F.normalize(torch.randn(20), dim=0)
+    other[0, 0], other[0, 1] = bank[0, 0] + turn, bank[0, 1] - turn  # the same mean
+    before = block(ANY)
+    block.set_bank(other)
+    assert (block(ANY) - before)[0].abs().max() > 1e-3
+
+
+def test_a_block_that_pools_takes_the_mean_of_single_vectors():
+    bank = descriptions()
+    block = small()
+    block.set_bank(bank)
+    means = torch.stack([bank[0, :2].mean(0), bank[1, 0], bank[2].mean(0)])
+    torch.testing.assert_close(block.bank, F.normalize(means, dim=-1))
+
+
+def test_attending_block_round_trips():
+    bank = descriptions()
+    block, fresh = attending(bank), small(attend=True)
+    fresh.load_state_dict(block.state_dict())  # another number of descriptions than its own
+    assert torch.equal(fresh.eval()(ANY), block(ANY))
+    assert_gradients_reach_all(Reader(block), [torch.rand(1, 4, 2, 2)])
+    block.eval()
+    before = Reader(block)(torch.ones(1, 4, 2, 2))
+    assert_exports(Reader(block), [torch.ones(1, 4, 2, 2)], [torch.rand(1, 4, 2, 2)])
+    block.fold_text(None)
+    assert torch.equal(Reader(block)(torch.ones(1, 4, 2, 2)), before)
+    assert_exports(Reader(block), [torch.ones(1, 4, 2, 2)], [torch.rand(1, 4, 2, 2)])

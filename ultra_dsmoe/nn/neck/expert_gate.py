@@ -26,7 +26,7 @@ EXPERTS, TOPK = Option(32), Option("auto")  # of gates and mixtures, whose const
 UNIVERSAL = 2  # experts 0 (local) and 1 (global) see the mean of all classes, the others one class each
 TOKEN_STD = 0.5  # of the expert tokens: smaller ones left the gate uniform
 GATE_FLOOR = 1e-6  # weights below become denormals and slow every MatMul down (measured)
-_TAU_RANGE = (0.01, 1.0)
+TAU_RANGE = (0.01, 1.0)
 _BN_EPS = 1e-5
 
 
@@ -189,7 +189,19 @@ class ExpertGate(AuxLossMixin, SettingsMixin, TextFoldMixin):
     @property
     def tau(self) -> Tensor:
         """Temperature of the softmax, within [0.01, 1]."""
-        return self.log_tau.float().exp().clamp(*_TAU_RANGE)
+        return self.log_tau.float().exp().clamp(*TAU_RANGE)
+
+    @torch.no_grad()
+    def set_tau(self, tau: float) -> None:
+        """Change the temperature: the same experts are chosen, and weighed the more unequally the lower it is.
+
+        Raises:
+            ConfigError: If it is outside the range that training keeps to.
+        """
+        low, high = TAU_RANGE
+        if not low <= tau <= high:
+            raise ConfigError("temperature of the gate", f"a number from {low} to {high}", tau)
+        self.log_tau.fill_(math.log(tau))
 
     def set_topk(self, topk: int | str) -> None:
         """Change the number of experts chosen per image."""

@@ -1,0 +1,48 @@
+"""``dsmoe-yolo calibrate``."""
+
+from __future__ import annotations
+
+from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, text, whole
+from ultra_dsmoe.commands.opening import output_file, progress, tell
+from ultra_dsmoe.evaluate.evaluation import Evaluation
+from ultra_dsmoe.evaluate.paired import BOOT, HEAD, base_cells
+from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.explain import sharpness
+from ultra_dsmoe.explain.paraphrases import sentence
+from ultra_dsmoe.files import write_files
+
+
+def run(options: Given) -> int:
+    """Fit, print what it is worth, write the checkpoint."""
+    evaluation = Evaluation(options)
+    path = evaluation.path
+    out = output_file(options.get("out", str(path.with_stem(f"{path.stem}-calibrated"))), (".pt",))
+    found = sharpness.calibrate(
+        evaluation, options.get("boot", BOOT), options.get("seed", 0), progress=progress("sharpness")
+    )
+    print(aligned(sharpness.cells(found)))
+    told = [sentence(change, *ends) for change, ends in zip(found.effect.change, found.effect.ranges, strict=True)]
+    trained = ["as trained", "", *base_cells(found.base), ""]
+    fitted = [f"x {found.factor:.2f}", "", *found.effect.cells(), f"mAP50 {told[0]}, mAP50-95 {told[1]}"]
+    print(f"\non the other half:\n{aligned([['sharpness', '', *HEAD, ''], trained, fitted])}")
+    if found.factor == 1:
+        told = ["the trained sharpness is the best: the file written is as it was"]
+    else:
+        told = [f"temperature of the gate: {', '.join(f'{tau:.4f}' for tau in found.taus)}"]
+    tell([*found.notes, *told], write_files(out.parent, {out.name: sharpness.checkpoint_with(path, found.taus)}))
+    return 0
+
+
+COMMAND = Command(
+    "calibrate",
+    """Fits how sharply the gate of a DS-MoE checkpoint weighs its experts: one half of the validation images chooses
+the sharpness with the highest mAP50-95, the other half says what it is worth. The same experts are chosen, only their
+weights change. Writes a checkpoint with it.""",
+    {
+        **evaluation_options("calibrate"),
+        "boot": Option(whole(100, 100_000), "bootstrap resamples", str(BOOT)),
+        "out": Option(text, "checkpoint to write", "the model's name with -calibrated"),
+    },
+    run,
+    CHECKPOINT,
+)
