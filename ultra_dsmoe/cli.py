@@ -26,7 +26,7 @@ def main() -> int:
     """
     words = sys.argv[1:]
     if not words or words[0] in ("help", "-h", "--help"):
-        print(commands.page() + HOST_PAGE)
+        print(f"{commands.page()}\n{HOST_PAGE}")
         return 0
     with one_line_errors(own=commands.is_ours(words)):
         if (code := commands.run(words)) is not None:

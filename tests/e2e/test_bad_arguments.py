@@ -86,7 +86,8 @@ def test_weights_of_a_training(
 ) -> None:
     weights = (half(small) if kind == "half" else CHECKPOINTS[kind])(files, tiny_boards)
     line = refused(*command("train", data=tiny_boards, **{key: weights}))
-    assert line.startswith(f"{key}: expected")
+    named = f"{weights}: expected a checkpoint as it was written" if kind == "half" else f"{key}: expected"
+    assert line.startswith(named), line
 
 
 @pytest.mark.parametrize("kind", ["empty", "half"])

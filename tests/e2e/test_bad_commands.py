@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from refusals import plain_file, written
 
-from ultra_dsmoe.export import quantize
 from ultra_dsmoe.runtime import engine
 from ultra_dsmoe.text import package
 
@@ -46,21 +45,38 @@ def test_out_of_analyses(name: str, below: str, refused: Refused, small: Path, f
 
 
 WORDS = [
-    *("data", "data foo", "data make", "data make foo", "data make pcb-demo --train 0", "data make pcb-demo --train x"),
+    *("data foo", "data make foo", "data make pcb-demo --train 0", "data make pcb-demo --train x"),
     *("data make pcb-demo --size 5", "data make pcb-demo --size 100000000", "data make pcb-demo --seed -1"),
-    *("data make pcb-demo --val 0", "data make pcb-demo --foo", "data unpack", "data unpack foo x"),
-    *("data unpack neu-det nowhere.zip", "data convert-voc", "data convert-voc foo .", "data convert-voc pcb nowhere"),
+    *("data make pcb-demo --val 0", "data make pcb-demo --foo", "data unpack foo", "data unpack foo x"),
+    *(
+        "data unpack neu-det nowhere.zip",
+        "data convert-voc pcb",
+        "data convert-voc foo .",
+        "data convert-voc pcb nowhere",
+    ),
     *("data sizes nowhere.yaml", "data sizes pcb-demo.yaml imgsz=0", "data sizes pcb-demo.yaml clusters=99"),
-    *("data sizes pcb-demo.yaml seed=-1", "data sizes pcb-demo.yaml output=x.txt", "data sizes pcb-demo.yaml foo=1"),
-    *("edge", "edge foo", "edge lint", "edge lint nowhere.onnx", "edge lint .", "edge check --gpu foo"),
+    *("data sizes pcb-demo.yaml seed=-1", "data sizes pcb-demo.yaml out=x.txt", "data sizes pcb-demo.yaml foo=1"),
+    *("edge foo", "edge lint --foo", "edge lint nowhere.onnx", "edge lint .", "edge check --gpu foo"),
     *("edge check --sm x", "edge check --sm 6.1 --opset x", "edge check --precision x", "edge check --mode x"),
+    *("edge quantize a.onnx b.onnx data=x", "edge quantize nowhere.onnx data=DATA", "edge quantize a.txt data=DATA"),
+    *("edge quantize nowhere.onnx", "edge quantize T.onnx data=DATA", "edge quantize T.onnx data=DATA images=x"),
+    *("edge quantize T.onnx data=DATA target=foo", "edge quantize T.onnx foo=1", "edge build nowhere.onnx"),
+    *(
+        "edge build a.txt",
+        "edge build T.onnx workspace=-1",
+        "edge build T.onnx precision=x",
+        "edge build T.onnx out=no/x",
+    ),
+    *("study nowhere.yaml", "study pcb-demo.yaml", "study x.yaml jobs=0", "calibrate nowhere.pt", "knokout best.pt"),
     *("edge check --gpu a --sm 6.1", "text foo", "text lint nowhere.yaml", "text lint --foo"),
 ]
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_words(words: str, refused: Refused) -> None:
-    refused(*words.split(), script="dsmoe-yolo")
+def test_words(words: str, refused: Refused, files: Path, tiny_boards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(b"hello", "T.onnx")(files, files)
+    monkeypatch.chdir(files)
+    refused(*words.replace("DATA", str(tiny_boards)).split(), script="dsmoe-yolo")
 
 
 @pytest.mark.parametrize("member", [".", "../x", "/x", "C:/x", "a.txt"])
@@ -116,10 +132,6 @@ def test_places_for_the_boards(out: str, refused: Refused, files: Path) -> None:
 
 
 MODULES = {
-    quantize: [
-        *("", "a.onnx b.onnx data=x", "nowhere.onnx data=DATA", "a.txt data=DATA", "nowhere.onnx", "T.onnx data=DATA"),
-        *("nowhere.onnx data=DATA images=x", "nowhere.onnx data=DATA target=foo", "nowhere.onnx foo=1"),
-    ],
     engine: [
         *("", "nowhere.onnx", "a.txt", "nowhere.onnx --workspace x", "nowhere.onnx --workspace -1"),
         *("nowhere.onnx --fp16 --int8", "nowhere.onnx --foo", "T.onnx --output nowhere/x"),

@@ -26,6 +26,7 @@ from ultra_dsmoe.nn import (
 )
 from ultra_dsmoe.plugin import keys
 from ultra_dsmoe.text import Taxonomy, TextBank, encode_bank
+from ultra_dsmoe.text.prompts import read_prompt_file
 
 QUICK = {"imgsz": 64, "batch": 4, "workers": 0, "plots": False, "device": "cpu", "epochs": 1, "verbose": False}
 Change = Callable[[dict[str, Any]], None]
@@ -90,7 +91,7 @@ VALUES: list[tuple[str, Callable[[], Any], type[DSMoEError], str]] = [
     ("key prompts no YAML", lambda: keys.check({"dsmoe_prompts": "prompts.txt"}), ConfigError, "a YAML file"),
     ("key text empty", lambda: keys.check({"dsmoe_text": " "}), ConfigError, "dsmoe_text"),
     ("unknown key", lambda: keys.check({"dsmoe_topp": 3}), ConfigError, "did you mean 'dsmoe_topk'"),
-    ("prompt file missing", lambda: keys.read_prompts("nowhere.yaml"), DSMoEError, "got nowhere.yaml"),
+    ("prompt file missing", lambda: read_prompt_file("nowhere.yaml"), DSMoEError, "got nowhere.yaml"),
 ]
 
 
