@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ultra_dsmoe import checks as checks_of_values
-from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ultra_dsmoe.data.source import DataSource
 
 
 def require_classes(data: Any) -> None:

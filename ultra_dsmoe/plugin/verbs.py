@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.export import exporting
-from ultra_dsmoe.export.static_mode import KeptExperts, data_of
 from ultra_dsmoe.model.settings import Kept, align, in_force
 from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
@@ -70,6 +68,13 @@ def required_net(model: Any, given: dict[str, Any]) -> Any:
     return net
 
 
+def kept_numbers(model: Any, net: Any, given: dict[str, Any], kwargs: dict[str, Any]) -> list[tuple[int, ...]]:
+    """Return the experts that static execution keeps in a call, one tuple per gate."""
+    from ultra_dsmoe.export.static_mode import KeptExperts
+
+    return KeptExperts(model, net, given, kwargs).numbers()
+
+
 def wrap_verb(stock: Any, verb: str) -> Any:
     """Wrap a method of the host's ``Model`` so that our keys are in force in the network while it runs."""
 
@@ -83,15 +88,19 @@ def wrap_verb(stock: Any, verb: str) -> Any:
             require_classes(kwargs.get("data"))
         if verb == "export" and net is not None:
             distill_choice.adopt_student(self)
+            from ultra_dsmoe.export import exporting  # late, as below: every process with the host loads this module
+
             return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
         fusing.remember(self, ours=net is not None and net is self.model)
-        kept = KeptExperts(self, net, given, kwargs).numbers
+        kept = functools.partial(kept_numbers, self, net, given, kwargs)
         with in_force(net, given, kept):
             align(predictor_net(self), net)
             if net is None:
                 result = stock(self, *args, **kwargs)
             else:
                 if verb == "val":
+                    from ultra_dsmoe.export.static_mode import data_of
+
                     require_images(data_of(self, net, kwargs), self.overrides.get("data"), kwargs.get("split"))
                 with nothing_left(self, verb, kwargs):
                     result = stock(self, *args, **kwargs)
