@@ -28,7 +28,9 @@ def test_the_demo_shows_its_progress_through_a_pipe(tmp_path: Path) -> None:
     stand_in.write_text(STAND_IN.format(sh=shutil.which("bash"), python=sys.executable))
     stand_in.chmod(0o755)
     command = ["make", "demo", f"VENV={tmp_path}"]
-    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    # Without what would help it, and what a make around this test tells its own.
+    inherited = {"PYTHONUNBUFFERED", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
+    plain = {name: value for name, value in os.environ.items() if name not in inherited}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, env=plain, text=True, **pipes) as demo:
         assert demo.stdin is not None
