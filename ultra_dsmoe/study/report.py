@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,12 +10,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_f1
 from ultra_dsmoe.evaluate.groups import group_numbers
+from ultra_dsmoe.explain.plots.canvas import as_png, canvas
 from ultra_dsmoe.files import write_files
 
 from .knockouts import knockout_table
@@ -24,7 +22,6 @@ from .plan import Plan
 from .store import KEPT, Kept, read_kept
 from .verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, judge
 
-DPI = 150
 WIDTH, ROW, REST = 4.6, 0.55, 1.5  # inches: of a panel, of a model's line, of title and axis
 COLOURS = ("#0072b2", "#d55e00")  # told apart by colour-blind eyes too
 APART, BELOW = 0.16, 0.12  # in lines: half the distance of the two measures' marks; single trainings below their mean
@@ -181,17 +178,14 @@ def draw(plan: Plan, rows: Sequence[dict[str, Any]], means: Means) -> bytes:
     """Return the picture as PNG: a panel per data set, a line per model, small dots for single trainings."""
     sets = [d.name for d in plan.data if any(d.name == data for data, _ in means)]
     size = (WIDTH * max(len(sets), 1) + 1, ROW * len(plan.models) + REST)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(*size)
     panels = figure.subplots(1, max(len(sets), 1), squeeze=False)[0]
     for axes, data in zip(panels, sets, strict=False):
         _panel(axes, plan, data, rows, means)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figure.suptitle(f"{plan.name}; bars are 95 % intervals", fontsize=10)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+    return as_png(figure)
 
 
 def _panel(axes: Axes, plan: Plan, data: str, rows: Sequence[dict[str, Any]], means: Means) -> None:

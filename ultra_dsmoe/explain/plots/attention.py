@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from ultra_dsmoe.explain.plots.distill_masks import DPI, PANEL, SHOWN, as_png, lay_over, show_image
+from ultra_dsmoe.explain.plots.canvas import as_png, canvas
+from ultra_dsmoe.explain.plots.distill_masks import PANEL, SHOWN, lay_over, show_image
 
 if TYPE_CHECKING:
     from ultra_dsmoe.explain.attention import Look
@@ -31,7 +31,7 @@ def draw(image: np.ndarray, boxes_xywh_norm: Tensor, looks: Sequence[Look], titl
     """
     places, strides = list(dict.fromkeys(x.place for x in looks)), sorted({x.stride for x in looks})
     rows = max(len(places), 2)  # the image stands above what all attentions say together
-    figure = Figure(figsize=(PANEL * (len(strides) + 1), PANEL * rows), dpi=DPI, layout="constrained")
+    figure = canvas(PANEL * (len(strides) + 1), PANEL * rows)
     axes = figure.subplots(rows, len(strides) + 1, squeeze=False)
     for panel in axes.flat:
         panel.axis("off")

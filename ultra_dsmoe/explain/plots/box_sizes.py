@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from ultra_dsmoe.data.box_sizes import CELLS, STRIDES, TINY, Boxes, Clusters
+from ultra_dsmoe.explain.plots.canvas import as_png, canvas
 
-DPI = 150
 SIZE = (12, 5.2)  # inches
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7")  # Okabe and Ito, for any eye
 MOST = 20_000  # points drawn; more only thicken the cloud
@@ -30,15 +26,12 @@ def draw(boxes: Boxes, clusters: Clusters, title: str) -> bytes:
         clusters: Their clusters.
         title: First line, such as the data set's name.
     """
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(*SIZE)
     cloud, histogram = figure.subplots(1, 2)
     _cloud(cloud, boxes, clusters)
     _histogram(histogram, boxes)
     figure.suptitle(title, fontsize=11)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+    return as_png(figure)
 
 
 def _cloud(axes: Axes, boxes: Boxes, clusters: Clusters) -> None:

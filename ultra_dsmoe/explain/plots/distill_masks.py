@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from ultra_dsmoe.explain.plots.canvas import as_png, canvas
+
 if TYPE_CHECKING:
     from ultra_dsmoe.explain.distill_masks import LevelMasks
 
-DPI = 130
 PANEL = 3.1  # inches
 BOX = "#00e5ff"
 FAINT = 0.35  # of the image behind a mask
@@ -35,7 +33,7 @@ def draw(image: np.ndarray, boxes_xywh_norm: Tensor, levels: Sequence[LevelMasks
         title: First line, such as the model's name.
     """
     columns = len(levels) + 1
-    figure = Figure(figsize=(PANEL * columns, PANEL * 2), dpi=DPI, layout="constrained")
+    figure = canvas(PANEL * columns, PANEL * 2)
     axes = figure.subplots(2, columns, squeeze=False)
     show_image(axes[0, 0], image, boxes_xywh_norm)
     axes[0, 0].set_title(f"{len(boxes_xywh_norm)} boxes", fontsize=9)
@@ -55,14 +53,6 @@ def draw(image: np.ndarray, boxes_xywh_norm: Tensor, levels: Sequence[LevelMasks
         figure.colorbar(seen, ax=axes[1, column], fraction=0.046)
     figure.suptitle(title, fontsize=11)
     return as_png(figure)
-
-
-def as_png(figure: Figure) -> bytes:
-    """Return a figure as the content of a PNG file."""
-    FigureCanvasAgg(figure)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
 
 
 def show_image(axes: Axes, image: np.ndarray, boxes: Tensor) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from ultra_dsmoe.explain.plots.canvas import as_png, canvas
 from ultra_dsmoe.explain.plots.routing_map import broken
 from ultra_dsmoe.explain.poincare_disk import SHUFFLES, Disk, geodesic
 
-DPI = 130
 RADIUS = 2.9  # inches of the disk
 LINE = 0.2  # inches from one name to the next in a column
 LETTER = 0.085  # inches, a wide letter at FONT
@@ -35,9 +32,7 @@ def draw(disk: Disk, title: str) -> bytes:
         disk: What to draw.
         title: First line, such as the model's name.
     """
-    out = io.BytesIO()
-    figure_of(disk, title).savefig(out, format="png")
-    return out.getvalue()
+    return as_png(figure_of(disk, title))
 
 
 def figure_of(disk: Disk, title: str) -> Figure:
@@ -47,8 +42,7 @@ def figure_of(disk: Disk, title: str) -> Figure:
     names = LETTER * max(len(name) for name in disk.names) / radius  # in radii, as all that follows
     half = 1 + GAP + names + GAP
     inches = 2 * half * radius
-    figure = Figure(figsize=(inches, 2 * (1 + EDGE) * radius + TEXT_ROOM), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(inches, 2 * (1 + EDGE) * radius + TEXT_ROOM)
     axes = figure.add_subplot()
     axes.set(xlim=(-half, half), ylim=(-1 - EDGE, 1 + EDGE), aspect="equal")
     axes.set_axis_off()

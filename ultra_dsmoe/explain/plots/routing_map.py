@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
+from ultra_dsmoe.explain.plots.canvas import as_png, canvas
 from ultra_dsmoe.explain.routing import RoutingMap
 from ultra_dsmoe.nn.neck.expert_gate import KINDS, UNIVERSAL
 
-DPI = 150
 COLOURS = ("#d55e00", "#0072b2", "#7f7f7f")  # local, global, cross-modal: told apart by colour-blind eyes too
 CELL, LABELS, ROW = 0.34, 4.2, 0.42  # inches: width of a column, room beside them, height of a row
 PAD = 0.1  # inches around axes
@@ -97,8 +94,7 @@ def draw_chart(chart: Chart) -> bytes:
     rows, experts = chart.share.shape
     layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
     width = LABELS + CELL * experts
-    figure = Figure(figsize=(width, 4.4 + ROW * rows), dpi=DPI, layout=layout)
-    FigureCanvasAgg(figure)
+    figure = canvas(width, 4.4 + ROW * rows, layout)
     grid = figure.add_gridspec(2, 2, height_ratios=(1.5, ROW * rows + 0.2), width_ratios=(60, 1))
     heat = figure.add_subplot(grid[1, 0])
     bars = figure.add_subplot(grid[0, 0], sharex=heat)
@@ -108,9 +104,7 @@ def draw_chart(chart: Chart) -> bytes:
     _bars(bars, 100 * chart.usage)
     figure.suptitle(broken(chart.heading, width, 11), fontsize=11, ha="left", x=0.01)
     figure.supxlabel(broken(chart.footer, width, 9), fontsize=9, ha="left", x=0.01)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+    return as_png(figure)
 
 
 def broken(paragraphs: list[str], inches: float, size: float) -> str:

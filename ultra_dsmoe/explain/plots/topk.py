@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+
+from ultra_dsmoe.explain.plots.canvas import as_png, canvas
 
 if TYPE_CHECKING:
     from ultra_dsmoe.explain.topk import Row
 
-DPI = 150
 SIZE = (11, 3.8)  # inches
 COLOURS = ("#0072b2", "#d55e00")  # told apart by colour-blind eyes too
 
@@ -27,8 +25,7 @@ def draw(rows: Sequence[Row], own: int | None, title: str) -> bytes:
         own: The k that the model was trained with, marked; None for no mark.
         title: First line, such as the model's name.
     """
-    figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(*SIZE)
     accuracy, work, latency = figure.subplots(1, 3)
     ks = [r.k for r in rows]
     _lines(accuracy, ks, {"mAP50": [r.map50 for r in rows], "mAP50-95": [r.map50_95 for r in rows]})
@@ -43,9 +40,7 @@ def draw(rows: Sequence[Row], own: int | None, title: str) -> bytes:
             axes.axvline(own, color="0.6", linestyle=":", linewidth=1.2, label=f"as trained (k={own})")
         axes.legend(fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=11)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
+    return as_png(figure)
 
 
 def _lines(axes: Axes, ks: list[int], series: dict[str, list[float]]) -> None:
