@@ -4,8 +4,11 @@ A pickle holds the module path of each class. Whoever moves a class that may sit
 here; entries are never taken out. Imports nothing but the standard library, since every ``import torch`` runs it.
 """
 
+from __future__ import annotations
+
 import sys
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 MOVED = {
     "ultra_dsmoe.nn.head.dual_attention": "ultra_dsmoe.nn.attention.dual_attention",
@@ -19,12 +22,12 @@ class _Aliases:
     """Meta path finder and loader in one: a former name gives the very module that has taken its place."""
 
     @classmethod
-    def find_spec(cls, name, path=None, target=None):
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return a spec for a former name, None for every other module."""
         return ModuleSpec(name, cls) if name in MOVED else None  # type: ignore[arg-type]
 
     @staticmethod
-    def create_module(spec):
+    def create_module(spec: ModuleSpec) -> ModuleType:
         """Return the module of today; import itself then writes the former name's spec into it."""
         from importlib import import_module
 
@@ -33,9 +36,10 @@ class _Aliases:
         return module
 
     @staticmethod
-    def exec_module(module):
+    def exec_module(module: ModuleType) -> None:
         """Give the module its own spec back: it was executed under its own name."""
-        module.__spec__ = module.__spec__.loader_state
+        if module.__spec__ is not None:
+            module.__spec__ = module.__spec__.loader_state
 
 
 def install() -> None:

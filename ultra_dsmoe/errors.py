@@ -20,7 +20,7 @@ class DSMoEError(ValueError):
         shown = got if isinstance(got, str) else repr(got)
         super().__init__(f"{argument}: expected {expected}, got {shown}".replace("\n", " "))
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the three parts, so that the error survives a worker process."""
         return type(self), (self.argument, self.expected, self.got)
 

@@ -16,6 +16,7 @@ from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
 from ultra_dsmoe.files import write_files
 from ultra_dsmoe.text import cache, class_names, encode_bank, generate, read_prompts
+from ultra_dsmoe.text.apart import CLOSEST
 from ultra_dsmoe.text.bank import TextBank
 from ultra_dsmoe.text.prompts import read_data
 
@@ -33,7 +34,7 @@ def lint(options: Given) -> int:
     usable, findings = prompt_lint.lint_section(labels, section)
     findings += prompt_lint.lint_wording(usable)
     bank = encode_bank(labels, usable, options.get("encoder", "auto"), apart=False)  # the findings say it better
-    findings += prompt_lint.lint_vectors(bank, options.get("closest", prompt_lint.CLOSEST))
+    findings += prompt_lint.lint_vectors(bank, options.get("closest", CLOSEST))
     too_long, note = prompt_lint.lint_length(bank)
     findings += too_long
     for finding in sorted(findings, key=lambda f: not f.is_fault):

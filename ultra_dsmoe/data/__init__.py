@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ultra_dsmoe.data.packaged import refuse_missing
 
 
-def provide_pcb_demo(data: dict) -> None:
+def provide_pcb_demo(data: dict[str, Any]) -> None:
     """Generate the boards of pcb-demo.yaml; called by its ``download`` line.
 
     Args:

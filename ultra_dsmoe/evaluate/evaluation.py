@@ -50,7 +50,7 @@ class Collector(DetectionValidator):
     warmed the network up, so that neither its dummy input nor its folding of the text meets the hooks.
     """
 
-    def __init__(self, stack: ExitStack, switch: AbstractContextManager, **kwargs: Any) -> None:
+    def __init__(self, stack: ExitStack, switch: AbstractContextManager[Any], **kwargs: Any) -> None:
         """Build the validator; ``kwargs`` are the host's (dataloader, save_dir, args)."""
         super().__init__(**kwargs)
         self.stack, self.switch, self.images = stack, switch, ImageStats()
@@ -138,7 +138,7 @@ class Evaluation:
         with quiet():
             return select_device(self.args.get("device") or "", verbose=False)
 
-    def run(self, switch: AbstractContextManager | None = None) -> ImageStats:
+    def run(self, switch: AbstractContextManager[Any] | None = None) -> ImageStats:
         """Validate once, with ``switch`` in force while images are computed.
 
         Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,7 @@ class Paired:
     """
 
     def __init__(
-        self, evaluation: Evaluation, boot: int, seed: int, switch: AbstractContextManager | None = None
+        self, evaluation: Evaluation, boot: int, seed: int, switch: AbstractContextManager[Any] | None = None
     ) -> None:
         """Validate as trained.
 
@@ -113,7 +114,7 @@ class Paired:
         self._reference = Reference(evaluation.run(switch), boot, seed)
         self.base, self.about = self._reference.base, self._reference.about
 
-    def effect(self, switch: AbstractContextManager) -> Effect:
+    def effect(self, switch: AbstractContextManager[Any]) -> Effect:
         """Validate with ``switch`` in force and compare."""
         return self._reference.effect(self._evaluation.run(switch))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from ultralytics.nn.modules import Detect
@@ -16,7 +17,7 @@ from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
 
 
-def blocks(net: nn.Module, kind: type | tuple[type, ...]) -> list:
+def blocks(net: nn.Module, kind: type | tuple[type, ...]) -> list[Any]:
     """Return all blocks of a class, or of several."""
     return [m for m in net.modules() if isinstance(m, kind)]
 
@@ -38,14 +39,14 @@ def hub_outputs(net: nn.Module) -> list[nn.Module]:
 def recording(net: nn.Module, record: Record) -> Iterator[None]:
     """Fill ``record`` while the block runs; the network computes what it always does."""
 
-    def output(m: nn.Module, args: tuple, out: Tensor) -> None:
+    def output(m: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         record.means.setdefault(m, Mean()).add(out)
 
-    def attention(m: nn.Module, args: tuple, out: Tensor) -> None:
+    def attention(m: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         assert isinstance(m, KINDS)
         record.means.setdefault(m, Mean()).add(m.weight(args[0]))
 
-    def gate(m: nn.Module, args: tuple, out: Tensor) -> None:
+    def gate(m: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
         record.gates.setdefault(m, []).append(out.detach().float().cpu())
 
     with ExitStack() as stack:

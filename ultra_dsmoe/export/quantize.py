@@ -209,7 +209,7 @@ def _checked(source: Path, output: Path, target: str) -> ModelInfo:
     return info
 
 
-class _Calibration(CalibrationDataReader):
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # the library is not typed
     """Hands images to onnxruntime, read one batch at a time."""
 
     def __init__(self, model: onnx.ModelProto, info: ModelInfo, images: Sequence[Any]) -> None:

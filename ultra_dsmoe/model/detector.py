@@ -45,7 +45,7 @@ class DSMoEModel(DetectionModel):
     largest_stride: int | None = None  # pixels, None while being built; a number, which `torch.export` can read
 
     def __init__(
-        self, cfg: str | dict = "dsmoe-n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
+        self, cfg: str | dict[str, Any] = "dsmoe-n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
     ) -> None:
         """Build the net.
 

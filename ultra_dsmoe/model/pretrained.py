@@ -22,7 +22,7 @@ _STOCK = re.compile(r"(?P<family>yolo(?:v|e-)?\d+)(?P<scale>[nslmx])[._]")  # yo
 ENCODER = "mobile_sam.pt"  # an asset of the host's, too
 
 
-class EncoderFile(os.PathLike):
+class EncoderFile(os.PathLike[str]):
     """A MobileSAM checkpoint on its way to our trainer.
 
     Hosts load whatever is text or a `Path` as a whole detector, some of them before there is a trainer.

@@ -4,7 +4,12 @@ Nothing of the host, of torch or of this package's layers is imported here: this
 ``import torch``, also in programs that never touch the host.
 """
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 # Host module -> our module and function that change it. The host's `utils` itself is only half executed when torch
 # calls us, so what lives there (the default arguments) is changed from the hook on `cfg`.
@@ -22,7 +27,9 @@ class _Finder:
     """Meta path finder that lets the ordinary finders find a target and adds one call behind its execution."""
 
     @classmethod
-    def find_spec(cls, name, path=None, target=None):
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """Return the target's ordinary spec with our call added, None for every other module."""
         if name not in TARGETS or name in _searching:
             return None
@@ -36,7 +43,7 @@ class _Finder:
         if loader is not None and hasattr(loader, "exec_module"):
             execute = loader.exec_module  # the loader belongs to this spec alone
 
-            def exec_module(module):
+            def exec_module(module: ModuleType) -> None:
                 execute(module)
                 fire(name, module)
 
@@ -58,7 +65,7 @@ def install() -> None:
             fire(name, module)
 
 
-def fire(name: str, module) -> None:
+def fire(name: str, module: ModuleType) -> None:
     """Change the host module ``name``, or warn once and take all changes back where it is not the host we know."""
     from ultra_dsmoe.plugin import host
 

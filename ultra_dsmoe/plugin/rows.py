@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -83,7 +83,7 @@ class Row:
         return layer
 
     @contextlib.contextmanager
-    def blamed(self):
+    def blamed(self) -> Iterator[None]:
         """Name this row in errors that its arguments cause."""
         try:
             yield

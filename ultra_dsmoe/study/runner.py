@@ -93,7 +93,7 @@ class Study:
         """
         self.plan, self.out = plan, out
         self.folder, self.table = runs.resolve() / plan.name, out / f"{plan.name}.csv"
-        self._children: set[subprocess.Popen] = set()
+        self._children: set[subprocess.Popen[Any]] = set()
         self._locks: tuple[int, ...] = ()
         self._stopped = threading.Event()
         self._memory: Memory | None = None  # of cells side by side

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from ultra_dsmoe.checks import class_names
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text import cache
 from ultra_dsmoe.text.apart import require_apart, unread_pairs
 from ultra_dsmoe.text.encoders import HashEncoder, TextEncoder, make_encoder
 from ultra_dsmoe.text.local_models import is_english, is_foreign, local_encoders
-from ultra_dsmoe.text.prompts import class_names, class_prompts
+from ultra_dsmoe.text.prompts import class_prompts
 
 LOGGER = logging.getLogger("ultra_dsmoe.text")
 RANK = ("causal-lm", "sentence")  # encoders that `auto` prefers to hash, best first

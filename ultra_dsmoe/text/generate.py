@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ultra_dsmoe.checks import class_names
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text.model_hub import load_local_first
 from ultra_dsmoe.text.models import CausalLMEncoder
-from ultra_dsmoe.text.prompts import class_names
 
 PER_CLASS = 3
 TOKENS = 2048  # of one answer; a reasoning model thinks for about a thousand before it answers

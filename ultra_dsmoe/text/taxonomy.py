@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ultra_dsmoe.checks import class_names
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text.prompts import class_names, near
+from ultra_dsmoe.text.prompts import near
 
 
 @dataclass(frozen=True, eq=False)

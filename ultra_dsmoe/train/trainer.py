@@ -53,7 +53,7 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
         return data
 
     def get_model(
-        self, cfg: str | dict | None = None, weights: nn.Module | None = None, verbose: bool = True
+        self, cfg: str | dict[str, Any] | None = None, weights: nn.Module | None = None, verbose: bool = True
     ) -> DSMoEModel:
         """Build the net for the data set: text vectors, taxonomy, weights.
 
@@ -89,7 +89,7 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
                 raise
         return dataset
 
-    def _build(self, cfg: str | dict | None, weights: nn.Module | None, verbose: bool) -> DSMoEModel:
+    def _build(self, cfg: str | dict[str, Any] | None, weights: nn.Module | None, verbose: bool) -> DSMoEModel:
         if lmdb_cache.is_wanted(self.args):
             lmdb_cache.load_library()  # fails here where it is missing, rather than after the net was built
         model = DSMoEModel(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -134,7 +135,7 @@ def _write_yaml(file: Path, call: str) -> None:
     file.write_text(packaged.yaml_beside(packaged.load("pcb-demo"), splits, note), encoding="utf-8")
 
 
-def provide(data: dict) -> None:
+def provide(data: dict[str, Any]) -> None:
     """Generate the packaged set where the host looks for it; called by the ``download`` line of pcb-demo.yaml.
 
     Args:

@@ -8,9 +8,9 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import check_layout, find_root
-from ultra_dsmoe.data.convert.voc import SPLITS
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.files import require_unused, whole_folder
 
