@@ -28,7 +28,7 @@ def main() -> int:
     if not words or words[0] in ("help", "-h", "--help"):
         print(f"{commands.page()}\n{HOST_PAGE}")
         return 0
-    with one_line_errors(own=commands.is_ours(words)):
+    with one_line_errors(own=True):
         if (code := commands.run(words)) is not None:
             return code
         refuse_typo(words[0])

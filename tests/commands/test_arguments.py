@@ -86,7 +86,7 @@ def test_other_pairs_are_kept_where_a_command_takes_them() -> None:
     assert (given, given.more) == ({"jobs": 2}, ["imgsz=64", "epochs=3"])
 
 
-@pytest.mark.parametrize("argv", [[], ["help"], ["-h"], ["best.pt", "--help"]])
+@pytest.mark.parametrize("argv", [["help"], ["-h"], ["best.pt", "--help"]])
 def test_help_names_every_key_and_runs_nothing(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     command = Command("look", "Looks at a checkpoint.", OPTIONS, lambda given: 1 / 0, CHECKPOINT)  # type: ignore[arg-type, return-value]
     assert command.main(argv) == 0
@@ -94,6 +94,12 @@ def test_help_names_every_key_and_runs_nothing(argv: list[str], capsys: pytest.C
     assert page.startswith("usage: dsmoe-yolo look MODEL [key=value ...]\n\nLooks at a checkpoint.\n")
     assert [line.split()[0] for line in page.splitlines()[4:]] == list(OPTIONS)
     assert "(default: val)" in page
+
+
+def test_without_the_words_that_it_needs_it_explains_itself_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert LOOK.main([]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()[0]) == ("", "usage: dsmoe-yolo look MODEL [key=value ...]")
 
 
 def test_the_exit_code_is_the_commands() -> None:

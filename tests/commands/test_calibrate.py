@@ -37,5 +37,5 @@ def test_bad_input_is_refused_before_any_work(checkpoint: Path, tmp_path: Path) 
         COMMAND.main([str(checkpoint), "out=x.onnx", "device=cpu"])
     with pytest.raises(ConfigError, match="boot: expected a whole number from 100"):
         COMMAND.main([str(checkpoint), "boot=1"])
-    assert COMMAND.main([]) == 0
+    assert COMMAND.main(["help"]) == 0
     assert not any(tmp_path.iterdir())

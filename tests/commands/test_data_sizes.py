@@ -61,5 +61,5 @@ def test_a_missing_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_help(capsys: pytest.CaptureFixture) -> None:
-    assert data_sizes.COMMAND.main([]) == 0
+    assert data_sizes.COMMAND.main(["help"]) == 0
     assert capsys.readouterr().out.startswith("usage: dsmoe-yolo data sizes DATA")

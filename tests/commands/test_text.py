@@ -190,6 +190,6 @@ def test_the_script_knows_the_commands(
     assert stop.value.code == 1
     err = capsys.readouterr().err
     assert err == "error: data: expected an existing data YAML, got none.yaml\n"
-    for words in ([], ["help"], ["lint"], ["generate"], ["encode", "-h"], ["paraphrases"]):
+    for words in ([], ["help"], ["lint", "help"], ["generate", "--help"], ["encode", "-h"], ["paraphrases", "help"]):
         assert run(["text", *words]) == 0
         assert capsys.readouterr().out.startswith("usage: dsmoe-yolo text")

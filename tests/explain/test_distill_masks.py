@@ -95,7 +95,7 @@ def test_the_command_writes_pictures(
 
 
 def test_help(capsys: pytest.CaptureFixture) -> None:
-    assert COMMAND.main([]) == 0
+    assert COMMAND.main(["help"]) == 0
     assert "usage: dsmoe-yolo distill-masks" in capsys.readouterr().out
 
 

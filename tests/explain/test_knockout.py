@@ -142,7 +142,7 @@ def test_command_line_prints_one_line_and_fails(monkeypatch, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", [[], ["help"], ["--help"]])
+@pytest.mark.parametrize("words", [["help"], ["--help"]])
 def test_help_names_every_key_and_knockout(words, capsys):
     assert COMMAND.main(words) == 0
     text = capsys.readouterr().out

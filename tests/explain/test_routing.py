@@ -159,7 +159,7 @@ def test_several_gates_get_a_map_each(checkpoint, monkeypatch):
 
 
 def test_bad_input_is_named(tmp_path, tiny_boards):
-    assert commands.routing.COMMAND.main([]) == 0
+    assert commands.routing.COMMAND.main(["help"]) == 0
     with pytest.raises(ConfigError, match=r"shufles: expected .*did you mean 'shuffles'"):
         commands.routing.COMMAND.main(["best.pt", "shufles=3"])
     rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "CBAM", []]]

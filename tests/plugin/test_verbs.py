@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -339,3 +340,20 @@ def test_the_look_at_a_network_imports_nothing(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.delitem(sys.modules, "ultra_dsmoe.model.detector")
     assert verbs.our_net(stock) is None
     assert "ultra_dsmoe.model.detector" not in sys.modules
+
+
+@pytest.mark.parametrize(("epoch", "finished"), [(-1, True), (3, False), (None, False)])
+def test_a_finished_training_is_not_resumed(epoch: int | None, finished: bool) -> None:
+    """The host would begin another one, on its default data if none is named."""
+    from ultra_dsmoe.plugin.verbs import _require_unfinished
+
+    model = SimpleNamespace(ckpt={"epoch": epoch}, ckpt_path="last.pt")
+    for resume in (False, None, "other.pt"):
+        _require_unfinished(model, resume)
+    if finished:
+        with pytest.raises(
+            ConfigError, match=r"^resume: expected the last\.pt of a training that was interrupted, got last"
+        ):
+            _require_unfinished(model, True)
+    else:
+        _require_unfinished(model, True)

@@ -49,7 +49,7 @@ def page(group: str = "") -> str:
     shown = {words: entry for words, entry in TABLE.items() if words.startswith(group)}
     width = max(map(len, shown))
     lines = [f"  {words:<{width}}  {entry.summary}" for words, entry in shown.items()]
-    usage = f"usage: dsmoe-yolo {group or 'COMMAND'} ... key=value"
+    usage = f"usage: dsmoe-yolo {group}COMMAND ... key=value"
     return "\n".join([usage, "", *lines, "", "'dsmoe-yolo COMMAND --help' lists the keys of one."])
 
 
@@ -78,11 +78,6 @@ def run(argv: list[str]) -> int | None:
         print(page(f"{group} "))
         return 0
     raise ConfigError(group, f"{', '.join(members)}{did_you_mean(argv[1], members)}", argv[1])
-
-
-def is_ours(argv: list[str]) -> bool:
-    """Whether the first word is a sub-command's."""
-    return bool(argv) and any(argv[0] == words.split()[0] for words in TABLE)
 
 
 def near_miss(word: str) -> str | None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -144,9 +145,12 @@ class Command:
         Raises:
             DSMoEError: On bad input, before anything is written.
         """
-        if any(word in HELP for word in argv) or (self.bare and not argv):
+        if any(word in HELP for word in argv):
             print(self.usage())
             return 0
+        if self.bare and not argv:  # the page says what is missing; a script must not take that for success
+            print(self.usage(), file=sys.stderr)
+            return NOTHING_TO_DO
         return self.run(self.parse(argv))
 
     def usage(self) -> str:
@@ -213,6 +217,7 @@ class Command:
 PROGRAM = "dsmoe-yolo"
 WIDTH = 100  # of a help page, in characters
 HELP = ("help", "-h", "--help")
+NOTHING_TO_DO = 1  # exit code of a command without the words that it needs
 CHECKPOINT = {"model": "a DS-MoE checkpoint as first argument, such as best.pt"}
 DATA = {"data": "a data YAML as first argument, such as neu-det.yaml"}
 

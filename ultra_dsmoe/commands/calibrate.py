@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, text, whole
 from ultra_dsmoe.commands.opening import output_file, progress, tell
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.paired import BOOT, HEAD, base_cells
 from ultra_dsmoe.evaluate.tables import aligned
@@ -17,6 +18,8 @@ def run(options: Given) -> int:
     evaluation = Evaluation(options)
     path = evaluation.path
     out = output_file(options.get("out", str(path.with_stem(f"{path.stem}-calibrated"))), (".pt",))
+    if out.resolve() == path.resolve():
+        raise ConfigError("out", "another file than the checkpoint that is read", str(out))
     found = sharpness.calibrate(
         evaluation, options.get("boot", BOOT), options.get("seed", 0), progress=progress("sharpness")
     )

@@ -98,7 +98,7 @@ def find_card(name: str) -> Sm:
     found = next((sm for card, sm in CARDS.items() if _squeeze(card) == _squeeze(plain)), None)
     if found is None:
         hint = did_you_mean(plain.strip(), CARDS)
-        raise ConfigError("gpu", f"a card of the table{hint}, or its compute capability as in --sm 6.1", name)
+        raise ConfigError("gpu", f"a card of the table{hint}, or its compute capability as in sm=6.1", name)
     return found
 
 

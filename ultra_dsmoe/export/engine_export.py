@@ -97,7 +97,7 @@ def recipe(file: Path, engine: Path, precision: str, workspace: float | None) ->
         f"format=engine: no engine can be built here, exported {file} instead.\n"
         "Build the engine on the box that will run it, it needs numpy and TensorRT alone:\n"
         f"    python -m ultra_dsmoe.runtime.engine {file.name}{flags}{named}\n"
-        "Versions for its card: dsmoe-yolo edge check --gpu NAME"
+        "Versions for its card: dsmoe-yolo edge check gpu=NAME"
     )
 
 

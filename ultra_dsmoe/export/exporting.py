@@ -14,6 +14,7 @@ from ultra_dsmoe.export.static_mode import KeptExperts
 from ultra_dsmoe.model.settings import in_force
 
 ONNX_FORMATS = {"onnx", "engine"}  # formats whose ONNX file takes any opset; others have their own bounds
+NEWEST_OPSET = 20  # that torch's TorchScript exporter writes, in every release so far
 OPSET = 17  # the newest that TensorRT 8.6 reads
 SAMPLING, SAMPLING_OPSET = ("SpaceBroadcast",), 16  # blocks that sample a map, and the first opset that can
 UNFIT_FORMATS = {"ncnn": "whose converter, pnnx, writes a graph of experts that it cannot read"}  # tried: 20260526
@@ -67,6 +68,8 @@ def require_format(net: Any, kwargs: dict[str, Any]) -> None:
     if fmt in UNFIT_FORMATS and any(hasattr(m, "set_mode") for m in net.modules()):
         wanted = "onnx, openvino, torchscript or engine for a net with experts"
         raise ConfigError("format", wanted, f"{fmt}, {UNFIT_FORMATS[fmt]}")
+    if isinstance(opset, int) and opset > NEWEST_OPSET:
+        raise ConfigError("opset", f"{NEWEST_OPSET} or lower, which torch's exporter writes", opset)
     samples = any(type(m).__name__ in SAMPLING for m in net.modules())
     if samples and isinstance(opset, int) and opset < SAMPLING_OPSET:
         wanted = f"{SAMPLING_OPSET} or higher for a net with {', '.join(SAMPLING)} (GridSample is not older)"

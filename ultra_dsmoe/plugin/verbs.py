@@ -16,6 +16,8 @@ from ultra_dsmoe.plugin.leftovers import nothing_left
 from ultra_dsmoe.plugin.rows import is_ours
 from ultra_dsmoe.plugin.task_table import TASKS, load, task_of
 
+FINISHED = -1  # epoch of a checkpoint whose training has ended
+
 
 def our_net(model: Any) -> Any:
     """Return the network of a ``YOLO`` object where it is ours, looking through a distillation wrapper, else None."""
@@ -139,6 +141,7 @@ def wrap_train(stock: Any) -> Any:
         if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:
             raise ConfigError("cache", "ram or disk for a stock model (lmdb is for DS-MoE models)", "lmdb")
         if task is not None:
+            _require_unfinished(self, {**file, **kwargs}.get("resume"))
             if kwargs.get("trainer"):
                 kwargs["trainer"] = with_ours(kwargs["trainer"], load(TASKS[task].trainer))
             _check_files(self, {**file, **kwargs}, kwargs)
@@ -153,6 +156,19 @@ def wrap_train(stock: Any) -> Any:
         return stock(self, *args, **kwargs, **given)
 
     return host.mark(train)
+
+
+def _require_unfinished(model: Any, resume: Any) -> None:
+    """Refuse to resume a finished training: the host would begin another one, on its default data if none is named.
+
+    Raises:
+        ConfigError: If the checkpoint that was loaded is a finished one's.
+    """
+    ckpt = getattr(model, "ckpt", None)
+    if resume is True and isinstance(ckpt, dict) and ckpt.get("epoch") == FINISHED:
+        raise ConfigError(
+            "resume", "the last.pt of a training that was interrupted", f"{model.ckpt_path}, a finished one"
+        )
 
 
 def with_ours(trainer: Any, ours: Any) -> Any:
