@@ -60,7 +60,7 @@ def counts(images: Any) -> list[tuple[int, int]]:
 # what a pass keeps ----------------------------------------------------------------------------------------------------
 
 
-def test_matches_are_the_hosts_image_by_image(checkpoint: Path, tiny_boards: Path) -> None:
+def test_matches_are_the_hosts_image_by_image(checkpoint: Path, tiny_boards: Path, tmp_path: Path) -> None:
     evaluation = opened(checkpoint, device="cpu", batch=3)  # the rest is the checkpoint's own
     images = evaluation.run()
     files = sorted((tiny_boards.parent / "images" / "val").iterdir())
@@ -77,7 +77,7 @@ def test_matches_are_the_hosts_image_by_image(checkpoint: Path, tiny_boards: Pat
     kept: list[Any] = []
     net.add_callback("on_val_batch_end", lambda v: kept.append({k: list(s) for k, s in v.metrics.stats.items()}))
     net.val(data=str(tiny_boards), imgsz=evaluation.args["imgsz"], batch=3, plots=False, rect=True, device="cpu",
-            project=str(checkpoint.parent), verbose=False)  # fmt: skip
+            project=str(tmp_path), verbose=False)  # fmt: skip
     for name in ("conf", "pred_cls", "target_cls", "tp"):
         for ours, theirs in zip(getattr(images, name), kept[-1][name], strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -40,6 +40,7 @@ def awaken(net: nn.Module) -> nn.Module:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_boards: Path) -> Path:
     """Return the path of a checkpoint in a run folder, as the host's trainer leaves it."""
+    torch.manual_seed(0)  # the same net whichever test asks for it first
     net = awaken(DSMoEModel("dsmoe-n.yaml", nc=CLASSES, verbose=False)).eval()
     path = tmp_path_factory.mktemp("run") / "weights" / "best.pt"
     path.parent.mkdir()
