@@ -10,7 +10,7 @@ from ultra_dsmoe.errors import DSMoEError
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "ultra_dsmoe"
 # What computes: a wrong sign there trains, exports or reports something else without a word.
-ROOMS = ("ops", "losses", "distill", "nn", "export", "explain/evaluation.py")
+ROOMS = ("ops", "losses", "distill", "nn", "export", "evaluate")
 
 
 class MutantsError(DSMoEError):

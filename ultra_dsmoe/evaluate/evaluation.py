@@ -133,10 +133,7 @@ class Evaluation:
 
     def device(self) -> torch.device:
         """Return the device that the host chooses for what was asked for."""
-        from ultralytics.utils.torch_utils import select_device
-
-        with quiet():
-            return select_device(self.args.get("device") or "", verbose=False)
+        return checked_device(self.args.get("device"))
 
     def run(self, switch: AbstractContextManager[Any] | None = None) -> ImageStats:
         """Validate once, with ``switch`` in force while images are computed.

@@ -64,10 +64,11 @@ def require_classes_of(net: Any, data: DataSource) -> None:
     file = checks.check_file(data.yaml, hard=False) if data.yaml.endswith((".yaml", ".yml")) else None
     content = YAML.load(file) if file else {}
     own = [str(name) for name in net.names.values()]
-    if not content.get("names") or len(own) == 1:  # the reader of its images looks closer; one may be `single_cls`
+    unnamed = own == [str(i) for i in range(len(own))]  # built from a YAML and never trained: any set's images will do
+    if unnamed or not content.get("names") or len(own) == 1:  # the reader of images looks closer; one: `single_cls`
         return
     names = class_names(content)
-    if len(names) != len(own) or (names != own and own != [str(i) for i in range(len(own))]):
+    if names != own:
         raise DataError("data", f"the classes that the net was trained on ({', '.join(own)})", ", ".join(names))
 
 
