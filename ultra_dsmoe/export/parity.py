@@ -41,6 +41,7 @@ class ParityReport:
         share_class: The class that has it.
         mixed_up: What is another class's or coordinate's in the file, one phrase each.
         compared: Whether there was anything to compare.
+        finite: Whether the file gave numbers only.
     """
 
     images: int
@@ -55,11 +56,12 @@ class ParityReport:
     share_class: int = 0
     mixed_up: tuple[str, ...] = ()
     compared: bool = True
+    finite: bool = True
 
     def agrees(self, box_px: float = BOX_PX, score: float = SCORE, share: float = SHARE) -> bool:
         """Whether boxes, scores, classes and experts agree within the tolerances."""
         near = self.box_px <= box_px and self.score <= score and self.share <= share
-        return near and self.compared and not self.mixed_up and self.experts_equal is not False
+        return near and self.finite and self.compared and not self.mixed_up and self.experts_equal is not False
 
     def __str__(self) -> str:
         """Return one line for logs."""
@@ -160,6 +162,7 @@ def compare(
         share_class=share_class,
         mixed_up=tally.mixed_up(),
         compared=tally.compared,
+        finite=tally.finite,
     )
 
 

@@ -149,6 +149,8 @@ def moved(report: ParityReport, limits: Limits) -> list[str]:
             f"(limit {limits.share:g})"
         )
     found += report.mixed_up
+    if not report.finite:
+        found.append("predictions that are no numbers")
     if not report.compared:
         found.append("nothing to compare: no detection, and the predictions before suppression are not shown")
     if limits.experts and report.other_route is not None:
