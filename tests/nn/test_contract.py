@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 
 from ultra_dsmoe.checks import flag
@@ -29,3 +31,9 @@ def test_a_default_is_not_checked() -> None:
 def test_a_term_is_added_to_the_common_column_unless_it_says_otherwise() -> None:
     assert (AuxTerm(1).column, AuxTerm(1).loss) == (AUX_COLUMN, None)
     assert AUX_COLUMN not in HOST_COLUMNS
+
+
+@pytest.mark.parametrize(("shared", "name"), [(Option(5), "default"), (AuxTerm(1), "gain")])
+def test_what_blocks_share_none_of_them_can_change(shared: object, name: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(shared, name, 7)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,15 @@ def test_the_mean_is_over_all_batches_images_and_positions() -> None:
     torch.testing.assert_close(out, expected.half()[None, :, None, None].expand_as(out))
     out[0] = 7  # a map of its own, not a view
     assert not (mean.like(torch.zeros(1, 3, 1, 1)) == 7).any()
+
+
+def test_half_precision_and_training_do_not_count() -> None:
+    """More cells than half precision can count to, of a net that could be trained."""
+    mean = Mean()
+    mean.add(torch.full((1, 2, 400, 400), 0.5, dtype=torch.float16, requires_grad=True))
+    assert mean.like(torch.zeros(1, 2, 1, 1)).flatten().tolist() == [0.5, 0.5]
+    assert mean.total is not None
+    assert not mean.total.requires_grad
 
 
 def test_routing_is_of_all_batches_in_order() -> None:
@@ -49,3 +60,5 @@ def test_a_knockout_applies_to_all_blocks_unless_it_says_otherwise() -> None:
     knockout = Knockout("a", "b", constant)
     assert knockout.applies(None)
     assert (knockout.needs, knockout.mean, knockout.text) == ("", False, False)
+    with pytest.raises(FrozenInstanceError):
+        knockout.mean = True  # type: ignore[misc]

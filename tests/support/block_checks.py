@@ -8,12 +8,16 @@ import io
 import pickle
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import torch
 from torch import Tensor, nn
+
+from ultra_dsmoe.errors import ConfigError
 
 # Operators of our graphs that the ONNX parser of TensorRT 8.6 takes (onnx-tensorrt 8.6-GA, docs/operators.md), less
 # those that must not occur: Loop, Scan, If (host control) and NonZero (a shape that depends on data).
@@ -144,3 +148,27 @@ def assert_round_trips(
     wanted = module.eval()(*inputs)
     for twin in (*twins, fresh):
         assert torch.equal(twin.eval()(*inputs), wanted)
+
+
+def assert_refuses_others(block: type[nn.Module], *switches: str, given: dict[str, Any] | None = None, **sizes: Any):
+    """Each size must be a positive integer, of a list each entry, and each switch true or false; or the block says so.
+
+    Args:
+        block: Its class.
+        switches: Names of its switches.
+        given: Its other arguments.
+        **sizes: Good sizes by name.
+    """
+    given = given or {}
+    block(**given, **sizes)
+    for name, good in sizes.items():
+        for wrong in (0, -1, 1.5, True, "8"):
+            value, entry = (wrong, "") if isinstance(good, int) else ([*good[:-1], wrong], rf"\[{len(good) - 1}\]")
+            with pytest.raises(
+                ConfigError, match=rf"^{block.__name__} {name}{entry}: expected a positive integer, got "
+            ):
+                block(**{**given, **sizes, name: value})
+    for name in switches:
+        for wrong in (0, 1, None, "false"):
+            with pytest.raises(ConfigError, match=rf"^{block.__name__} {name}: expected true or false, got "):
+                block(**{**given, **sizes, name: wrong})

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import CBAM, RowContext
@@ -16,7 +16,14 @@ def test_shape(shape):
     assert block.spatial_attention(x).shape == (shape[0], 1, *shape[2:])
 
 
+def test_arguments():
+    assert_refuses_others(CBAM, c=8, reduction=4, k=3)
+
+
 def test_errors():
+    for k in (2, 4, 6):
+        with pytest.raises(ConfigError, match=f"CBAM k: expected an odd kernel length, got {k}"):
+            CBAM(8, k=k)
     with pytest.raises(ConfigError, match="'from' with 1 inputs"):
         CBAM.parse(RowContext("CBAM", [8, 8], []))
 
@@ -55,6 +62,7 @@ def test_value():
     torch.testing.assert_close(block.weight(x) * x, wanted, atol=1e-5, rtol=1e-5)
     assert torch.equal(block.attended(x), block(x))
     assert block.channels == 8
+    assert block.residual is False, "for a distiller"
     ratio = block(x) / x
     assert ratio.std(1).max() > 0.01  # channels weigh differently,
     assert ratio.std((2, 3)).max() > 0.01  # and so do positions
@@ -91,3 +99,4 @@ def test_round_trips():
 def test_parse_rule():
     plan = CBAM.parse(RowContext("CBAM", 64, [8]))
     assert (plan.args, plan.kwargs, plan.c2) == ([64], {"reduction": 8}, 64)
+    assert CBAM.parse(RowContext("CBAM", 64, [])).kwargs == {"reduction": 16}

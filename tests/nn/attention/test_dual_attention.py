@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import LEGACY
+from block_checks import LEGACY, assert_refuses_others
 from torch import nn
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
@@ -67,10 +67,8 @@ def test_size_is_the_specified_one(c, thousands):
     assert round(sum(p.numel() for p in DualAttention(c).parameters()) / 1e3) == thousands
 
 
-@pytest.mark.parametrize("kwargs", [{"c": 0}, {"reduction": 0}, {"reduction": 2.5}, {"dilation": -1}, {"c": True}])
-def test_bad_sizes_are_named(kwargs):
-    with pytest.raises(ConfigError, match=f"DualAttention {next(iter(kwargs))}: expected a positive integer"):
-        DualAttention(**{"c": 8, **kwargs})
+def test_arguments():
+    assert_refuses_others(DualAttention, "residual", c=8, reduction=4, dilation=2)
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -154,6 +152,8 @@ def test_fold_merges_the_linear_convolutions(fused, residual):
     torch.testing.assert_close(block.channel_attention(x), mc, atol=1e-5, rtol=1e-5)
     shapes = [tuple(m.weight.shape[:2]) for m in block.modules() if isinstance(m, nn.Conv2d)]
     assert sorted(shapes) == [(1, 8), (8, 24), (8, 24), (24, 8)]
+    merged = [*block.channel_in.parameters(), *block.channel_out.parameters()]
+    assert [p.requires_grad for p in merged] == [False] * 4, "what is merged is for inference"
     state = {k: v.clone() for k, v in block.state_dict().items()}
     block.fold()
     assert all(torch.equal(v, state[k]) for k, v in block.state_dict().items())
@@ -205,6 +205,7 @@ def test_onnx_export(folded):
 def test_parse_rule():
     plan = LAYERS["DualAttention"].parse(RowContext("DualAttention", 64, [8, 2, True], n=2))
     assert (plan.args, plan.c2, plan.repeats) == ([64, 8, 2, True], 64, 2)
+    assert DualAttention.parse(RowContext("DualAttention", 64, [])).args == [64, 16, 4, False]
     block = DualAttention(*plan.args)
     assert block.residual
     assert block.squeeze.out_channels == 8

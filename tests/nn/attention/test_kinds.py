@@ -7,7 +7,7 @@ from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import CBAM, DualAttention
-from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, KINDS, USUAL, check_attention
+from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, KINDS, USUAL, check_attention
 
 
 def test_names_are_the_papers():
@@ -40,3 +40,10 @@ def test_what_pictures_and_distiller_ask_of_an_attention(kind):
 def test_others_are_refused(wrong):
     with pytest.raises(ConfigError, match="row attention: expected da or cbam or none"):
         check_attention(wrong, "row")
+
+
+def test_the_option_names_the_block():
+    assert ATTENTION.checked("Row.attention", "attention", {}) == USUAL
+    assert ATTENTION.checked("Row.attention", "attention", {"attention": "cbam"}) == "cbam"
+    with pytest.raises(ConfigError, match=r"^Row attention: expected da or cbam or none"):
+        ATTENTION.checked("Row.attention", "attention", {"attention": "se"})

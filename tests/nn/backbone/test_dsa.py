@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import DSA, RowContext
@@ -13,6 +13,10 @@ from ultra_dsmoe.nn import DSA, RowContext
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_shape(shape, dilation):
     assert DSA(shape[1], dilation=dilation).eval()(torch.randn(shape)).shape == shape
+
+
+def test_arguments():
+    assert_refuses_others(DSA, c=8, k=3, dilation=2)
 
 
 def test_errors():

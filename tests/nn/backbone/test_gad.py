@@ -5,19 +5,25 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn import GAD, RowContext
+from ultra_dsmoe.ops.image_gradient import gradient_magnitude
 
 
 @pytest.mark.parametrize("size", [(2, 2), (8, 6), (10, 14)])
 def test_shape(size):
     block = GAD(3, 8).eval()
+    assert (block.detail.weight.shape, block.smooth.weight.shape) == ((8, 3, 3, 3), (8, 3, 1, 1))
     x = torch.randn(1, 3, *size)
     assert block(x).shape == (1, 8, size[0] // 2, size[1] // 2)
     assert block.smoothness(x).shape == (1, 1, size[0] // 2, size[1] // 2)
+
+
+def test_arguments():
+    assert_refuses_others(GAD, c1=4, c2=8)
 
 
 def test_errors():
@@ -52,6 +58,17 @@ def test_smoothness_value():
     wanted = torch.stack([smoothness_by_loops(image, alpha) for image in x]).unsqueeze(1)
     torch.testing.assert_close(block.smoothness(x), wanted, atol=5e-3, rtol=0)
     assert wanted.max() - wanted.min() > 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_smoothness_of_faint_structure(dtype):
+    """The guard against flat images counts where the mean gradient is as small as it; half would lose the squares."""
+    x = (2e-4 * torch.randn(1, 3, 12, 10)).to(dtype)
+    energy = F.avg_pool2d(gradient_magnitude(x.double()), 8, stride=2, padding=3)
+    assert 1e-7 < energy.mean() < 1e-5
+    wanted = torch.exp(-energy / (energy.mean() + 1e-6))
+    torch.testing.assert_close(GAD(3, 4).smoothness(x).double(), wanted, atol=2e-3, rtol=0)
+    assert GAD(3, 4).smoothness(x).dtype == dtype
 
 
 def test_initial_alpha_is_one():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import ResidualFusion, RowContext
@@ -25,6 +25,10 @@ def test_shape(ch, b):
     assert ResidualFusion(ch)(x).shape == x[-1].shape
     if len(ch) == 1:
         assert ResidualFusion(ch)(x[0]).shape == x[0].shape  # a row with a single input hands on no list
+
+
+def test_arguments():
+    assert_refuses_others(ResidualFusion, "enabled", ch=[4, 8])
 
 
 def test_errors():

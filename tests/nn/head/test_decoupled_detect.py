@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from block_checks import shake
+from block_checks import assert_refuses_others, shake
 from torch import nn
 from ultralytics.nn.modules import Conv, Detect
 
@@ -13,7 +13,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import CBAM, DecoupledDetect, DualAttention, RowContext
 from ultra_dsmoe.nn.head.decoupled_detect import DETECTORS
 
-CH, STRIDES, NC, HIDDEN = (16, 24, 32, 32), (4.0, 8.0, 16.0, 32.0), 3, 64
+CH, STRIDES, NC, HIDDEN = (16, 24, 32, 32), (4.0, 8.0, 16.0, 32.0), 3, 72  # the host's box branches have 64
 SIZES = ((16, 8), (8, 4), (4, 2), (2, 1))
 ANCHORS = sum(h * w for h, w in SIZES)
 MODERN = "reg_max" in inspect.signature(Detect.__init__).parameters
@@ -60,6 +60,7 @@ def test_errors():
         DecoupledDetect(NC, 16, False, ())
     with pytest.raises(ConfigError, match="DecoupledDetect attention: expected da or cbam or none, got se"):
         make("decoupled", attention="se")
+    assert_refuses_others(DecoupledDetect, given={"nc": NC, "ch": CH}, hidden=HIDDEN)
     with pytest.raises(ConfigError, match="nc: expected a positive integer, got 0"):
         make(nc=0)
 
@@ -75,6 +76,14 @@ def test_branches_are_as_wide_as_the_stem_whatever_the_classes(nc):
             assert widths == [(HIDDEN, HIDDEN, 3)] * 2
             assert (branch[2].in_channels, branch[2].out_channels, branch[2].kernel_size) == (HIDDEN, outputs, (1, 1))
     assert len(head.attentions) == len(CH)
+
+
+def test_defaults():
+    head = DecoupledDetect(ch=CH)
+    assert (head.nc, head.reg_max, head.detector) == (80, 16, "decoupled_da")
+    assert not getattr(head, "end2end", False)
+    assert not hasattr(head, "one2one_cv2")
+    assert {stem[0].conv.out_channels for stem in head.stems} == {256}
 
 
 def test_value_is_the_hosts_head_behind_stems():
@@ -221,6 +230,7 @@ def test_parse_rule():
     for args, kind in (([NC, 256], "cbam"), ([NC, 256, "none"], "none")):  # a row's own goes first
         plan = DecoupledDetect.parse(RowContext("DecoupledDetect", list(CH), args, options={"attention": "cbam"}))
         assert plan.kwargs["attention"] == kind
+    assert DecoupledDetect.parse(RowContext("DecoupledDetect", list(CH), [])).kwargs["hidden"] == 256
     torn = RowContext("DecoupledDetect", list(CH), [NC, 256, "cbam"], options={"detector": "decoupled"})
     with pytest.raises(ConfigError, match="DecoupledDetect attention: expected none, with detector: decoupled, got cb"):
         DecoupledDetect.parse(torn)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ConfigError
@@ -31,6 +31,10 @@ def test_shape(b, h, w):
     assert block_of().eval()(x).shape == (b, C, h, w)
     if b > 1:
         assert block_of()(x).shape == (b, C, h, w)
+
+
+def test_arguments():
+    assert_refuses_others(ExpertEnsemble, c=8, text_width=16, experts=4)
 
 
 def test_errors():

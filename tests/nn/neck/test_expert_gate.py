@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import ExpertGate, RowContext
-from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, TOKEN_STD, check_kept, load_balance, resolve_topk
+from ultra_dsmoe.nn.knockout import Record
+from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, TOKEN_STD, check_kept, load_balance, most_used, resolve_topk
 
 C, D, N, K = 8, 12, 6, 3
 
@@ -38,6 +39,7 @@ def test_shape_and_sparsity(b, experts, topk, text):
 def test_kept_experts_are_enough_different_and_there():
     assert check_kept([5, 0, 2], 2, 6) == (0, 2, 5)
     assert check_kept([1, 0], 2, 2) == (0, 1)
+    assert check_kept([32, 8, 1], 2, 64) == (1, 8, 32), "in order, which a set of them is not in"
     for kept in ([0], [0, 1, 1], [0, 6], [-1, 0], [1, 1], [0, 1, 2, 2]):
         with pytest.raises(ConfigError, match="kept experts: expected at least 2 different numbers from 0 to 5, got"):
             check_kept(kept, 2, 6)
@@ -59,6 +61,12 @@ def test_bad_topk(topk):
     with pytest.raises(ConfigError, match=message):
         gate.set_topk(topk)
     assert gate.k == 3
+
+
+def test_arguments():
+    assert_refuses_others(ExpertGate, c=C, text_width=D)
+    gate = ExpertGate(C)
+    assert (gate.experts, gate.k, gate.has_text) == (32, 5, False)
 
 
 @pytest.mark.parametrize("experts", [0, -3, 2.5, "many"])
@@ -319,3 +327,115 @@ def test_wrong_kinds():
         gate.set_topk(3)
     with pytest.raises(ConfigError, match="kept experts: expected none of a kind that is off"):
         gate.keep([1, 2])
+
+
+# settings -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.3, 1.0])
+def test_temperature_by_hand(tau):
+    gate = gate_of()
+    gate.set_tau(tau)
+    assert gate.tau.item() == pytest.approx(tau)
+    for wrong in (0.009, 1.001, math.nan):
+        with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1.0, got "):
+            gate.set_tau(wrong)
+    assert gate.tau.item() == pytest.approx(tau)
+
+
+def test_kept_experts_alone_are_chosen_in_evaluation():
+    gate, x = gate_of(2).eval(), inputs()
+    names = set(gate.state_dict())
+    gate.keep([5, 1, 3])
+    assert gate.kept == (1, 3, 5)
+    assert not gate(x)[:, [0, 2, 4]].any()
+    assert set(gate.state_dict()) == names, "a setting, no weight"
+    settings = gate.read_settings()
+    assert settings == {"k": 2, "kept": (1, 3, 5)}
+    gate.keep(None)
+    assert gate.kept is None
+    assert gate(x)[:, [0, 2, 4]].any()
+    gate.set_topk(1)
+    gate.write_settings(settings)
+    assert gate.read_settings() == settings
+    assert not gate(x)[:, [0, 2, 4]].any()
+
+
+def test_settings_of_a_gate_without_some_kinds():
+    gate = ExpertGate(C, N, 2, kinds=["local", "global", "cross-modal"][:2])
+    assert gate.offered == (0, 1)
+    gate.set_topk(2)
+    gate.set_topk(1)
+    with pytest.raises(ConfigError, match="topk: expected at most 2, the experts of the kinds that are on, got 3"):
+        gate.set_topk(3)
+    gate.keep([0, 1])
+    gate.keep([1])
+    with pytest.raises(ConfigError, match=r"kept experts: expected none of a kind that is off, got \[1, 2\]"):
+        gate.keep([1, 2])
+    gate.keep(None)
+    assert set(gate.state_dict()) == set(gate_of(text=False).state_dict()), "what is offered is no weight"
+    every = gate_of(2)
+    every.set_topk(6)
+    assert every.k == 6
+
+
+# knock-outs -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_most_used_by_hand():
+    routing = torch.tensor([[0.9, 0.1, 0, 0], [0, 0.4, 0.6, 0], [0, 0.3, 0.7, 0], [0, 0, 0, 1.0]])
+    # Chosen by 1, 3, 2 and 1 images; mean weights 0.225, 0.2, 0.325 and 0.25.
+    torch.testing.assert_close(most_used(routing, 2), torch.tensor([0, 0.2, 0.325, 0]) / 0.525)
+    torch.testing.assert_close(most_used(routing, 3), torch.tensor([0.225, 0.2, 0.325, 0]) / 0.75)
+    one = most_used(torch.tensor([[0.0, 1.0]]), 1)
+    assert one.tolist() == [0, 1]
+
+
+def switched(name, gates, record, seed=0):
+    (knockout,) = [k for k in ExpertGate.knockouts if k.name == name]
+    return knockout.switch(gates, record, seed)
+
+
+def test_fixed_routing_is_that_of_all_images():
+    gate, x = gate_of(2).eval(), inputs(4)
+    routing = gate(x).detach()
+    with switched("routing-fixed", [gate], Record(gates={gate: [routing]})):
+        assert torch.equal(gate(x), most_used(routing, 2).expand(4, -1))
+    assert torch.equal(gate(x), routing)
+
+
+def test_random_routing_keeps_the_weights_and_draws_the_experts():
+    gate, x = gate_of(2, experts=32).eval(), inputs(64)
+    own = gate(x).detach()
+    with switched("routing-random", [gate], Record()):
+        found = gate(x)
+        again = gate(x)
+    for g in (found, again):
+        assert torch.equal(g.topk(2).values, own.topk(2).values)
+        assert (g > 0).sum(1).eq(2).all()
+    assert len({tuple(row.nonzero().flatten().tolist()) for row in found}) > 50, "image by image"
+    assert (found > 0).any(0).sum() > 25, "of all experts"
+    with switched("routing-random", [gate], Record()):
+        assert torch.equal(torch.cat([gate([x[0][:10], x[1]]), gate([x[0][10:], x[1]])]), found), "whatever the batch"
+    with switched("routing-random", [gate], Record(), seed=1):
+        assert not torch.equal(gate(x) > 0, found > 0)
+    assert torch.equal(gate(x), own)
+
+
+def test_gain_and_form_of_what_it_declares():
+    assert {name: term.gain for name, term in ExpertGate.aux_terms.items()} == {"bal": 0.01}
+    assert {name: option.default for name, option in ExpertGate.options.items()} == {"experts": 32, "topk": "auto"}
+    gate = gate_of(experts=7)
+    for name, axes in ExpertGate.stacked_vectors.items():
+        assert gate.get_parameter(name).shape == (1, 7, D), "a host optimizer orthogonalises parameters of two axes"
+        assert axes == 1, "which of its axes counts the vectors"
+    assert (gate.running_mean.tolist(), gate.running_var.tolist()) == ([0.0] * 128, [1.0] * 128)
+    assert gate.key[-1].bias is None
+    assert gate.image[-1].bias is None
+    assert (TOKEN_STD, GATE_FLOOR) == (0.5, 1e-6)
+
+
+def test_two_images_are_batch_normalised_too():
+    gate, x = gate_of().train(), inputs(2)[0]
+    q = gate.query(x)
+    torch.testing.assert_close(q[0], -q[1], atol=1e-4, rtol=1e-3)  # each as far from their mean

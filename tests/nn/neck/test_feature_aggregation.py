@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import FeatureAggregation, RowContext
@@ -20,6 +20,10 @@ def inputs(b=2, h=5, w=6):
 def test_shape(b, h, w):
     for train in (True, False):
         assert FeatureAggregation(C).train(train)(inputs(b, h, w)).shape == (b, C, h, w)
+
+
+def test_arguments():
+    assert_refuses_others(FeatureAggregation, c=8)
 
 
 def test_errors():
@@ -59,6 +63,10 @@ def test_blend_lies_between():
     assert (out >= torch.minimum(normed, m) - 1e-5).all()
 
 
+def test_gain_of_its_term():
+    assert {name: term.gain for name, term in FeatureAggregation.aux_terms.items()} == {"ga": 0.05}
+
+
 def test_width_of_the_perceptron():
     assert FeatureAggregation(128).weight[0].out_features == 16
     assert FeatureAggregation(16).weight[0].out_features == 8
@@ -68,6 +76,8 @@ def test_gradient_alignment_by_hand():
     a = torch.tensor([[0.0, 3.0], [4.0, 9.0]]).view(1, 1, 2, 2)  # one cell, differences (3, 4)
     b = torch.tensor([[1.0, 5.0], [1.0, 7.0]]).view(1, 1, 2, 2)  # (4, 0)
     assert gradient_alignment(a, b).item() == pytest.approx(1 - 12 / (5 * 4))
+    faint = 1e-3 * 20**-0.5  # both differences together: 1e-6, a hundredth of the guard
+    assert gradient_alignment(faint * a, faint * b).item() == pytest.approx(1 - 0.6 * 1e-2)
     two = torch.cat([a, a], 3)  # cells with (3, 4), (-3, 6), (3, 4)
     assert gradient_alignment(two, -two).item() == pytest.approx(2)
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
 
 from ultra_dsmoe.errors import ConfigError
@@ -24,6 +24,10 @@ def levels(b=1, h=2, w=3):
 @pytest.mark.parametrize(("b", "h", "w"), [(1, 1, 1), (2, 3, 5)])
 def test_shape(kind, b, h, w):
     assert HubFusion(CH, 12, kind).eval()(levels(b, h, w)).shape == (b, 12, 2 * h, 2 * w)
+
+
+def test_arguments():
+    assert_refuses_others(HubFusion, ch=CH, c2=12)
 
 
 def test_errors():

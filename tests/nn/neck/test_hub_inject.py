@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import HubInject, RowContext
@@ -33,6 +33,10 @@ def test_errors(scale):
 def test_gain_errors(gain):
     with pytest.raises(ConfigError, match="HubInject gain: expected a number >= 0"):
         HubInject(C, HUB, 1, gain)
+
+
+def test_arguments():
+    assert_refuses_others(HubInject, given={"scale": 1}, c_level=C, c_hub=HUB)
 
 
 def test_parse_errors():

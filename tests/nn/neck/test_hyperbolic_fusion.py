@@ -6,7 +6,7 @@ import geoopt
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.nn import HyperbolicFusion, RowContext, TextSemantics
@@ -55,6 +55,10 @@ def test_a_taxonomy_is_part_of_the_state_and_works_in_half_precision():
     for got, value in zip(block.half().nodes(anchors), wanted, strict=True):
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, value, atol=1e-3, rtol=0)
+
+
+def test_arguments():
+    assert_refuses_others(HyperbolicFusion, "hyperbolic", c=8, text_width=16, nc=3)
 
 
 def test_errors():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
@@ -30,6 +30,10 @@ def awake(block):
 @pytest.mark.parametrize("b", [1, 3])
 def test_shape(direction, b):
     assert make(direction, n=2)(inputs(direction, b)).shape == (b, C2, 6, 4)
+
+
+def test_arguments():
+    assert_refuses_others(NeckBlock, "on", given={"direction": "top_down"}, c1=C1, c_other=OTHER, c2=C2, n=1)
 
 
 def test_errors():
@@ -120,6 +124,7 @@ def test_parse_rule():
     for args, kind in (([256, "top_down"], "cbam"), ([256, "top_down", "none"], "none")):  # a row's own goes first
         plan = NeckBlock.parse(RowContext("NeckBlock", [64, 128], args, options=chosen))
         assert plan.kwargs["attention"] == kind
+    assert NeckBlock.parse(RowContext("NeckBlock", [64, 128], [256, "bottom_up"])).kwargs["on"], "by default"
     one_tower = {"neck_down": False}
     up = NeckBlock.parse(RowContext("NeckBlock", [64, 128], [256, "bottom_up"], options=one_tower))
     assert (up.c2, up.kwargs["on"]) == (64, False)

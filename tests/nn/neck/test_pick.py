@@ -40,6 +40,12 @@ def test_an_index_that_is_none(index: object) -> None:
         Pick.parse(RowContext("Pick", [16, 24, 40], [index]))
 
 
+@pytest.mark.parametrize("index", [-1, 1.0, True, "1", None])
+def test_a_block_of_no_index(index: object) -> None:
+    with pytest.raises(ConfigError, match=r"^Pick index: expected "):
+        Pick(index)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("c1", [16, [[16, 24], 40]])
 def test_a_row_that_returns_no_list(c1: object) -> None:
     with pytest.raises(ConfigError, match=r"expected 'from' with one row that returns a list of maps, got "):

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 from torchvision.ops import deform_conv2d
 
 from ultra_dsmoe.errors import ConfigError
@@ -33,6 +33,10 @@ def test_shape(b, h, w):
     x = inputs(b, h, w)
     assert block.eval()(x).shape == (b, C2, h, w)
     assert block.dilation(x[1]).shape == (b, 1, h, w)
+
+
+def test_arguments():
+    assert_refuses_others(SpaceBroadcast, c=8, text_width=16, c2=8)
 
 
 def test_errors():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 from moe_checks import C, D, N, experts_by_loop, gate_of, inputs, moe_of, random_gate, work_of
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
@@ -28,6 +28,10 @@ def test_shape(b, h, w):
         assert moe.train()(x).shape == x[0].shape
     alone = SparseMoE(C, N, 2, own_gate=True).eval()
     assert alone(x[0]).shape == x[0].shape
+
+
+def test_arguments():
+    assert_refuses_others(SparseMoE, c=8, text_width=16)
 
 
 def test_errors():

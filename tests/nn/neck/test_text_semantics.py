@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from block_checks import assert_exports, assert_gradients_reach_all, assert_round_trips, shake
+from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.nn import RowContext, TextSemantics
+from ultra_dsmoe.nn.knockout import Record
 from ultra_dsmoe.nn.neck.text_semantics import BANK_WIDTH, orthogonality
 
 ANY = torch.zeros(1, 4, 2, 2)  # the input only marks the place in the graph
@@ -28,6 +29,10 @@ def small(nc=3, bank=20, **kwargs):
 def test_shape(nc, text):
     for train in (True, False):
         assert small(nc, text=text).train(train)(ANY).shape == (nc, 32)
+
+
+def test_arguments():
+    assert_refuses_others(TextSemantics, "text", given={"nc": 3}, width=32, heads=4)
 
 
 def test_errors():
@@ -349,3 +354,115 @@ def test_attending_block_round_trips():
     block.fold_text(None)
     assert torch.equal(Reader(block)(torch.ones(1, 4, 2, 2)), before)
     assert_exports(Reader(block), [torch.ones(1, 4, 2, 2)], [torch.rand(1, 4, 2, 2)])
+
+
+# settings and knock-outs ----------------------------------------------------------------------------------------------
+
+
+def test_settings_are_the_vectors_where_there_are_any():
+    block, vectors = small(), torch.randn(3, 20)
+    assert torch.equal(block.read_settings()["bank"], block.bank)
+    block.write_settings({"bank": vectors.double()})
+    assert torch.equal(block.bank, vectors)
+    assert block.bank.data_ptr() != vectors.data_ptr(), "its own"
+    kept = block.bank
+    block.write_settings({"bank": vectors})
+    assert block.bank is kept, "nothing to take"
+    table = small(text=False)
+    assert table.read_settings() == {}
+    table.write_settings({"bank": vectors})
+
+
+def test_pooled_descriptions_are_unit_vectors_in_any_precision():
+    one = torch.tensor([[[3.0, 4.0], [3.0, 4.0]], [[0.0, 1e-3], [0.0, 0.0]]])
+    block = small(nc=2)
+    block.set_bank(one.half())
+    torch.testing.assert_close(block.bank, torch.tensor([[0.6, 0.8], [0.0, 1.0]]), atol=1e-6, rtol=0)
+
+
+def switched(name, block, seed=0):
+    (knockout,) = [k for k in TextSemantics.knockouts if k.name == name]
+    return knockout.switch([block], Record(), seed)
+
+
+def test_zeroed_text_leaves_the_place_of_the_class():
+    block = shake(small()).eval()
+    own = block.bank
+    with switched("text-zero", block):
+        assert block.bank.tolist() == torch.zeros(3, 20).tolist()
+        assert block.shares().tolist() == [[1.0]] * 3
+        assert torch.isfinite(block(ANY)).all()
+        assert (block(ANY)[0] - block(ANY)[1]).abs().max() > 1e-2
+    assert block.bank is own
+
+
+@pytest.mark.parametrize("nc", [2, 3, 6])
+def test_exchanged_text_is_another_classs(nc):
+    block = small(nc)
+    own = block.bank
+    with switched("text-shuffled", block):
+        places = [next(j for j in range(nc) if torch.equal(row, own[j])) for row in block.bank]
+    assert sorted(places) == list(range(nc))
+    seen, k = [], 0
+    while k not in seen:
+        seen.append(k)
+        k = places[k]
+    assert len(seen) == nc, "one cycle through all classes"
+
+
+def test_drawn_text_has_each_classs_own_length():
+    block = small()
+    block.set_bank(torch.randn(3, 20) * torch.tensor([[1.0], [2.0], [5.0]]))
+    own = block.bank
+    with switched("text-random", block):
+        drawn = block.bank
+    with switched("text-random", block, seed=1):
+        assert not torch.allclose(block.bank, drawn)
+    torch.testing.assert_close(drawn.norm(dim=1), own.norm(dim=1))
+    assert F.cosine_similarity(drawn, own).abs().max() < 0.8
+    assert F.cosine_similarity(drawn[:1], drawn[1:]).abs().max() < 0.8
+    assert block.bank is own
+
+
+def test_constant_semantics_are_the_mean_of_the_classes():
+    block = shake(small()).eval()
+    own = block(ANY)
+    with switched("semantics-constant", block):
+        torch.testing.assert_close(block(ANY), own.mean(0).expand(3, -1))
+    assert torch.equal(block(ANY), own)
+
+
+@pytest.mark.parametrize(
+    ("block", "names"),
+    [
+        ({"nc": 2}, {"text-zero", "text-shuffled", "text-random", "semantics-constant"}),
+        ({"nc": 1}, {"text-zero", "text-random"}),
+        ({"nc": 2, "text": False}, {"semantics-constant"}),
+        ({"nc": 1, "text": False}, set()),
+    ],
+)
+def test_which_knockouts_apply(block, names):
+    assert {k.name for k in TextSemantics.knockouts if k.applies(small(**block))} == names
+    assert all(k.text for k in TextSemantics.knockouts)
+
+
+def test_defaults_and_what_it_declares():
+    block = TextSemantics(2)
+    assert (block.width, block.heads, block.text, block.attend, block.bank.shape) == (256, 8, True, False, (2, 1536))
+    assert TextSemantics.attend is False, "of blocks that were saved before there was the choice"
+    assert {name: term.gain for name, term in TextSemantics.aux_terms.items()} == {"ort": 0.01}
+    assert TextSemantics.stacked_vectors == {"table": 1}
+    assert small(text=False).table.shape == (1, 3, 32)
+
+
+def test_two_classes_are_centred():
+    """Opposite to each other and of unit variance, whatever they have in common."""
+    block = small(2)
+    block.set_bank(torch.tensor([[5.0, 1.0, 7.0], [5.0, 3.0, 7.0]]))
+    torch.testing.assert_close(block.vectors(), torch.tensor([[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]) * 3**0.5)
+
+
+def test_a_description_counts_unless_it_is_all_zeros():
+    block = small(2, attend=True)
+    block.set_bank(torch.tensor([[[-1.0, -2.0], [0.0, 3.0]], [[1.0, 0.0], [0.0, 0.0]]]))
+    assert block.shares().tolist() == [[0.5, 0.5], [1.0, 0.0]]
