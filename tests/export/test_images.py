@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from ultralytics.utils.patches import imread as host_imread
 
 from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.export.images import drawn_images, image_batches, load_images, split_images, spread
+from ultra_dsmoe.export import images
+from ultra_dsmoe.export.images import channels_of, drawn_images, image_batches, load_images, split_images, spread
 from ultra_dsmoe.runtime.detections import read_image
 
 
@@ -29,6 +31,38 @@ def test_a_fraction_is_spread_over_the_split(tiny_boards: Path) -> None:
     assert split_images(tiny_boards, "train", 2) == [files[0], files[7]]
     assert split_images(tiny_boards, "train", 1e-6) == files[:1]
     assert spread(["a", "b"], 5) == ["a", "b"]
+
+
+def test_all_images_by_default_and_only_those_on_this_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, val = tmp_path / "data.yaml", tmp_path / "val"
+    data.write_text(f"path: {tmp_path}\ntrain: val\nval: val\nnames: [spur]\n")
+    asked: list[str] = []
+
+    def fetch(name: str) -> dict[str, str]:
+        asked.append(name)
+        val.mkdir()
+        for i in range(12):
+            cv2.imwrite(str(val / f"{i:02}.png"), np.zeros((4, 4, 3), np.uint8))
+        return {"val": str(val)}
+
+    monkeypatch.setattr(images, "check_det_dataset", fetch)
+    with pytest.raises(DataError, match="images not found"):
+        split_images(data)
+    assert asked == []
+    assert len(split_images(data, download=True)) == 12
+    assert asked == [str(data)]
+    assert len(split_images(data, download=True)) == 12
+    assert asked == [str(data)], "what is on this disk is not fetched"
+
+
+def test_channels_of_a_net() -> None:
+    nets = [
+        SimpleNamespace(),
+        SimpleNamespace(yaml=None),
+        SimpleNamespace(yaml={}),
+        SimpleNamespace(yaml={"channels": 1}),
+    ]
+    assert [channels_of(net) for net in nets] == [3, 3, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -72,12 +106,12 @@ def test_colours_come_as_red_green_blue_and_sides_as_height_and_width(tmp_path: 
     picture[:, :, :] = (30, 90, 240)  # OpenCV's order: blue, green, red
     picture[:20] = (0, 255, 0)
     cv2.imwrite(str(tmp_path / "colours.png"), picture)
-    images = load_images([tmp_path / "colours.png", tmp_path / "colours.png"], 40)
-    assert images.shape == (2, 3, 40, 40)
-    assert images.dtype == torch.float32
-    assert torch.equal(images[0], images[1])
-    torch.testing.assert_close(images[0, :, 30, 7], torch.tensor([240.0, 90, 30]) / 255)
-    torch.testing.assert_close(images[0, :, 5, 7], torch.tensor([0.0, 1, 0]))
+    stack = load_images([tmp_path / "colours.png", tmp_path / "colours.png"], 40)
+    assert stack.shape == (2, 3, 40, 40)
+    assert stack.dtype == torch.float32
+    assert torch.equal(stack[0], stack[1])
+    torch.testing.assert_close(stack[0, :, 30, 7], torch.tensor([240.0, 90, 30]) / 255)
+    torch.testing.assert_close(stack[0, :, 5, 7], torch.tensor([0.0, 1, 0]))
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
@@ -113,11 +147,11 @@ def test_unreadable_images_are_skipped_with_a_warning(tiny_boards: Path, tmp_pat
 @pytest.mark.parametrize("channels", [1, 3, 6])
 def test_drawn_images_repeat_and_differ(channels: int) -> None:
     assert drawn_images(2, (32, 64), channels=channels).shape == (2, channels, 32, 64)
-    images = drawn_images(3, (32, 64))
-    assert images.dtype == torch.float32
-    assert 0 <= images.min() < images.max() <= 1
-    assert torch.equal(images, drawn_images(3, (32, 64)))
-    assert not torch.equal(images, drawn_images(3, (32, 64), seed=1))
-    assert not torch.allclose(images[0], images[1], atol=0.1)
+    stack = drawn_images(3, (32, 64))
+    assert stack.dtype == torch.float32
+    assert 0 <= stack.min() < stack.max() <= 1
+    assert torch.equal(stack, drawn_images(3, (32, 64)))
+    assert not torch.equal(stack, drawn_images(3, (32, 64), seed=1))
+    assert not torch.allclose(stack[0], stack[1], atol=0.1)
     blocks = torch.nn.functional.avg_pool2d(drawn_images(20, (64, 64)), 8)  # the noise is gone, the discs are not
     assert blocks.flatten(2).std(-1).amax(1).min() > 0.05

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError, astuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,47 +14,9 @@ import torch
 from torch import nn
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.errors import ConfigError, DataError
-from ultra_dsmoe.export import parity, parity_check, parity_verdict
-from ultra_dsmoe.export.parity import ParityReport, Suppression, compare
-from ultra_dsmoe.export.parity_check import ParityCheck
-from ultra_dsmoe.export.parity_verdict import LIMITS, Export, ParityError, check_export, moved, runnable
-from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
-
-
-class Toy(nn.Module):
-    """A net with one gate over image means, whose predictions (B, 6, A) have two classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = ExpertGate(3, 6, 2)
-        self.model = nn.ModuleList([nn.Identity()])
-        self.stride = torch.tensor([32.0])
-        self.scale = torch.ones(1, 6, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        g = self.gate(x)
-        boxes = x.flatten(2)[:, :1, :4] * 100 + torch.arange(4.0).view(1, 4, 1) * 40
-        return torch.cat([boxes.expand(-1, 4, -1), g[:, :2, None].expand(-1, -1, 4)], 1) * self.scale
-
-
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> tuple[Toy, Callable[[Callable], None]]:
-    """Return a net and a function that plants a fault into the runner of its 'file'."""
-    net = Toy().eval()
-
-    def plant(fault: Callable) -> None:
-        true = parity.torch_runner(net)
-
-        def runner(path: Path, gates: int, before_nms: bool = False) -> Callable:
-            if before_nms:
-                raise ConfigError("exported file", "one with suppression inside", "none")
-            return lambda x: fault(*true(x))
-
-        monkeypatch.setattr(parity, "exported_runner", runner)
-
-    plant(lambda predictions, gates: (predictions, gates))
-    return net, plant
+from ultra_dsmoe.export import parity, parity_verdict
+from ultra_dsmoe.export.parity import ParityReport, Suppression
+from ultra_dsmoe.export.parity_verdict import LIMITS, Export, ParityError, check_export, map_of, moved, runnable
 
 
 @pytest.fixture
@@ -63,17 +27,10 @@ def said(caplog: pytest.LogCaptureFixture):
     LOGGER.removeHandler(caplog.handler)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "toy.onnx"
-    path.write_bytes(b"-")
-    return path
-
-
 IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(3))
 
 
-def check(net: Toy, file: Path, **kwargs) -> None:
+def check(net: nn.Module, file: Path, **kwargs) -> None:
     check_export(Export(net, str(file), **kwargs), [IMAGES])
 
 
@@ -114,28 +71,6 @@ def test_a_planted_fault_is_refused(toy, file: Path, fault: Callable, message: s
     with pytest.raises(ParityError, match=f"^toy.onnx: expected what the net gives, {message}") as caught:
         check(net, file)
     assert "\n" not in str(caught.value)
-
-
-def test_the_worst_image_is_named(toy, file: Path) -> None:
-    net, plant = toy
-    calls = iter(range(5))
-    plant(lambda p, g: shifted(slice(0, 4), 0.1 if next(calls) == 3 else 0.02, 0)(p, g))
-    report = compare(net, file, IMAGES)
-    assert (report.box_image, report.box_px) == (3, pytest.approx(0.1, rel=1e-3))
-
-
-@pytest.mark.parametrize("batch", [1, 2, 4, 5, 7])
-def test_every_image_is_compared_whatever_the_batch(toy, file: Path, batch: int) -> None:
-    net, plant = toy
-    sizes = []
-    plant(lambda p, g: sizes.append(len(p)) or (p, g))
-    one = compare(net, file, IMAGES)
-    report = compare(net, file, IMAGES, batch)
-    assert set(sizes[5:]) == {batch}
-    assert report.routes == one.routes
-    assert len(set(report.routes)) > 1, "all images alike would hide a mix-up"
-    plant(lambda p, g: shifted(slice(0, 4), 0.1, (5 - 1) % batch)(p, g) if len(p) == batch else (p, g))
-    assert compare(net, file, IMAGES, batch).box_px == pytest.approx(0.1, rel=1e-3)
 
 
 def test_limits_go_with_precision(toy, file: Path) -> None:
@@ -183,67 +118,6 @@ def test_what_can_be_run(tmp_path: Path, file: Path, toy, said) -> None:
     assert "toy.engine itself is not run, the file it was built from is: toy.onnx" in said.text
     check(toy[0], tmp_path / "toy.pb")
     assert "not checked, toy.pb cannot be run here" in said.text
-
-
-def test_suppressed_files_are_compared_after_suppression(toy, file: Path) -> None:
-    """The host's suppression of the net's predictions is what a file with its own must give, in any order."""
-    net, plant = toy
-    nms = Suppression(conf=0.05, max_det=7)
-    plant(lambda p, g: (parity._suppressed(p, nms)[:, ::-1], g))
-    report = compare(net, file, IMAGES, nms=nms)
-    assert (report.box_px, report.score) == (0, 0)
-    found = parity._suppressed(parity.torch_runner(net)(IMAGES)[0], nms)
-    assert found.shape == (5, 7, 6)
-    assert (found[..., 4] > 0).any()
-    plant(lambda p, g: (parity._suppressed(p, nms) * np.array([1, 1, 1, 1, 0.9, 1], np.float32), g))
-    assert compare(net, file, IMAGES, nms=nms).score > 1e-3
-
-
-# the plugin's side ----------------------------------------------------------------------------------------------------
-
-
-class Model:
-    def __init__(self, data: object = None) -> None:
-        self.overrides = {"imgsz": 64, "data": data}
-
-
-def test_images_come_from_the_data_set_or_are_drawn(tiny_boards: Path, tmp_path: Path) -> None:
-    net = Toy()
-    named = ParityCheck(Model(), net, True, {"data": str(tiny_boards)})
-    trained_on = ParityCheck(Model(str(tiny_boards)), net, True, {})
-    assert len(named.files) == len(trained_on.files) == 4
-    assert ParityCheck(Model(str(tmp_path / "gone.yaml")), net, True, {}).files == []
-    assert ParityCheck(Model(), net, True, {})._images((64, 96)).shape == (parity_check.IMAGES, 3, 64, 96)
-    assert named._images((64, 96)).shape == (4, 3, 64, 96)
-
-
-def test_errors_come_before_the_export(tiny_boards: Path, tmp_path: Path) -> None:
-    net = Toy()
-    with pytest.raises(DataError, match="data: expected a data YAML"):
-        ParityCheck(Model(), net, True, {"data": str(tmp_path / "gone.yaml")})
-    with pytest.raises(ConfigError, match=r"data: expected a data YAML for the mAP of dsmoe_parity=val, got none"):
-        ParityCheck(Model(), net, "val", {})
-    with pytest.raises(ConfigError, match=r"imgsz: expected a square .*, got \(64, 96\)"):
-        ParityCheck(Model(str(tiny_boards)), net, "val", {"imgsz": [64, 96]})
-    with pytest.raises(DataError, match="'test' split"):
-        ParityCheck(Model(str(tiny_boards)), net, "test", {})
-    ParityCheck(Model(), net, False, {"data": str(tmp_path / "gone.yaml")})
-
-
-def test_what_the_gate_is_told(monkeypatch: pytest.MonkeyPatch, tiny_boards: Path) -> None:
-    seen: list = []
-    monkeypatch.setattr(parity_verdict, "check_export", lambda *args: seen.append(args))
-    call = {"batch": 2, "dynamic": True, "quantize": 16, "nms": True, "iou": 0.5}
-    ParityCheck(Model(str(tiny_boards)), Toy(), "val", call).run("toy.onnx")
-    ((export, images, split),) = seen
-    assert (export.file, export.batch, export.bits) == ("toy.onnx", 2, 16), "suppression is traced for two images"
-    assert export.nms == Suppression(iou=0.5)
-    assert [tuple(i.shape[2:]) for i in images] == [(64, 64), (96, 64)], "dynamic: also another size and batch"
-    assert split == {"data": str(tiny_boards), "split": "val", "imgsz": 64, "device": "cpu"}
-    ParityCheck(Model(), Toy(), False, call).run("toy.onnx")
-    assert len(seen) == 1, "switched off"
-    ParityCheck(Model(), Toy(), True, {"dynamic": True}).run("toy.onnx")
-    assert seen[1][0].batch == 2, "a batch that the file was not traced with"
 
 
 # low scores and files with suppression inside -------------------------------------------------------------------------
@@ -302,8 +176,66 @@ def test_the_quantized_source_of_an_engine_is_compared(tmp_path: Path, file: Pat
     assert runnable(file.with_suffix(".mnn")) == quantized
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 6])
-def test_images_have_the_nets_channels(channels: int) -> None:
-    net = Toy()
-    net.yaml = {"channels": channels}
-    assert ParityCheck(Model(), net, True, {}).images[0].shape == (parity_check.IMAGES, channels, 64, 64)
+# the limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_limits_are_those_that_the_docs_name() -> None:
+    assert astuple(LIMITS[32]) == (0.1, 1e-3, 1e-2, 1e-6, True, 1e-3)
+    assert astuple(LIMITS[16]) == (5.0, 2e-2, 0.25, 1e-3, False, 5e-3)
+    assert astuple(LIMITS[8]) == (None, None, None, 1e-6, False, 1e-2)
+    with pytest.raises(FrozenInstanceError):
+        LIMITS[32].score = 1.0  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        Export(None, "x").bits = 8  # type: ignore[misc]
+
+
+def test_what_moved_by_hand() -> None:
+    at_limit = ParityReport(3, 0.1, 1e-3, True, (), share=1e-2)
+    assert moved(at_limit, LIMITS[32]) == []
+    other = ((0, 1),), ((0, 2),)
+    off = ParityReport(3, 0.2, 0.9, False, (), 1, 2, (2, *other), 0.5, 4, ("class 0 is another",), False, False)
+    boxes, scores = "boxes moved by 0.2 px in image 1 (limit 0.1)", "scores moved by 0.9 in image 2 (limit 0.001)"
+    always = ["class 0 is another", "predictions that are no numbers"]
+    shown = "nothing to compare: no detection, and the predictions before suppression are not shown"
+    assert moved(off, LIMITS[32]) == [boxes, scores, *always, shown, "other experts in image 2: net 0 1, file 0 2"]
+    assert moved(off, LIMITS[16]) == ["scores moved by 0.9 in image 2 (limit 0.02)", *always, shown]
+    assert moved(off, LIMITS[8]) == [*always, shown]
+    low = ParityReport(3, 0.0, 1e-4, True, (), share=0.5, share_class=4)
+    assert moved(low, LIMITS[32]) == ["scores of class 4 moved by 0.5 of their highest (limit 0.01)"]
+
+
+def test_eight_bits_are_judged_by_map_alone_and_that_is_said(toy, file: Path, said) -> None:
+    check(toy[0], file, bits=16)
+    assert "mAP alone" not in said.text
+    check(toy[0], file, bits=8)
+    assert "at this precision mAP alone says whether a file is good" in said.text
+
+
+def test_no_file_that_is_not_there_and_no_other_kind_is_run(tmp_path: Path) -> None:
+    (tmp_path / "toy.pb").touch()
+    assert runnable(tmp_path / "toy.pb") is None
+    assert runnable(tmp_path / "toy.onnx") is None
+
+
+def test_map_is_that_of_squares_on_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Model:
+        """As the host's, whose validation fuses the net and notes arguments on itself."""
+
+        def __init__(self, path: object = None, task: str | None = None) -> None:
+            self.path, self.task, self.touched = path, task, False
+
+        def val(self, **arguments: object) -> SimpleNamespace:
+            self.touched = True
+            seen.append((self.path, self.task, arguments))
+            return SimpleNamespace(box=SimpleNamespace(map50=np.float64(0.5), map=np.float64(0.25)))
+
+    seen: list = []
+    monkeypatch.setattr("ultralytics.YOLO", Model)
+    model = Model()
+    assert map_of(model, {"data": "x", "imgsz": 64}) == (0.5, 0.25)
+    assert not model.touched
+    assert map_of(tmp_path / "toy.onnx", {"data": "x", "imgsz": 64}) == (0.5, 0.25)
+    assert [entry[:2] for entry in seen] == [(None, None), (tmp_path / "toy.onnx", "detect")]
+    for _, _, arguments in seen:
+        assert not Path(str(arguments.pop("project"))).exists()
+        assert arguments == {"data": "x", "imgsz": 64, "rect": False, "plots": False, "workers": 0}

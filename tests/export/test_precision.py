@@ -50,6 +50,10 @@ def test_our_table_is_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert scheme_of({"quantize": "int8"}) == 8
 
 
+def test_spaces_around_a_flag_do_not_count() -> None:
+    assert [scheme_of({"half": flag}) for flag in (" False ", "0 ", " true")] == [32, 32, 16]
+
+
 def test_mixed_and_unknown_words() -> None:
     assert bits_of({"quantize": "w8a16"}) == 8
     with pytest.raises(ConfigError, match="quantize: expected 8, 16 or 32 for an engine, got w8a16"):
