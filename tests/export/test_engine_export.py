@@ -93,6 +93,12 @@ def test_the_command_on_a_machine_without_gpu(
     assert read_onnx(file).metadata["dsmoe_moe"] == "gather"
 
 
+def test_engines_have_no_mixed_precision(stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    able(monkeypatch)
+    with pytest.raises(ConfigError, match="quantize: expected 8, 16 or 32 for an engine, got w8a16"):
+        export_engine(stock, {"format": "engine", "quantize": "w8a16"})
+
+
 def test_an_engine_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     able(monkeypatch)
     require_engine("a/best.engine")

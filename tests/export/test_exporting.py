@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.export import engine_export
+from ultra_dsmoe.export import engine_export, exporting
 from ultra_dsmoe.export.exporting import (
     accepted,
     built,
@@ -97,6 +97,9 @@ def test_data_go_to_the_host_where_its_format_takes_them() -> None:
     assert accepted({"format": "onnx", "imgsz": 64, "nosuch": 1}) == {"format": "onnx", "imgsz": 64, "nosuch": 1}
     openvino = {"format": "openvino", "data": "x.yaml", "fraction": 0.5}
     assert accepted(openvino) == openvino, "it calibrates"
+    assert accepted({"format": "torchscript", "opset": 17}) == {"format": "torchscript", "opset": 17}, (
+        "the host refuses"
+    )
 
 
 def test_what_the_file_says_about_its_experts() -> None:
@@ -139,6 +142,22 @@ def test_torch_traces_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.onnx, "export", old)
     with traced():
         assert torch.onnx.export is old
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [({}, True), ({"dsmoe_parity": False}, False), ({"dsmoe_parity": "val"}, "val")]
+)
+def test_every_export_is_compared_unless_it_is_told_otherwise(given: dict, wanted: object, monkeypatch) -> None:
+    seen: list = []
+
+    def check(model: Any, net: Any, wanted: object, kwargs: dict[str, Any]) -> None:
+        seen.append((wanted, kwargs["opset"]))
+        raise KeyError
+
+    monkeypatch.setattr(exporting, "ParityCheck", check)
+    with pytest.raises(KeyError):
+        exporting.export(None, PLAIN, lambda **kwargs: "file", given, {"format": "onnx"})
+    assert seen == [(wanted, 17)]
 
 
 def test_engines_have_a_builder_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

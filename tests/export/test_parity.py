@@ -141,3 +141,41 @@ def test_suppression_by_hand() -> None:
 def test_without_images_there_is_nothing_to_say(toy, file: Path) -> None:
     with pytest.raises(DataError, match="images: expected at least one image, got none"):
         compare(toy[0], file, IMAGES[:0])
+
+
+def test_the_net_is_left_as_it_is(toy, file: Path) -> None:
+    net = toy[0].train()
+    assert compare(net, file, IMAGES).box_px == 0
+    assert net.training
+
+
+def test_a_net_without_gates_says_nothing_of_experts(toy, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = torch.nn.Module()
+    net.model = torch.nn.ModuleList([torch.nn.Identity()])
+    net.forward = lambda x: x.flatten(2).repeat(1, 2, 1)
+    monkeypatch.setattr(parity, "exported_runner", lambda path, gates, before_nms=False: parity.torch_runner(net))
+    report = compare(net, file, IMAGES)
+    assert (report.experts_equal, report.routes[0]) == (None, ())
+
+
+def test_what_suppression_chooses_from_is_compared_where_it_is_shown(toy, file: Path, monkeypatch) -> None:
+    """Here the file's suppression is right and all that it throws away is wrong."""
+    net, nms = toy[0], Suppression(conf=0.05, max_det=7)
+    true = parity.torch_runner(net)
+
+    def runner(path: Path, gates: int, before_nms: bool = False) -> Callable:
+        if before_nms:
+            return lambda x: (parity._corners(true(x)[0]) + np.float32([[[0]] * 4 + [[0.5]] * 2]), [])
+        return lambda x: (parity._suppressed(true(x)[0], nms), true(x)[1])
+
+    monkeypatch.setattr(parity, "exported_runner", runner)
+    for final in (True, False):
+        report = compare(net, file, IMAGES, nms=nms, final=final)
+        assert (report.box_px, report.score) == (0, pytest.approx(0.5))
+
+
+def test_a_report_begins_without_differences() -> None:
+    report = ParityReport(1, 0.0, 0.0, None, ())
+    assert (report.box_image, report.score_image, report.other_route) == (0, 0, None)
+    assert (report.share, report.share_class) == (0, 0)
+    assert (report.mixed_up, report.compared, report.finite) == ((), True, True)

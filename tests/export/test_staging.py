@@ -100,6 +100,13 @@ def test_nothing_changes_where_something_fails(model: Model, tmp_path: Path, suf
     assert model.callbacks == {"on_export_start": []}
 
 
+def test_without_an_export_nothing_is_published(model: Model, tmp_path: Path) -> None:
+    with staged(model) as stage:
+        stage.publish()
+        assert stage.final("best.onnx") == "best.onnx"
+    assert names(tmp_path) == []
+
+
 def test_two_files_of_one_export_arrive_together(model: Model, tmp_path: Path) -> None:
     with staged(model) as stage:
         model.export(".onnx")
@@ -138,7 +145,10 @@ def test_a_full_disk_is_one_line(model: Model, tmp_path: Path, monkeypatch: pyte
         failing(model, OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(RuntimeError, match="another"):
         failing(model, RuntimeError("another error stays what it is"))
-    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    with pytest.raises(RuntimeError, match="a MiB"):
+        failing(model, RuntimeError("a MiB is left"))
+    monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: SimpleNamespace(free=(1 << 20) - 1))
     with pytest.raises(ConfigError, match=r"got .*: the disk is full"):
         failing(model, RuntimeError("PytorchStreamWriter failed"))
     assert names(tmp_path) == []

@@ -73,5 +73,7 @@ def test_experts_are_found_once_on_the_validation_half(tiny_boards: Path, monkey
     assert kept.numbers() == kept.numbers() == [(1, 2), (0,)]
     KeptExperts(model_of(), net, {}, {**call, "fraction": 0.5}).numbers()
     assert seen == [(4, {"val"}, (64, 96), 7), (2, {"val"}, (64, 96), None)]
+    with pytest.raises(DataError, match=r"the net was trained on \(a, b\)"):
+        KeptExperts(model_of(), net_of("a", "b"), {}, call).numbers()
     with pytest.raises(ConfigError, match=r"data: expected a data YAML, whose validation images say .* got none"):
         KeptExperts(model_of(), net, {}, {}).numbers()

@@ -439,3 +439,16 @@ def test_two_images_are_batch_normalised_too():
     gate, x = gate_of().train(), inputs(2)[0]
     q = gate.query(x)
     torch.testing.assert_close(q[0], -q[1], atol=1e-4, rtol=1e-3)  # each as far from their mean
+
+
+def test_a_unit_that_never_varied_and_coarse_parameters_are_no_trouble():
+    gate = gate_of().eval()
+    gate.running_var.zero_()
+    assert torch.isfinite(gate(inputs())).all()
+    assert gate.half().tau.dtype == torch.float32
+
+
+def test_a_row_may_name_the_kinds():
+    kinds = ["local", "global"]
+    plan = ExpertGate.parse(RowContext("ExpertGate", [C, D], [N, 2, kinds]))
+    assert (plan.args, plan.kwargs) == ([C, N, 2, D], {"kinds": kinds})

@@ -364,7 +364,9 @@ def test_settings_are_the_vectors_where_there_are_any():
     assert torch.equal(block.read_settings()["bank"], block.bank)
     block.write_settings({"bank": vectors.double()})
     assert torch.equal(block.bank, vectors)
-    assert block.bank.data_ptr() != vectors.data_ptr(), "its own"
+    block.write_settings({"bank": (own := vectors + 1)})
+    assert block.bank.data_ptr() != own.data_ptr(), "a copy"
+    block.write_settings({"bank": vectors})
     kept = block.bank
     block.write_settings({"bank": vectors})
     assert block.bank is kept, "nothing to take"
