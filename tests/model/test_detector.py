@@ -18,6 +18,7 @@ from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.model import detector as model_module
 from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.settings import read, write
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
@@ -399,6 +400,34 @@ def test_modes_agree_and_topk_takes_effect(build: Build) -> None:
     torch.testing.assert_close(hub(net, images), one, rtol=0, atol=1e-5)
     assert net.options["topk"] == 1
     assert [g.k for g in DSMoEModel(net.yaml, nc=6, verbose=False).blocks(ExpertGate)] == [1]
+
+
+def test_a_row_with_a_k_of_its_own_follows_too() -> None:
+    cfg = yaml_model_load("dsmoe-n.yaml")
+    rows = {row[2]: row for row in cfg["head"]}
+    rows["ExpertGate"][3] = [8, 3]
+    rows["SparseMoE"][3] = [8]
+    net = DSMoEModel(cfg, nc=3, verbose=False)
+    assert [m.k for m in (*net.blocks(ExpertGate), *net.blocks(SparseMoE))] == [3, 3]
+    own = read(net)
+    net.set_topk(2)
+    again = DSMoEModel(net.yaml, nc=3, verbose=False)
+    assert [m.k for m in (*again.blocks(ExpertGate), *again.blocks(SparseMoE))] == [2, 2]
+    write(net, own)
+    assert [m.k for m in DSMoEModel(net.yaml, nc=3, verbose=False).blocks(SparseMoE)] == [3]
+    rows["SparseMoE"][3] = [8, 5]
+    with pytest.raises(ConfigError, match="topk in model YAML row SparseMoE: expected none, or 3 as its gate has, got"):
+        DSMoEModel(cfg, nc=3, verbose=False)
+
+
+def test_a_k_that_one_gate_cannot_have_changes_none() -> None:
+    head = [[-1, 1, "SparseMoE", [8, 2]], [-1, 1, "SparseMoE", [4, 2]], [[3, 4], 1, "Detect", ["nc"]]]
+    rows = [[-1, 1, "Conv", [16, 3, 2]]] * 3
+    net = DSMoEModel({"nc": 2, "backbone": rows, "head": head}, verbose=False)
+    with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 4"):
+        net.set_topk(6)
+    assert [m.k for m in net.blocks(SparseMoE)] == [2, 2]
+    assert net.yaml["head"][0][3] == [8, 2]
 
 
 def test_a_net_built_from_the_yaml_of_another_leaves_that_one_alone(build: Build) -> None:

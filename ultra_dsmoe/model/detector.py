@@ -16,7 +16,7 @@ from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
 from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.augmented import predict_views
 from ultra_dsmoe.model.criterion import DSMoECriterion
-from ultra_dsmoe.model.driven import driven_by
+from ultra_dsmoe.model.neck_maps import rows_read
 from ultra_dsmoe.model.options import check_options, check_rows
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.folding import LinearFoldMixin
@@ -86,6 +86,10 @@ class DSMoEModel(DetectionModel):
             raise WeightsError("checkpoint", f"format {CHECKPOINT_FORMAT} or older (upgrade ultra-dsmoe)", f"{written}")
         super().__setstate__(state)
         self.largest_stride = int(self.stride.max())  # older checkpoints have none
+        for row in self.model:  # nor do their mixtures know the gate
+            if isinstance(row, SparseMoE) and row.router is None:
+                for gate in (m for m in rows_read(self, row) if isinstance(m, ExpertGate)):
+                    row.follow(gate)
 
     # Text ------------------------------------------------------------------------------------------------------------
 
@@ -217,9 +221,14 @@ class DSMoEModel(DetectionModel):
             ConfigError: If it is not ``auto`` or an integer from 1 to N, or the model has no experts.
         """
         self._require_experts("topk")
-        for block in (*self.blocks(ExpertGate), *self.blocks(SparseMoE)):
+        gates = self.blocks(ExpertGate)
+        for gate in gates:
+            gate.check_topk(topk)
+        for block in (*gates, *(moe for moe in self.blocks(SparseMoE) if moe.router is None)):
             block.set_topk(topk)
         self.options["topk"] = topk
+        for part in ("backbone", "head"):  # the YAML follows, so that a net built from it is alike
+            self.yaml[part] = [_with_topk(row, topk) for row in self.yaml[part]]
 
     def set_moe_mode(self, mode: str, kept: Sequence[Sequence[int]] | None = None) -> None:
         """Choose how evaluation and exported files compute the mixtures.
@@ -236,9 +245,8 @@ class DSMoEModel(DetectionModel):
         if kept is not None and len(kept) != len(gates):
             raise ConfigError("kept experts", f"one list for each of {len(gates)} gates", f"{len(kept)}")
         lists = {gate: None if kept is None else kept[i] for i, gate in enumerate(gates)}
-        driver = {moe: gate for gate, moe in driven_by(self)}
         for block in self.blocks(SparseMoE):
-            block.set_mode(mode, lists[driver[block]] if block in driver else None)
+            block.set_mode(mode, lists.get(block.router))
         for gate in gates:
             gate.keep(lists[gate])
 
@@ -345,3 +353,11 @@ class DSMoEModel(DetectionModel):
             f"{grads:,} gradients, {flops:.1f} GFLOPs{f' ({experts} chosen)' if experts else ''}"
         )
         return layers, params, grads, flops
+
+
+def _with_topk(row: Sequence[Any], topk: int | str) -> Sequence[Any]:
+    """Return a row of a model YAML with another k where it names one of its own."""
+    f, n, name, args = row
+    if name not in (ExpertGate.__name__, SparseMoE.__name__) or len(args) < 2 or args[1] is None:
+        return row
+    return [f, n, name, [args[0], topk, *args[2:]]]

@@ -9,7 +9,6 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
 
-OPTIONS = ("topk", "gamma")  # of the model YAML's section, that our keys change
 Kept = Callable[[], Sequence[Sequence[int]]]
 
 
@@ -104,7 +103,7 @@ def align(copy: Any, net: Any) -> None:
 def read(net: Any) -> dict[str, Any]:
     """Return what may be changed in a network for one call, block by block."""
     return {
-        "options": {key: net.options.get(key) for key in OPTIONS},
+        "yaml": deepcopy(net.yaml),
         "blocks": [m.read_settings() for m in _blocks(net)],
         "text_info": deepcopy(net.text_info),
     }
@@ -112,11 +111,8 @@ def read(net: Any) -> dict[str, Any]:
 
 def write(net: Any, settings: dict[str, Any]) -> None:
     """Give a network what `read` returned, of itself or of another of the same build."""
-    for key, value in settings["options"].items():
-        if value is None:
-            net.options.pop(key, None)
-        else:
-            net.options[key] = value
+    if net.yaml != settings["yaml"]:
+        net.yaml = deepcopy(settings["yaml"])
     for block, values in zip(_blocks(net), settings["blocks"], strict=True):
         block.write_settings(values)
     if net.text_info != settings["text_info"]:

@@ -106,6 +106,8 @@ class Graph:
         with self.activation():
             for row in filter(lambda r: r.ours, self.rows):
                 layers[row.i] = row.make()
+                if connect := getattr(layers[row.i], "connect", None):
+                    connect([layers[j] for j in row.sources if j >= 0])
         if verbose:
             layer_table.show(self.tasks.LOGGER, lines, self.rows, layers)
         kept = [j % m.i for m in layers for j in ([m.f] if isinstance(m.f, int) else m.f) if j != -1]

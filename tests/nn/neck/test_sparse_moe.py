@@ -1,15 +1,18 @@
 """SparseMoE: its executions against plain loops, work that grows with k, re-drawing."""
 
 import math
+import pickle
+from copy import deepcopy
 
 import pytest
 import torch
 import torch.nn.functional as F
 from block_checks import assert_gradients_reach_all, assert_round_trips, shake
 from moe_checks import C, D, N, experts_by_loop, gate_of, inputs, moe_of, random_gate, work_of
+from torch import nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
-from ultra_dsmoe.nn import RowContext, SparseMoE
+from ultra_dsmoe.nn import ExpertGate, RowContext, SparseMoE
 
 
 def three_ways(moe, x, text, g):
@@ -185,6 +188,33 @@ def test_set_topk_reaches_the_own_gate():
     torch.testing.assert_close(moe(x), wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_k_is_the_gates_in_copies_too():
+    net = nn.ModuleList([nn.Identity(), ExpertGate(C, N, 3), SparseMoE(C, N, None)])
+    net[2].connect([net[0], net[1]])
+    assert set(net.state_dict()) == {*(f"1.{k}" for k in net[1].state_dict()), *(f"2.{k}" for k in net[2].state_dict())}
+    for own in (net, deepcopy(net), pickle.loads(pickle.dumps(net))):
+        own[1].set_topk(2)
+        assert own[2].router is own[1]
+        assert own[2].k == 2
+        own[2].set_topk(4)
+        assert own[1].k == 4
+        own[1].set_topk(3)
+    net[1].set_topk(2)
+    assert net[2].k == 2
+
+
+def test_a_row_that_reads_a_gate_has_no_k_beside_it():
+    gate = ExpertGate(C, N, 3)
+    SparseMoE(C, N, 3).connect([gate])
+    with pytest.raises(ConfigError, match="topk in model YAML row SparseMoE: expected none, or 3 as its gate has, got"):
+        SparseMoE(C, N, 2).connect([gate])
+    with pytest.raises(ConfigError, match="expected an ExpertGate as its third input, or a topk, got neither"):
+        SparseMoE(C, N, None).connect([nn.Identity()])
+    other = SparseMoE(C, N, 2)
+    other.connect([nn.Identity()])
+    assert (other.router, other.k) == (None, 2)
+
+
 def test_gradients():
     assert_gradients_reach_all(shake(moe_of(N)), [inputs(random_gate(3, N))])
     alone = shake(SparseMoE(C, N, N, own_gate=True))
@@ -290,7 +320,7 @@ def test_redraw_from_a_universal_expert_leaves_all_as_they_are():
 
 def test_parse_rules():
     with_gate = SparseMoE.parse(RowContext("SparseMoE", [64, 256, 32], []))
-    assert (with_gate.args, with_gate.kwargs, with_gate.c2) == ([64, 32, "auto"], {"text_width": 256}, 64)
+    assert (with_gate.args, with_gate.kwargs, with_gate.c2) == ([64, 32, None], {"text_width": 256}, 64)
     alone = SparseMoE.parse(RowContext("SparseMoE", 64, [8, 2]))
     assert (alone.args, alone.kwargs, alone.c2) == ([64, 8, 2], {"own_gate": True}, 64)
     with pytest.raises(ConfigError, match=r"'from' with 1 \(map\) or 3 \(map, text, gate\) inputs, got 2"):
