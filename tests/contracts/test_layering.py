@@ -46,7 +46,11 @@ FORBIDDEN = {
 # Reached from the hook on ultralytics.nn.tasks, which the host imports from inside engine.model: an import of these
 # at module level would be circular.
 ENGINE = (f"{HOST}.engine", f"{HOST}.models")
-BELOW_ENGINE = ("ultra_dsmoe.model.detector", "ultra_dsmoe.model.criterion", "ultra_dsmoe.nn", "ultra_dsmoe.losses")
+BELOW_ENGINE = (
+    *(f"ultra_dsmoe.model.{name}" for name in ("detector", "text_side", "criterion", "rows")),
+    "ultra_dsmoe.nn",
+    "ultra_dsmoe.losses",
+)
 MUTATORS = {"setdefault", "update", "pop", "append", "extend", "insert", "remove", "clear", "__setattr__", "setattr"}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ultra_dsmoe.distill.method import Seen
+from ultra_dsmoe.model.rows import rows_read
 
 
 class _NeckDone(Exception):
@@ -67,9 +68,3 @@ def watched(net: Any, *, outputs: bool, stop: bool = False) -> Iterator[Seen]:
 def feeding_rows(net: Any) -> list[nn.Module]:
     """Return the rows that a net's detectors read, in their order."""
     return rows_read(net, net.model[-1])
-
-
-def rows_read(net: Any, row: Any) -> list[nn.Module]:
-    """Return the rows of a net that one of them reads, in its order; the image is none."""
-    places = [i if i >= 0 else row.i + i for i in ([row.f] if isinstance(row.f, int) else row.f)]
-    return [net.model[i] for i in places if i >= 0]
