@@ -16,6 +16,7 @@ from ultralytics.nn.tasks import yaml_model_load
 
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.text_side import TextState
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
 from ultra_dsmoe.text import Taxonomy, TextBank, encode_bank
@@ -74,8 +75,63 @@ def test_a_net_that_attends_over_descriptions(tmp_path: Path, batch: Batch) -> N
     assert (hub(plain, images) - before).abs().max() > 1e-3
     torch.testing.assert_close(hub(net, images), hub(plain, images), rtol=0, atol=1e-4)
     pooling = described(DSMoEModel("dsmoe-n.yaml", nc=3, verbose=False))
-    pooling.copy_text(plain)
+    pooling.write_text(plain.text_state())
     np.testing.assert_allclose(pooling.blocks(TextSemantics)[0].bank.numpy(), plain.text_bank().vectors, atol=1e-6)
+
+
+def test_weights_of_other_text_leave_a_nets_own_alone(build: Build) -> None:
+    """Vectors and what is known of them never part: neither the old vectors under the new words nor the reverse."""
+    source, net = described(build(nc=3)), build(nc=3)
+    net.names = NAMES
+    net.set_text(encode_bank(NAMES, {"scratch": ["a bright line"]}, encoder="hash"))
+    own = net.text_state()
+    assert not torch.equal(own.vectors, source.text_state().vectors)
+    net.load(source, verbose=False)
+    assert torch.equal(net.text_state().vectors, own.vectors)
+    assert net.text_info == own.info
+    (row,), (other,) = net.blocks(TextSemantics), source.blocks(TextSemantics)
+    assert torch.equal(row.project.weight, other.project.weight)
+
+
+@pytest.mark.parametrize("width", [1536, 32])
+def test_a_net_without_text_takes_over_that_of_the_weights(width: int, build: Build) -> None:
+    source, net = build(nc=3), build(nc=3)
+    source.names = NAMES
+    vectors = np.eye(3, width, dtype=np.float32)
+    source.set_text(TextBank(tuple(NAMES.values()), (("a",), ("b",), ("c",)), f"test:{width}", vectors, "0"))
+    net.load(source, verbose=False)
+    assert net.text_info == source.text_info
+    assert net.text_info is not source.text_info
+    torch.testing.assert_close(net.text_state().vectors, torch.from_numpy(vectors))
+    assert torch.equal(net.blocks(TextSemantics)[0].project.weight, source.blocks(TextSemantics)[0].project.weight)
+    more = build(nc=4)
+    more.load(source, verbose=False)
+    assert more.text_info is None
+
+
+def test_the_bank_of_a_net_is_the_one_that_was_set(build: Build) -> None:
+    net = build(nc=3)
+    assert net.text_bank() is None
+    net.names = NAMES
+    bank = encode_bank(NAMES, {"dent": ["a round hollow", "a pit"]}, encoder="hash")
+    net.set_text(bank)
+    assert net.text_bank() == bank
+    np.testing.assert_array_equal(net.text_bank().vectors, bank.vectors)
+    state = net.text_state()
+    net.set_prompts({"scratch": "a line"})
+    net.write_text(state)
+    assert net.text_bank() == bank
+
+
+def test_equal_text_folds_nothing_anew(build: Build) -> None:
+    net = described(build(nc=3)).fuse(verbose=False)
+    (row,) = net.blocks(TextSemantics)
+    bank, folded = row.bank, row._folded_0
+    net.write_text(net.text_state())
+    assert row.bank is bank
+    assert row._folded_0 is folded
+    net.write_text(TextState(row.bank.flip(0), net.text_info))
+    assert row._folded_0 is not folded
 
 
 def test_another_encoder_renews_the_projection(build: Build) -> None:

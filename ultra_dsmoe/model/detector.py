@@ -180,6 +180,8 @@ class DSMoEModel(TextSide, DetectionModel):
     def load(self, weights: Any, verbose: bool = True) -> None:
         """Load weights by name and shape; rows of another net move to where this YAML's ``transfer`` has them.
 
+        Text is no weight: a net that knows its own keeps it, another takes it over from ours.
+
         Args:
             weights: A model, or a checkpoint dictionary.
             verbose: Whether to print how many tensors fitted.
@@ -189,7 +191,12 @@ class DSMoEModel(TextSide, DetectionModel):
         """
         source: Any = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         source, moved = transfer.fitted(self, source)
+        if self.text_info is None:
+            self.adopt_text(source)
+        own = self.text_state()
         super().load(source, verbose and not moved)
+        if own.info is not None:
+            self.write_text(own)
         if verbose and moved:
             LOGGER.info(transfer.summary(self, source))
 

@@ -105,7 +105,7 @@ def read(net: Any) -> dict[str, Any]:
     return {
         "yaml": deepcopy(net.yaml),
         "blocks": [m.read_settings() for m in _blocks(net)],
-        "text_info": deepcopy(net.text_info),
+        "text": net.text_state(),
     }
 
 
@@ -115,10 +115,7 @@ def write(net: Any, settings: dict[str, Any]) -> None:
         net.yaml = deepcopy(settings["yaml"])
     for block, values in zip(_blocks(net), settings["blocks"], strict=True):
         block.write_settings(values)
-    if net.text_info != settings["text_info"]:
-        net.text_info = deepcopy(settings["text_info"])
-        if any(getattr(m, "folded", False) for m in net.modules()):
-            net.fold_text()
+    net.write_text(settings["text"])
 
 
 def _blocks(net: Any) -> list[Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.nn.base import TextFoldMixin
@@ -28,8 +28,23 @@ else:
     Base = object
 
 
+class TextState(NamedTuple):
+    """The text of a network, as a checkpoint keeps it.
+
+    Attributes:
+        vectors: One per class, (K, d), or one per description, (K, P, d); None in a network without text.
+        info: Where they come from: `TextBank.state` without the vectors; None where nobody knows.
+    """
+
+    vectors: Tensor | None
+    info: dict[str, Any] | None
+
+
 class TextSide(Base):
     """Mixin before the host's model: what a network of ours knows and does about text.
+
+    Its state is one `TextState`: the vectors are the buffer ``bank`` of its `TextSemantics` rows, which moves with the
+    weights, and the rest is ``text_info``. `write_text` alone changes it, whatever the text comes from.
 
     Attributes:
         text_info: Names, prompts, encoder and content hash of the text vectors, or None before any were set.
@@ -44,16 +59,40 @@ class TextSide(Base):
         Raises:
             TextError: If the number of classes differs, a vector is not finite, or the model has no text side.
         """
-        for row in self.blocks(TextSemantics):
-            single = bank.each if row.attend else None
-            row.set_bank(torch.from_numpy(bank.vectors if single is None else single))
-        self.text_info = {
-            "names": list(bank.names),
-            "prompts": [list(p) for p in bank.prompts],
-            "encoder": bank.encoder,
-            "key": bank.key,
-        }
-        self._refold()
+        info = bank.state()
+        vectors, each = info.pop("vectors"), info.pop("each", None)
+        self.write_text(TextState(vectors if each is None or not self.attends_descriptions else each, info))
+
+    def text_state(self) -> TextState:
+        """Return a copy of the text, whatever happens to the network afterwards."""
+        rows = self.text_rows()
+        return TextState(rows[0].bank.detach().clone() if rows else None, deepcopy(self.text_info))
+
+    def write_text(self, state: TextState) -> None:
+        """Take the text that `text_state` of this network, or of another with as many classes, returned.
+
+        Vectors that are at hand already, up to the precision of the network, are left alone.
+
+        Raises:
+            TextError: See `set_text`.
+        """
+        vectors, changed = state.vectors, False
+        for row in self.blocks(TextSemantics) if vectors is not None else ():
+            if not (row.text and vectors is not None and torch.equal(vectors.to(row.bank), row.bank)):
+                row.set_bank(vectors)
+                changed = True
+        self.text_info = deepcopy(state.info)
+        if changed and any(m.folded for m in self.blocks(TextFoldMixin)):
+            self.fold_text()
+
+    def adopt_text(self, source: object) -> None:
+        """Take over the text of another net where it has some of known origin for as many classes."""
+        rows = self.text_rows()
+        if not (rows and isinstance(source, TextSide) and source.text_info):
+            return
+        state = source.text_state()
+        if state.vectors is not None and len(state.vectors) == rows[0].nc:
+            self.write_text(state)
 
     def text_rows(self) -> list[TextSemantics]:
         """Return the blocks that hold text vectors."""
@@ -75,12 +114,6 @@ class TextSide(Base):
         """
         if not all(torch.isfinite(row.bank).all() for row in self.text_rows()):
             raise TextError(f"text vectors of {source}", "finite numbers", "NaN or infinity")
-
-    def copy_text(self, source: TextSide) -> None:
-        """Take over the text vectors of another net with the same number of classes and of `text_rows`."""
-        for row, other in zip(self.text_rows(), source.text_rows(), strict=True):
-            row.set_bank(other.bank)
-        self.text_info = deepcopy(source.text_info)
 
     def set_prompts(self, prompts: dict[str, str | list[str]], encoder: str | None = None) -> None:
         """Reword classes without retraining; classes left out keep their prompts.
@@ -114,14 +147,12 @@ class TextSide(Base):
         """Return the text vectors with names, prompts and encoder; None where there are none of known origin."""
         from ultra_dsmoe.text import TextBank, class_names
 
-        rows, info = self.text_rows(), self.text_info
-        if not rows or not info:
+        vectors, info = self.text_state()
+        if vectors is None or not info:
             return None
-        prompts = tuple(tuple(texts) for texts in info["prompts"])
-        bank = rows[0].bank.detach().float().cpu()
-        each = bank.numpy() if bank.ndim == 3 else None
-        vectors = (bank if each is None else nn.functional.normalize(bank.sum(1), dim=-1)).numpy()
-        return TextBank(class_names(self.names), prompts, info["encoder"], vectors, str(info.get("key", "")), each)
+        each = {"each": vectors} if vectors.ndim == 3 else {}
+        pooled = nn.functional.normalize(vectors.float().sum(1), dim=-1) if each else vectors
+        return TextBank.from_state({"key": "", **info, "names": class_names(self.names), "vectors": pooled, **each})
 
     def set_taxonomy(self, taxonomy: Taxonomy, seed: int = 0) -> None:
         """Take a taxonomy of the classes: tree for the hierarchy loss, initial radii from its embedding."""
@@ -144,7 +175,3 @@ class TextSide(Base):
             for part in row.modules():  # a mixture's own gate lies inside it
                 if isinstance(part, TextFoldMixin):
                     part.fold_text(text)
-
-    def _refold(self) -> None:
-        if any(m.folded for m in self.blocks(TextFoldMixin)):
-            self.fold_text()

@@ -98,17 +98,13 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
         model.names = self.data["names"]  # before loading: the host matches class rows by name
         if taxonomy := self.data.get("taxonomy"):
             model.set_taxonomy(Taxonomy.parse(self.data["names"], taxonomy), seed=self.args.seed)
-        bank = None
+        # Before the weights, since another encoder means another projection width.
         if isinstance(weights, DSMoEModel) and self._same_text(model, weights):
-            model.copy_text(weights)
-        else:
-            bank = self._encode(model)
-        if bank:
-            model.set_text(bank)  # before loading, since another encoder means another projection width
+            model.write_text(weights.text_state())
+        elif bank := self._encode(model):
+            model.set_text(bank)
         if weights:
             model.load(weights)
-            if bank:
-                model.set_text(bank)  # and after, since loading brings the old vectors back
         if self.args.dsmoe_gamma is not None:
             model.set_gamma(self.args.dsmoe_gamma)
         if self.args.dsmoe_topk is not None:
