@@ -47,7 +47,7 @@ FORBIDDEN = {
 # at module level would be circular.
 ENGINE = (f"{HOST}.engine", f"{HOST}.models")
 BELOW_ENGINE = (
-    *(f"ultra_dsmoe.model.{name}" for name in ("detector", "text_side", "criterion", "rows")),
+    *(f"ultra_dsmoe.model.{name}" for name in ("detector", "text_side", "criterion", "input_rows")),
     "ultra_dsmoe.nn",
     "ultra_dsmoe.losses",
 )

@@ -12,7 +12,7 @@ from refusals import SMALL, one_line
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn.registry import LAYERS
-from ultra_dsmoe.plugin.rows import load_layers
+from ultra_dsmoe.plugin.yaml_rows import load_layers
 
 # Of every block: arguments that suit it, those that must be whole numbers above 0, and switches.
 BLOCKS: dict[str, tuple[dict[str, Any], str, str]] = {

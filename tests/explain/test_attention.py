@@ -18,7 +18,15 @@ from ultra_dsmoe.commands.pictures import COMMAND
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain.attention import CLASSES as CLASS_BRANCH
-from ultra_dsmoe.explain.attention import NECK, Look, attention_files, attentions, choose, look, sentence
+from ultra_dsmoe.explain.attention import (
+    NECK,
+    LevelAttention,
+    attention_files,
+    attentions,
+    choose,
+    level_attentions,
+    sentence,
+)
 from ultra_dsmoe.explain.plots.attention import draw, together
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn import CBAM, DualAttention
@@ -67,7 +75,7 @@ def test_weights_are_those_that_the_blocks_use(nets: dict, kind: str, block: typ
     assert list(found)[:4] == [row.attention for row in rows]
     inputs: dict[Any, Tensor] = {}
     handles = [m.register_forward_pre_hook(lambda m, x: inputs.update({m: x[0]})) for m in found]
-    looks = look(net, image, QUARTER)
+    looks = level_attentions(net, image, QUARTER)
     for handle in handles:
         handle.remove()
     for (m, (place, stride)), x in zip(found.items(), looks, strict=True):
@@ -85,14 +93,16 @@ def test_weights_are_those_that_the_blocks_use(nets: dict, kind: str, block: typ
 
 def test_a_head_with_two_class_branches_shows_the_one_that_predicts() -> None:
     net = awaken(DSMoEModel("yolo26n-dsmoe.yaml", nc=CLASSES, verbose=False)).eval()
-    looks = look(net, torch.rand(3, PIXELS, PIXELS), QUARTER)
+    looks = level_attentions(net, torch.rand(3, PIXELS, PIXELS), QUARTER)
     assert [(x.place, x.stride) for x in looks] == [(CLASS_BRANCH, s) for s in (8, 16, 32)]
     mine = net.model[-1].one2one_cv3[0]
     fresh = [m for m in mine.modules() if isinstance(m, DualAttention)]
     for m in fresh:
         torch.nn.init.zeros_(m.channel_out.bn.weight)
         torch.nn.init.zeros_(m.spatial_out.bn.weight)
-    assert np.ptp(look(net, torch.rand(3, PIXELS, PIXELS), QUARTER)[0].weight) < 1e-3 < np.ptp(looks[0].weight)
+    assert (
+        np.ptp(level_attentions(net, torch.rand(3, PIXELS, PIXELS), QUARTER)[0].weight) < 1e-3 < np.ptp(looks[0].weight)
+    )
 
 
 def test_images_are_taken_from_every_class_in_turn() -> None:
@@ -101,8 +111,8 @@ def test_images_are_taken_from_every_class_in_turn() -> None:
     assert choose(labels, 2) == [2, 1]
 
 
-def a_look(place: str, inside: float, outside: float, spread: float = 1.0) -> Look:
-    return Look(place, 8, np.array([[1 - spread / 2, 1 + spread / 2]], np.float32), inside, outside)
+def a_look(place: str, inside: float, outside: float, spread: float = 1.0) -> LevelAttention:
+    return LevelAttention(place, 8, np.array([[1 - spread / 2, 1 + spread / 2]], np.float32), inside, outside)
 
 
 def test_what_is_told() -> None:
@@ -115,7 +125,7 @@ def test_what_is_told() -> None:
 
 def colours(weight: np.ndarray) -> int:
     image = np.full((PIXELS, PIXELS, 3), 128, np.uint8)
-    png = draw(image, QUARTER, [Look(NECK, 8, weight, 1.0, 1.0)], "title")
+    png = draw(image, QUARTER, [LevelAttention(NECK, 8, weight, 1.0, 1.0)], "title")
     picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
     found, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
     return int(((counts > 1000) & (np.ptp(found, axis=1) > 15)).sum())
@@ -130,7 +140,7 @@ def test_what_is_looked_at_shows_and_nothing_is_not_made_a_pattern() -> None:
 def test_together_is_the_mean_at_the_images_size() -> None:
     coarse, fine = np.full((1, 1), 3, np.float32), np.full((4, 4), 1, np.float32)
     fine[:2] = 5
-    both = together([Look(NECK, 8, fine, 1, 1), Look(NECK, 32, coarse, 1, 1)], (8, 8, 3))
+    both = together([LevelAttention(NECK, 8, fine, 1, 1), LevelAttention(NECK, 32, coarse, 1, 1)], (8, 8, 3))
     assert both.shape == (8, 8)
     assert (both[0, 0], both[7, 7]) == (4, 2)
 

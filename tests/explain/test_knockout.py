@@ -14,8 +14,8 @@ from ultra_dsmoe.commands.knockout import COMMAND
 from ultra_dsmoe.commands.opening import output_folder
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
-from ultra_dsmoe.evaluate.paired import Effect
-from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.evaluate.paired_bootstrap import Effect
+from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain.catalogue import catalogue
 from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, markdown
 from ultra_dsmoe.files import write_files
@@ -237,7 +237,7 @@ def report():
 
 
 def test_table_is_aligned_and_complete(report):
-    lines = aligned(cells(report)).splitlines()
+    lines = align_columns(cells(report)).splitlines()
     assert lines[1].split()[:3] == ["as", "trained", "nothing"]
     assert lines[2].split("  ")[-1] == "earns its place"
     assert "40.00  -2.50 [-4.00, -1.00]" in lines[2]

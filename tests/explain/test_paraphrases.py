@@ -15,7 +15,7 @@ import yaml
 from ultra_dsmoe.commands.paraphrases import COMMAND
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
-from ultra_dsmoe.evaluate.paired import Effect
+from ultra_dsmoe.evaluate.paired_bootstrap import Effect
 from ultra_dsmoe.explain.paraphrases import (
     Report,
     Wording,

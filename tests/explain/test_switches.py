@@ -20,7 +20,7 @@ from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
-from ultra_dsmoe.nn.neck.text_semantics import TextSemantics, drawn, exchanged
+from ultra_dsmoe.nn.neck.text_semantics import TextSemantics, permuted, random_directions
 
 KNOCKOUTS = catalogue()
 NAMES = [name for name in KNOCKOUTS if name != CONTROL]
@@ -203,11 +203,13 @@ def test_changed_text_reaches_all_readers(net, images, name, fused):
 def test_exchanged_vectors_never_stay():
     bank = torch.arange(5.0)[:, None] + torch.zeros(5, 3)
     for seed in range(20):
-        out = exchanged(bank, np.random.default_rng(seed))
+        out = permuted(bank, np.random.default_rng(seed))
         assert (out != bank).all()
-    assert not torch.equal(drawn(bank, np.random.default_rng(0)), drawn(bank, np.random.default_rng(1)))
+    assert not torch.equal(
+        random_directions(bank, np.random.default_rng(0)), random_directions(bank, np.random.default_rng(1))
+    )
     single = torch.stack([bank, torch.zeros_like(bank)], 1)  # classes of one description beside classes of two
-    torch.testing.assert_close(drawn(single, np.random.default_rng(0)).norm(dim=-1), single.norm(dim=-1))
+    torch.testing.assert_close(random_directions(single, np.random.default_rng(0)).norm(dim=-1), single.norm(dim=-1))
 
 
 def test_semantics_are_shared_by_all_classes(net, images):

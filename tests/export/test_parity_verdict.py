@@ -16,7 +16,7 @@ from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export import parity, parity_check, parity_verdict
 from ultra_dsmoe.export.parity import ParityReport, Suppression, compare
 from ultra_dsmoe.export.parity_check import ParityCheck
-from ultra_dsmoe.export.parity_verdict import LIMITS, Export, ParityError, check_export, moved, runnable
+from ultra_dsmoe.export.parity_verdict import LIMITS, Export, ParityError, check_export, differences, runnable
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 
@@ -147,7 +147,7 @@ def test_limits_go_with_precision(toy, file: Path) -> None:
         check(net, file, bits=16)
     plant(shifted(slice(0, 4), 10.0, 0))
     check(net, file, bits=8)
-    assert moved(ParityReport(1, np.nan, np.nan, True, ()), LIMITS[32]), "not a number is no agreement"
+    assert differences(ParityReport(1, np.nan, np.nan, True, ()), LIMITS[32]), "not a number is no agreement"
 
 
 @pytest.mark.parametrize(("after", "ok"), [((0.5, 0.3004), True), ((0.5, 0.302), False), ((0.5, np.nan), False)])

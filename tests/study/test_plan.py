@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultra_dsmoe.commands.study import COMMAND
 from ultra_dsmoe.errors import ConfigError, DataError, TextError
 from ultra_dsmoe.study.reader import read_plan
-from ultra_dsmoe.study.table import read_rows
+from ultra_dsmoe.study.results_csv import read_rows
 from ultra_dsmoe.study.variant import as_file
 
 

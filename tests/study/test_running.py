@@ -21,7 +21,7 @@ import torch
 from ultra_dsmoe.commands.study import results
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.study import runner
-from ultra_dsmoe.study.table import read_rows
+from ultra_dsmoe.study.results_csv import read_rows
 
 PATIENCE = 120  # seconds until a stand-in gives up, on a busy machine
 DSMOE_YOLO = (sys.executable, "-m", "ultra_dsmoe.cli")

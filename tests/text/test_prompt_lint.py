@@ -10,8 +10,8 @@ import yaml
 
 from ultra_dsmoe.text import TextBank, class_names, encode_bank, make_encoder
 from ultra_dsmoe.text import prompt_lint as module
-from ultra_dsmoe.text.apart import class_cosines
 from ultra_dsmoe.text.cache import content_key
+from ultra_dsmoe.text.class_separation import class_cosines
 from ultra_dsmoe.text.prompt_lint import PromptFinding, lint_length, lint_section, lint_vectors, lint_wording
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"

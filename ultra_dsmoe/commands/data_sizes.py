@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, text, whole
-from ultra_dsmoe.commands.opening import output_file, tell
+from ultra_dsmoe.commands.opening import output_file, print_notes
 from ultra_dsmoe.constants import MAX_SEED, MIN_PIXELS
 from ultra_dsmoe.data import box_sizes as sizes
 from ultra_dsmoe.data.box_sizes import Advice, Boxes, Clusters
-from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.files import write_files
 
 PICTURE = "box-sizes.png"
@@ -29,7 +29,7 @@ def run(options: Given) -> int:
     for line in lines(boxes, clusters, sizes.advise(boxes)):
         print(line)
     write_files(out.absolute().parent, {out.name: picture})
-    tell([], [out])
+    print_notes([], [out])
     return 0
 
 
@@ -40,7 +40,7 @@ def lines(boxes: Boxes, clusters: Clusters, advice: Advice) -> Iterator[str]:
     yield f"{len(boxes.sizes)} boxes ({split}) in {len(boxes.longest)} images, longer side {native:.0f} px (median)"
     pairs = zip(clusters.centres, clusters.shares, strict=True)
     rows = [[str(i), "", f"{w:.1f}", f"{h:.1f}", f"{100 * s:.1f} %", ""] for i, ((w, h), s) in enumerate(pairs, 1)]
-    yield aligned([["centre", "", "width", "height", "boxes", ""], *rows])
+    yield align_columns([["centre", "", "width", "height", "boxes", ""], *rows])
     for kind, levels in zip(("with P2", "without"), advice.levels, strict=True):
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in levels.items())
         yield f"levels {kind}: {shares} (by size: {sizes.CELLS} to {2 * sizes.CELLS} strides)"

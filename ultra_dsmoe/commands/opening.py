@@ -59,6 +59,6 @@ def progress(what: str) -> Callable[[str], None]:
     return lambda line: print(f"{what} {line}", file=sys.stderr, flush=True)
 
 
-def tell(notes: list[str], files: list[Path]) -> None:
+def print_notes(notes: list[str], files: list[Path]) -> None:
     """Print what there is to say, and the files that were written."""
     print(*notes, *(f"written: {path}" for path in files), sep="\n")

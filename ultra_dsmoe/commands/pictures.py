@@ -5,7 +5,7 @@ from __future__ import annotations
 from ultralytics.data.utils import check_det_dataset
 
 from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
-from ultra_dsmoe.commands.opening import opened, tell
+from ultra_dsmoe.commands.opening import opened, print_notes
 from ultra_dsmoe.commands.routing import SHUFFLES_OPTION
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import quiet
@@ -31,7 +31,7 @@ def run(options: Given) -> int:
     written = {name: made for files, _ in parts for name, made in files.items()}
     if not written:
         raise ConfigError("model", "a network with experts, hyperbolic distances or attention", str(evaluation.path))
-    tell([note for _, notes in parts for note in notes], write_files(folder, written))
+    print_notes([note for _, notes in parts for note in notes], write_files(folder, written))
     return 0
 
 

@@ -16,8 +16,8 @@ from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
 from ultra_dsmoe.files import write_files
 from ultra_dsmoe.text import cache, class_names, encode_bank, generate, read_prompts
-from ultra_dsmoe.text.apart import CLOSEST
 from ultra_dsmoe.text.bank import TextBank
+from ultra_dsmoe.text.class_separation import CLOSEST
 from ultra_dsmoe.text.prompts import read_data
 
 CLOSE_PAIRS = 3  # printed of the cosines
@@ -33,7 +33,8 @@ def lint(options: Given) -> int:
         raise TextError("prompts", need, f"none in {options.get('prompts', options['data'])}")
     usable, findings = prompt_lint.lint_section(labels, section)
     findings += prompt_lint.lint_wording(usable)
-    bank = encode_bank(labels, usable, options.get("encoder", "auto"), apart=False)  # the findings say it better
+    # The findings say of close classes what a warning would.
+    bank = encode_bank(labels, usable, options.get("encoder", "auto"), check_separation=False)
     findings += prompt_lint.lint_vectors(bank, options.get("closest", CLOSEST))
     too_long, note = prompt_lint.lint_length(bank)
     findings += too_long
@@ -80,7 +81,8 @@ def encode(options: Given) -> int:
     """Encode, print what came out, write a file if one is named."""
     labels, section = _sections(options)
     output = output_file(options["out"], (".npz",)) if "out" in options else None
-    bank = encode_bank(labels, section, options.get("encoder", "auto"), apart=False)  # its cosines are printed
+    # Its cosines are printed.
+    bank = encode_bank(labels, section, options.get("encoder", "auto"), check_separation=False)
     if output and bank.encoder.startswith("hash"):
         raise TextError("out", "a language model's vectors (those of hash need no file)", bank.encoder)
     print(*_summary(bank), sep="\n")

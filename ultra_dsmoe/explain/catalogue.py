@@ -72,7 +72,7 @@ _SHARED = (
         Knockout("attention-constant", "head attention replaced by its mean", switches.attention_constant, _ATTENTION),
         head_attentions,
     ),
-    Entry(Knockout(CONTROL, "nothing switched off", switches.nothing, "nothing"), lambda net: [net]),
+    Entry(Knockout(CONTROL, "nothing switched off", switches.unchanged, "nothing"), lambda net: [net]),
 )
 
 

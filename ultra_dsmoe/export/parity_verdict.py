@@ -122,7 +122,7 @@ def _problems(export: Export, path: Path, images: list[Tensor], split: dict[str,
     for stack in images:
         report = compare(export.model, path, stack, export.batch, export.nms, noise=limits.noise, final=exact)
         LOGGER.info(f"parity: {report}")
-        problems += moved(report, limits)
+        problems += differences(report, limits)
     if split is not None:
         before, after = map_of(export.model, split), map_of(path, {**split, "batch": export.batch})
         shown = ", ".join(f"{name} {a:.4f} -> {b:.4f}" for name, a, b in zip(MAPS, before, after, strict=True))
@@ -136,7 +136,7 @@ def _problems(export: Export, path: Path, images: list[Tensor], split: dict[str,
     return problems
 
 
-def moved(report: ParityReport, limits: Limits) -> list[str]:
+def differences(report: ParityReport, limits: Limits) -> list[str]:
     """Say what lies further apart than the limits, with the image that shows it most; nothing where all is well."""
     found = []
     if limits.box_px is not None and not report.box_px <= limits.box_px:

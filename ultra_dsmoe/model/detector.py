@@ -15,8 +15,8 @@ from ultra_dsmoe.errors import ConfigError, ShapeError, WeightsError
 from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.augmented import predict_views
 from ultra_dsmoe.model.criterion import DSMoECriterion
+from ultra_dsmoe.model.input_rows import input_rows
 from ultra_dsmoe.model.options import check_options, check_rows
-from ultra_dsmoe.model.rows import rows_read
 from ultra_dsmoe.model.text_side import TextSide
 from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -77,7 +77,7 @@ class DSMoEModel(TextSide, DetectionModel):
         self.largest_stride = int(self.stride.max())  # older checkpoints have none
         for row in self.model:  # nor do their mixtures know the gate
             if isinstance(row, SparseMoE) and row.router is None:
-                for gate in (m for m in rows_read(self, row) if isinstance(m, ExpertGate)):
+                for gate in (m for m in input_rows(self, row) if isinstance(m, ExpertGate)):
                     row.follow(gate)
 
     def fuse(self, *args: Any, **kwargs: Any) -> DSMoEModel:

@@ -14,7 +14,7 @@ Kept = Callable[[], Sequence[Sequence[int]]]
 
 @contextmanager
 def in_force(net: Any, given: dict[str, Any], kept: Kept | None = None) -> Iterator[None]:
-    """Give ``net`` the values of ``given`` (`keys.take`) for the length of the block.
+    """Give ``net`` the values of ``given`` (`keys.pop_keys`) for the length of the block.
 
     Args:
         net: Network of ours.
@@ -29,13 +29,13 @@ def in_force(net: Any, given: dict[str, Any], kept: Kept | None = None) -> Itera
         return
     own = read(net)
     try:
-        put(net, given, kept)
+        apply_keys(net, given, kept)
         yield
     finally:
         write(net, own)
 
 
-def put(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
+def apply_keys(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
     """Bring the values of our keys into a network of ours; arguments as of `in_force`.
 
     Raises:

@@ -123,13 +123,13 @@ def unknown(key: str) -> ConfigError:
     return ConfigError(name, f"one of {', '.join(KEYS)}{did_you_mean(name, KEYS)}", "an unknown key")
 
 
-def take(kwargs: dict[str, Any]) -> dict[str, Any]:
+def pop_keys(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take our keys that have a value out of the arguments of a call, checked; those without a value go too."""
     check(kwargs)
     return {key: kwargs.pop(key) for key in KEYS if key in kwargs}
 
 
-def suit(verb: str, given: dict[str, Any]) -> None:
+def check_verb(verb: str, given: dict[str, Any]) -> None:
     """Check that a verb can use the keys given to it.
 
     Raises:

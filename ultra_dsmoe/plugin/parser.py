@@ -21,7 +21,7 @@ from torch import nn
 from ultra_dsmoe.checks import is_number, whole
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import layer_table
-from ultra_dsmoe.plugin.rows import Row, read_rows, resolve
+from ultra_dsmoe.plugin.yaml_rows import Row, read_rows, resolve
 
 ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\([\w\s.,=+-]*\)")
 

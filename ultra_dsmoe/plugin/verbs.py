@@ -13,8 +13,8 @@ from ultra_dsmoe.model.settings import Kept, align, in_force
 from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.leftovers import nothing_left
-from ultra_dsmoe.plugin.rows import is_ours
 from ultra_dsmoe.plugin.task_table import TASKS, load, task_of
+from ultra_dsmoe.plugin.yaml_rows import is_ours
 
 FINISHED = -1  # epoch of a checkpoint whose training has ended
 
@@ -82,8 +82,8 @@ def wrap_verb(stock: Any, verb: str) -> Any:
 
     @functools.wraps(stock)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = keys.take(kwargs)
-        keys.suit(verb, given)
+        given = keys.pop_keys(kwargs)
+        keys.check_verb(verb, given)
         net = required_net(self, given)
         if net is not None:
             host_arguments.check(verb, kwargs)
@@ -131,11 +131,11 @@ def wrap_train(stock: Any) -> Any:
         if args:
             args, kwargs["trainer"] = args[1:], args[0]
         fusing.restore(self)
-        given = keys.take(kwargs)
+        given = keys.pop_keys(kwargs)
         file = _read_cfg(kwargs.get("cfg"))
-        all_given = {**keys.take(file), **given}
+        all_given = {**keys.pop_keys(file), **given}
         required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
-        keys.suit("train", all_given)
+        keys.check_verb("train", all_given)
         task = task_of(our_net(self))
         ours = task is not None
         if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:

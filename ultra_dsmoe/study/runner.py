@@ -26,8 +26,8 @@ from .checks import digest
 from .memory import Memory, memory_for
 from .overrides import FILES
 from .plan import Cell, Plan
+from .results_csv import append_row, disk_full_errors, read_rows
 from .store import KEPT, KNOCKOUTS, MATCHES, RESULT, gather, read_kept
-from .table import append_row, read_rows, room
 
 STARTS_PLUGINS = (2, 5)  # the first torch that loads what is registered with it
 FINISHED = -1  # what the host writes as epoch of a checkpoint whose training is over
@@ -212,7 +212,7 @@ class Study:
         except DataError as e:
             raise CellError(str(e)) from e
         file = self._kept(cell)
-        with room(file, f"the matches of {cell.name}"):
+        with disk_full_errors(file, f"the matches of {cell.name}"):
             write_files(file.parent, {file.name: content})
         return self._row(cell)
 

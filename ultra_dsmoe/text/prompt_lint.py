@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text.apart import CLOSEST, class_cosines
 from ultra_dsmoe.text.bank import TextBank
+from ultra_dsmoe.text.class_separation import CLOSEST, class_cosines
 from ultra_dsmoe.text.encoders import HashEncoder, make_encoder, signs
 from ultra_dsmoe.text.model_hub import load_local_first
 from ultra_dsmoe.text.models import MAX_TOKENS, SentenceEncoder
@@ -124,7 +124,7 @@ def lint_wording(prompts: Mapping[str, Sequence[str]]) -> list[PromptFinding]:
 
 
 def lint_vectors(bank: TextBank, closest: float = CLOSEST) -> list[PromptFinding]:
-    """Return groups of classes whose vectors lie closer than ``closest``, see `apart.class_cosines`."""
+    """Return groups of classes whose vectors lie closer than ``closest``, see `class_separation.class_cosines`."""
     cosines = class_cosines(bank.vectors, bank.encoder)
     findings = []
     for group in _groups(cosines, closest):

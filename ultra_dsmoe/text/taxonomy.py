@@ -96,7 +96,8 @@ class Taxonomy:
         for name, value, low in (("dim", dim, 2), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
                 raise TextError(f"Taxonomy.embed {name}", f"an integer of at least {low}", value)
-        from ultra_dsmoe.text.ball import embed_tree  # it needs torch; the rest of the text side starts without
+        # Late, since it needs torch; the rest of the text side starts without.
+        from ultra_dsmoe.text.tree_embedding import embed_tree
 
         return embed_tree(self.parents(), self.depths(), dim=int(dim), seed=int(seed))
 

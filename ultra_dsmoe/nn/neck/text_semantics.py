@@ -42,7 +42,7 @@ def other_text(change: Callable[[Tensor, np.random.Generator], Tensor]) -> Switc
     return switch
 
 
-def exchanged(bank: Tensor, rng: np.random.Generator) -> Tensor:
+def permuted(bank: Tensor, rng: np.random.Generator) -> Tensor:
     """Give every class the vector of another one: one random cycle through all classes."""
     cycle = rng.permutation(len(bank))
     out = torch.empty_like(bank)
@@ -50,7 +50,7 @@ def exchanged(bank: Tensor, rng: np.random.Generator) -> Tensor:
     return out
 
 
-def drawn(bank: Tensor, rng: np.random.Generator) -> Tensor:
+def random_directions(bank: Tensor, rng: np.random.Generator) -> Tensor:
     """Draw vectors of random direction and each class's own length."""
     noise = torch.from_numpy(rng.standard_normal(tuple(bank.shape))).to(bank)
     return noise / noise.norm(dim=-1, keepdim=True) * bank.norm(dim=-1, keepdim=True)
@@ -64,12 +64,12 @@ def semantics_constant(rows: list[Any], record: Record, seed: int) -> AbstractCo
 def _knockouts() -> Iterator[Knockout]:
     row = "a TextSemantics row with text vectors"
     several = "text vectors of more than one class"
-    zero, random = other_text(lambda bank, rng: torch.zeros_like(bank)), other_text(drawn)
+    zero, random = other_text(lambda bank, rng: torch.zeros_like(bank)), other_text(random_directions)
     yield Knockout("text-zero", "text vectors set to zero", zero, row, lambda m: m.text, text=True)
     yield Knockout(
         "text-shuffled",
         "text vectors exchanged between classes",
-        other_text(exchanged),
+        other_text(permuted),
         several,
         lambda m: m.text and m.nc > 1,
         text=True,

@@ -24,7 +24,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # the file system, or what this user may ha
 
 
 @contextmanager
-def room(place: Path, what: str) -> Iterator[None]:
+def disk_full_errors(place: Path, what: str) -> Iterator[None]:
     """Say of a full disk in one line where there was no room for what.
 
     Raises:
@@ -83,7 +83,7 @@ def append_row(file: Path, row: dict[str, Any]) -> None:
     """
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(row)
-    with room(file, f"the row of {row['cell']}"):
+    with disk_full_errors(file, f"the row of {row['cell']}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:

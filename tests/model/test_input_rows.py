@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from ultra_dsmoe.model.rows import rows_read
+from ultra_dsmoe.model.input_rows import input_rows
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ def test_rows_read(i: int, f: Any, expected: list[int]) -> None:
     net.model = nn.Sequential(*(nn.Identity() for _ in range(4)))
     row: Any = net.model[i]
     row.i, row.f = i, f
-    assert rows_read(net, row) == [net.model[j] for j in expected]
+    assert input_rows(net, row) == [net.model[j] for j in expected]
