@@ -54,7 +54,7 @@ def test_words(argv: list[str], expected: dict[str, Any]) -> None:
         (["best.pt", "sede=1"], r"^sede: expected one of model, .*\(did you mean 'seed'\?\), got an unknown key$"),
         (["best.pt", "--sede", "1"], r"^sede: expected one of model, .*\(did you mean 'seed'\?\), got an unknown key$"),
         (["best.pt", "--seed"], r"^seed: expected a value, as in '--key value', got none$"),
-        (["best.pt", "--quick=perhaps"], r"^quick: expected True or False, got perhaps$"),
+        (["best.pt", "--quick=perhaps"], r"^quick: expected true or false, got perhaps$"),
         (["best.pt", "seed="], r"^seed: expected a value, as in 'key=value', got none$"),
         (["best.pt", "out= "], r"^out: expected a value"),
         (["best.pt", "split=tests"], r"^split: expected one of train, val, test \(did you mean 'test'\?\), got tests$"),
@@ -127,15 +127,17 @@ def test_bounds_of_the_common_keys() -> None:
     assert OPTIONS["imgsz"].check("imgsz", "32") == 32
     assert OPTIONS["batch"].check("batch", "1") == 1
     assert [OPTIONS["seed"].check("seed", v) for v in ("0", "4294967295")] == [0, 4294967295]
-    for key, value in (("imgsz", "31"), ("batch", "0"), ("seed", "-1"), ("seed", "4294967296")):
+    for key, value in (("imgsz", "31"), ("seed", "-1"), ("seed", "4294967296")):
         with pytest.raises(ConfigError, match=f"^{key}: expected a whole number"):
             OPTIONS[key].check(key, value)
+    with pytest.raises(ConfigError, match=r"^batch: expected a positive integer, got 0$"):
+        OPTIONS["batch"].check("batch", "0")
 
 
 def test_switches_in_any_case() -> None:
     assert [yes_no("k", v) for v in ("True", "true", "FALSE", "false")] == [True, True, False, False]
     for value in ("1", "yes", "no"):
-        refused(yes_no, value, "True or False")
+        refused(yes_no, value, "true or false")
 
 
 def test_names_one_or_several() -> None:

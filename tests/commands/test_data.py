@@ -68,7 +68,7 @@ def test_convert_voc_passes_its_options_on(tmp_path: Path, write_voc: Callable[.
     ("argv", "message"),
     [
         (["make", "deeppcb"], "expected pcb-demo, the only set that is generated, got deeppcb"),
-        (["make", "pcb-demo", "--size", "10"], "size: expected a whole number of at least 96, got 10"),
+        (["make", "pcb-demo", "--size", "10"], "size: expected a whole number from 96 to 4096, got 10"),
         (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
         (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
         (["convert-voc", "pcb", "nowhere"], r"nowhere: expected a folder with Pascal VOC \.xml files"),

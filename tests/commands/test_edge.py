@@ -131,7 +131,7 @@ def test_check_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (["check", "--gpu", "GTX 1081"], r"gpu: expected .*did you mean 'gtx 1080'\?.* got GTX 1081"),
         (["fix"], "edge: expected lint, check, quantize, build, got fix"),
         (["check", "--gpu", "x", "--sm", "6.1"], "sm: expected either gpu= or sm=, got gpu=x sm=6.1"),
-        (["check", "--opset", "x"], "opset: expected a whole number of at least 1, got x"),
+        (["check", "--opset", "x"], "opset: expected a positive integer, got x"),
         (["check", "--mode", "gathr"], r"mode: expected one of .*did you mean 'gather'\?"),
         (["check", "--sm", "61"], r"sm: expected a compute capability such as 6\.1, got 61"),
         (["check", "--sm", "6.1", "--torch", "new"], r"torch: expected a version such as 8\.6\.1, got new"),

@@ -161,7 +161,7 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
         (["generate", "data.yaml"], "model: expected a causal language model: model=FOLDER"),
         (["generate", "data.yaml", "model=."], r"model: expected a model folder with a config\.json"),
         (["generate", "data.yaml", "model=no/such/folder"], "model: expected an existing folder or a model id"),
-        (["generate", "data.yaml", "model=.", "overwrite=yes"], "overwrite: expected True or False, got yes"),
+        (["generate", "data.yaml", "model=.", "overwrite=yes"], "overwrite: expected true or false, got yes"),
         (["generate", "data.yaml", "model=.", "per_class=0"], "per_class: expected a whole number from 1 to 20"),
         (["generate", "data.yaml", "model=.", "out=data.yaml"], "out: expected a new file"),
         (["generate", "data.yaml", "model=.", "device=cuda:99"], "device: expected cpu, or a device of this machine"),

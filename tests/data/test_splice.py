@@ -160,7 +160,7 @@ Change = Callable[[dict], object]
     ("words", "change", "message"),
     [
         (["--class", "dnet"], None, r"class: expected one of dent, hole \(did you mean 'dent'\?\), got dnet"),
-        (["--class", "dent", "--add", "0"], None, "add: expected a whole number of at least 1, got 0"),
+        (["--class", "dent", "--add", "0"], None, "add: expected a positive integer, got 0"),
         (["--class", "rust"], lambda d: d["names"].append("rust"), "class: expected a class that training images"),
         (["--class", "dent"], lambda d: d.update(train="gone"), "data: expected images in its .train. split"),
         (["--class", "dent"], lambda d: d.update(val="gone"), "data: expected a data YAML whose images are there"),

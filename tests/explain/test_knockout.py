@@ -51,7 +51,7 @@ def test_arguments_are_read_in_the_hosts_style():
         (["best.pt", "data="], "data: expected a value"),
         (["best.pt", "imgsz=large"], "imgsz: expected a whole number of at least 32, got large"),
         (["best.pt", "imgsz="], "imgsz: expected a value"),
-        (["best.pt", "batch=0"], "batch: expected a whole number of at least 1, got 0"),
+        (["best.pt", "batch=0"], "batch: expected a positive integer, got 0"),
         (["best.pt", "boot=10"], "boot: expected a whole number from 100 to 100000, got 10"),
         (["best.pt", "seed=-1"], "seed: expected"),
         (["best.pt", "seed=4294967296"], "seed: expected"),

@@ -79,7 +79,7 @@ def test_temperatures_stay_where_training_keeps_them() -> None:
         calibrate(stub, 200)
         assert len(stub.seen) == 5
         assert all(0.01 <= seen <= 1 for seen in stub.seen)
-    with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1.0, got 2"):
+    with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1, got 2"):
         stub.net[0].set_tau(2)
 
 

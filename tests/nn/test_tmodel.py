@@ -200,9 +200,9 @@ def test_a_row_may_have_an_attention_of_its_own() -> None:
     [
         ("residual_path", "no", "dsmoe.residual_path: expected true or false, got no"),
         ("neck_down", 0, "dsmoe.neck_down: expected true or false, got 0"),
-        ("detector", "decoupled-da", "DecoupledDetect detector: expected decoupled_da or decoupled or coupled"),
-        ("attention", "cbm", "dsmoe attention: expected da or cbam or none (did you mean 'cbam'?), got cbm"),
-        ("attention", 0, "dsmoe attention: expected da or cbam or none, got 0"),
+        ("detector", "decoupled-da", "DecoupledDetect detector: expected one of decoupled_da, decoupled, coupled"),
+        ("attention", "cbm", "dsmoe.attention: expected one of da, cbam, none (did you mean 'cbam'?), got cbm"),
+        ("attention", 0, "dsmoe.attention: expected one of da, cbam, none, got 0"),
         ("residual", False, "did you mean 'residual_path'"),
         ("qfl", 0.25, "dsmoe.qfl: expected a mapping with alpha and beta, got 0.25"),
         ("qfl", {"alfa": 0.25}, "dsmoe.qfl: expected names out of alpha, beta (did you mean 'alpha'?), got alfa"),
@@ -218,7 +218,7 @@ def test_wrong_switches(option: str, value: object, message: str) -> None:
 
 
 def test_a_net_without_such_blocks_refuses_a_wrong_attention_too() -> None:
-    with pytest.raises(ConfigError, match="dsmoe attention: expected da or cbam or none, got se"):
+    with pytest.raises(ConfigError, match=r"dsmoe\.attention: expected one of da, cbam, none, got se"):
         build("dsmoe-n", lambda d: d["dsmoe"].update(attention="se"))
 
 

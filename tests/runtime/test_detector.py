@@ -265,9 +265,9 @@ def test_images_that_are_none(exported: Export, tmp_path: Path) -> None:
 
 def test_arguments_out_of_range(exported: Export, pictures: dict[str, np.ndarray]) -> None:
     runtime = Runtime(exported("yolov8n.yaml"))
-    with pytest.raises(ConfigError, match="conf: expected a number between 0 and 1, got 25"):
+    with pytest.raises(ConfigError, match="conf: expected a number from 0 to 1, got 25"):
         runtime.predict(pictures["square"], conf=25)
-    with pytest.raises(ConfigError, match="iou: expected a number between 0 and 1"):
+    with pytest.raises(ConfigError, match="iou: expected a number from 0 to 1"):
         runtime.predict(pictures["square"], iou=-0.1)
     for images in ([], "board.jpg", pictures["square"]):
         with pytest.raises(ConfigError, match="images: expected a list of at least one image"):

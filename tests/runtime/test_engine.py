@@ -140,7 +140,7 @@ def test_module_needs_neither_torch_nor_onnx(source: Path, tmp_path: Path) -> No
         ("11.0.0", {}, {"precision": "fp16"}, "fp16: expected TensorRT 10 or older .* got 11.0.0"),
         ("8.6.1", {}, {"precision": "int8"}, "int8: expected an ONNX file with Q/DQ nodes .*quantize makes one"),
         ("8.6.1", {}, {"precision": "fp8"}, "precision: expected one of fp32, fp16, int8, got fp8"),
-        ("8.6.1", {}, {"workspace": 0}, "workspace: expected a number of GiB above 0, got 0"),
+        ("8.6.1", {}, {"workspace": 0}, "workspace: expected a number above 0, in GiB, got 0"),
     ],
 )
 def test_settings_that_cannot_be_met(

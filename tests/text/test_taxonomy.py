@@ -201,5 +201,5 @@ def test_embedding_is_fast() -> None:
 
 @pytest.mark.parametrize("options", [{"dim": 1}, {"dim": 2.5}, {"dim": True}, {"seed": -1}, {"seed": "a"}])
 def test_wrong_embedding_options(options: dict) -> None:
-    with pytest.raises(TextError, match="an integer of at least"):
+    with pytest.raises(TextError, match="a whole number of at least"):
         Taxonomy.parse(["a"], None).embed(**options)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.constants import MAX_SEED, MIN_PIXELS, SPLITS
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 
@@ -25,60 +26,44 @@ def text(key: str, value: str) -> str:
     return value
 
 
-def whole(low: int, high: int | None = None) -> Check:
+def whole(low: int, high: float = math.inf) -> Check:
     """Return a check for whole numbers from ``low`` to ``high``."""
-    expected = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-    return _within(int, low, math.inf if high is None else high, expected)
+    return lambda key, value: checks.whole(key, _read(int, text(key, value)), low, high)
 
 
 def number(low: float, high: float) -> Check:
     """Return a check for numbers from ``low`` to ``high``."""
-    return _within(float, low, high, f"a number from {low:g} to {high:g}")
+    return lambda key, value: checks.number(key, _read(float, text(key, value)), low, high)
 
 
-def _within(read: Callable[[str], float], low: float, high: float, expected: str) -> Check:
-    """Return a check for what ``read`` makes of the text, from ``low`` to ``high``."""
+def positive(unit: str) -> Check:
+    """Return a check for numbers above 0."""
+    return lambda key, value: checks.positive(key, _read(float, text(key, value)), unit)
 
-    def check(key: str, value: str) -> float:
-        given = text(key, value)
-        try:
-            found = read(given)
-        except ValueError as e:
-            raise ConfigError(key, expected, value) from e
-        if not low <= found <= high:  # NaN neither
-            raise ConfigError(key, expected, value)
-        return found
 
-    return check
+def _read(read: Callable[[str], float], given: str) -> float | str:
+    """Return what ``read`` makes of a text; the text itself, which no check accepts, where it makes nothing of it."""
+    try:
+        return read(given)
+    except ValueError:
+        return given
 
 
 def yes_no(key: str, value: str) -> bool:
-    """Accept True or False in any case, as the host does."""
-    if text(key, value).lower() not in ("true", "false"):
-        raise ConfigError(key, "True or False", value)
-    return value.lower() == "true"
+    """Accept true or false in any case, as the host does."""
+    return checks.flag(key, {"true": True, "false": False}.get(text(key, value).lower(), value))
 
 
 def one_of(options: Iterable[str]) -> Check:
     """Return a check for one of some names."""
     names = list(options)
-
-    def check(key: str, value: str) -> str:
-        if text(key, value) not in names:
-            raise ConfigError(key, f"one of {', '.join(names)}{did_you_mean(value, names)}", value)
-        return value
-
-    return check
+    return lambda key, value: checks.one_of(key, text(key, value), names)
 
 
 def several_of(options: Iterable[str]) -> Check:
     """Return a check for names out of ``options``, separated by commas; gives them without repeats."""
-    check_one = one_of(options)
-
-    def check(key: str, value: str) -> list[str]:
-        return list(dict.fromkeys(check_one(key, name.strip()) for name in text(key, value).split(",")))
-
-    return check
+    check = one_of(options)
+    return lambda key, value: list(dict.fromkeys(check(key, name.strip()) for name in text(key, value).split(",")))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
 from ultra_dsmoe.runtime.detections import network_input, read_images
@@ -146,9 +147,7 @@ def quantize(
         DataError: If there is no image that can be read; others are skipped with a warning.
     """
     source = Path(source)
-    if target not in TARGETS:
-        raise ConfigError("target", f"one of {', '.join(TARGETS)}", target)
-    activations, symmetric, suffix = TARGETS[target]
+    activations, symmetric, suffix = TARGETS[checks.one_of("target", target, TARGETS)]
     output = source.with_name(f"{source.stem}{suffix}") if output is None else Path(output)
     info = _checked(source, output, target)
     if not images:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.causes import one_line_errors
 from ultra_dsmoe.errors import ConfigError, WeightsError
 from ultra_dsmoe.parsing import Parser
@@ -61,10 +62,9 @@ def build_engine(
     output = source.with_suffix(".engine") if output is None else Path(output)
     if source.suffix != ".onnx":
         raise ConfigError("model", "an .onnx file", str(source))
-    if precision not in FLAGS:
-        raise ConfigError("precision", f"one of {', '.join(FLAGS)}", precision)
-    if workspace is not None and not workspace > 0:
-        raise ConfigError("workspace", "a number of GiB above 0", workspace)
+    checks.one_of("precision", precision, FLAGS)
+    if workspace is not None:
+        checks.positive("workspace", workspace, "in GiB")
     if not output.parent.is_dir() or output.is_dir():  # said now, not after minutes of building
         raise ConfigError("output", "a file in an existing folder", str(output))
     file = read_onnx(source)

@@ -7,7 +7,7 @@ from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import CBAM, DualAttention
-from ultra_dsmoe.nn.attention.kinds import ATTENTIONS, KINDS, USUAL, check_attention
+from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, KINDS, USUAL
 
 
 def test_names_are_the_papers():
@@ -19,7 +19,7 @@ def test_names_are_the_papers():
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_each_is_built_from_a_width_and_keeps_the_shape(name):
     x = torch.randn(2, 24, 5, 3)
-    assert ATTENTIONS[check_attention(name, "here")](24)(x).shape == x.shape
+    assert ATTENTIONS[name](24)(x).shape == x.shape
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,5 +38,5 @@ def test_what_pictures_and_distiller_ask_of_an_attention(kind):
 
 @pytest.mark.parametrize("wrong", ["DA", "", None, True, ["da"]])
 def test_others_are_refused(wrong):
-    with pytest.raises(ConfigError, match="row attention: expected da or cbam or none"):
-        check_attention(wrong, "row")
+    with pytest.raises(ConfigError, match=r"dsmoe\.attention: expected one of da, cbam, none"):
+        ATTENTION.checked("dsmoe.attention", "attention", {"attention": wrong})

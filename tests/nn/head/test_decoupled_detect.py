@@ -54,11 +54,11 @@ def test_shapes(detector, b):
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match="detector: expected decoupled_da or decoupled or coupled, got anchor"):
+    with pytest.raises(ConfigError, match="detector: expected one of decoupled_da, decoupled, coupled, got anchor"):
         make("anchor")
     with pytest.raises(ConfigError, match="ch: expected the channels of at least one feature map"):
         DecoupledDetect(NC, 16, False, ())
-    with pytest.raises(ConfigError, match="DecoupledDetect attention: expected da or cbam or none, got se"):
+    with pytest.raises(ConfigError, match="DecoupledDetect attention: expected one of da, cbam, none, got se"):
         make("decoupled", attention="se")
     with pytest.raises(ConfigError, match="nc: expected a positive integer, got 0"):
         make(nc=0)

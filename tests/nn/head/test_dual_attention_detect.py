@@ -394,7 +394,7 @@ def test_parse_rule_of_a_head_with_text():
         assert (plan.c2, plan.args[-1]) == (list(CH), list(CH))
         assert plan.kwargs["text_width"] == 12
         assert (plan.kwargs["text_beside"], plan.kwargs["hyperbolic"]) == (beside, True)
-    with pytest.raises(ConfigError, match="DualAttentionDetect text: expected decides or beside, got much"):
+    with pytest.raises(ConfigError, match="DualAttentionDetect text: expected one of decides, beside, got much"):
         DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, 12], [NC, True, True, "much"]))
 
 

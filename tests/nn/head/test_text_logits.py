@@ -210,7 +210,7 @@ def test_parse_rule():
     assert [o.beside for o in head.text_logits] == [True] * 3
     assert not head.text_logits[0].align.hyperbolic
     for bad in (True, "much"):
-        with pytest.raises(ConfigError, match="DualAttentionDetect text: expected decides or beside, got"):
+        with pytest.raises(ConfigError, match="DualAttentionDetect text: expected one of decides, beside, got"):
             DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, D], [K, True, True, bad]))
     with pytest.raises(ConfigError, match="'from' with 2 to 7 inputs"):
         DualAttentionDetect.parse(RowContext("DualAttentionDetect", [D], [K, True, True, "decides"]))

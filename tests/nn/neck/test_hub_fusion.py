@@ -27,7 +27,7 @@ def test_shape(kind, b, h, w):
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match="HubFusion downsampling: expected gad or avg, got max"):
+    with pytest.raises(ConfigError, match="HubFusion downsampling: expected one of gad, avg, got max"):
         HubFusion(CH, 12, "max")
     with pytest.raises(ConfigError, match="HubFusion ch: expected channels of four levels"):
         HubFusion(CH[:3], 12)

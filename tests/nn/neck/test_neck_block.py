@@ -33,7 +33,7 @@ def test_shape(direction, b):
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match="NeckBlock direction: expected top_down or bottom_up, got up"):
+    with pytest.raises(ConfigError, match="NeckBlock direction: expected one of top_down, bottom_up, got up"):
         make("up")
     with pytest.raises(ConfigError, match="'from' with 2 inputs"):
         NeckBlock.parse(RowContext("NeckBlock", 8, [64]))
@@ -80,9 +80,9 @@ def test_other_attentions(direction):
     torch.testing.assert_close(blocks["cbam"](x), blocks["cbam"].attention.weight(refined) * refined)
     assert (blocks["cbam"](x) - refined).abs().max() > 1e-3
     assert_round_trips(shake(make(direction, attention="cbam")), make(direction, attention="cbam"), [inputs(direction)])
-    with pytest.raises(ConfigError, match=r"NeckBlock attention: expected da or cbam or none .*did you mean 'cbam'"):
+    with pytest.raises(ConfigError, match=r"NeckBlock attention: expected one of da, cbam, none .*did you mean 'cbam'"):
         make(direction, attention="cbma", on=False)
-    with pytest.raises(ConfigError, match="NeckBlock attention: expected da or cbam or none, got 0"):
+    with pytest.raises(ConfigError, match="NeckBlock attention: expected one of da, cbam, none, got 0"):
         make(direction, attention=0)
 
 

@@ -32,14 +32,14 @@ def test_shape(b, h, w):
 
 def test_errors():
     for experts in (2, 0, 3.0, "all"):
-        with pytest.raises(ConfigError, match="experts: expected an integer of at least 3"):
+        with pytest.raises(ConfigError, match="experts: expected a whole number of at least 3"):
             SparseMoE(C, experts, 1)
     for topk in (0, 8, 1.5, "most"):
         with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 7"):
             moe_of(topk)
         with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 7"):
             moe_of().set_topk(topk)
-    with pytest.raises(ConfigError, match="moe mode: expected gather or static or dense, got loop"):
+    with pytest.raises(ConfigError, match="moe mode: expected one of gather, static, dense, got loop"):
         moe_of(mode="loop")
     moe = moe_of()
     with pytest.raises(ConfigError, match=r"moe mode: expected static with the experts to keep.*, got static without"):
