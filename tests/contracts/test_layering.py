@@ -31,7 +31,7 @@ ORDER = (
 # The preflight asks torch and host what they see: they are what is being checked. Nothing else there needs them.
 EXCEPTIONS = {("edge/preflight.py", "torch"), ("edge/preflight.py", "ultralytics.utils")}
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-EVERYWHERE = {"causes", "checks", "constants", "errors", "files", "logs", "parsing"}  # of all rooms
+EVERYWHERE = {"causes", "checks", "constants", "deprecations", "errors", "files", "logs", "parsing"}  # of all rooms
 ENTRY_ROOMS = {"aliases", "cli", "plugin"}  # what the package's own __init__ starts
 
 HOST = "ultralytics"

@@ -50,7 +50,7 @@ def test_without_a_gpu_there_is_a_file_and_a_recipe(stock, monkeypatch, tmp_path
     assert stock.given == {"format": "onnx", "opset": 17, "imgsz": 96}
     first, _, command, _ = caplog.messages[-1].splitlines()
     assert first.endswith(f"format=engine: no engine can be built here, exported {tmp_path / 'best.onnx'} instead.")
-    assert command.strip() == "python -m ultra_dsmoe.runtime.engine best.onnx --fp16 --workspace 4"
+    assert command.strip() == "python -m ultra_dsmoe.runtime.engine best.onnx precision=fp16 workspace=4"
 
 
 def test_int8_is_explicit(
@@ -61,7 +61,7 @@ def test_int8_is_explicit(
     assert export_engine(stock, given) == str(tmp_path / "best-int8.onnx")
     assert stock.given == {"format": "onnx", "opset": 17}
     command = caplog.messages[-1].splitlines()[2].split()
-    assert command[2:] == ["ultra_dsmoe.runtime.engine", "best-int8.onnx", "--int8", "--output", "best.engine"]
+    assert command[2:] == ["ultra_dsmoe.runtime.engine", "best-int8.onnx", "precision=int8", "out=best.engine"]
     able(monkeypatch)
     trt = install("8.6.1")
     assert export_engine(stock, given) == str(tmp_path / "best.engine")

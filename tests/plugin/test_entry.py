@@ -13,8 +13,8 @@ import ultralytics.cfg
 
 from ultra_dsmoe import cli
 from ultra_dsmoe.causes import user_error
-from ultra_dsmoe.commands.arguments import Command
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.parsing import Command
 from ultra_dsmoe.plugin import host
 from ultra_dsmoe.plugin.entry import names_ours, one_line_errors
 

@@ -119,7 +119,7 @@ def test_module_needs_neither_torch_nor_onnx(source: Path, tmp_path: Path) -> No
         "\nfrom ultra_dsmoe.runtime.engine import main\nsys.exit(main(sys.argv[1:]))"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    command = [sys.executable, "-c", block, str(source), "--output", str(tmp_path / "a.engine")]
+    command = [sys.executable, "-c", block, str(source), f"out={tmp_path / 'a.engine'}"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     expected = "error: tensorrt: expected TensorRT 8.5 or newer (8.6.1 for a GTX 1080), got none"
@@ -182,13 +182,26 @@ def test_files_that_cannot_be_built(install, source: Path, exported: Export, tmp
 def test_command(install, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trt = install("10.3.0")
     out = tmp_path / "b.engine"
-    assert main([str(source), "--fp16", "--workspace", "2", "--output", str(out)]) == 0
+    assert main([str(source), "precision=fp16", "--workspace", "2", f"out={out}"]) == 0
     assert ("memory", "workspace", 2 << 30) in trt.calls
     assert ("flag", "fp16") in trt.calls
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{out}: ")
     with pytest.raises(SystemExit) as stop:
-        main([str(source), "--int8", "--output", str(out)])
+        main([str(source), "precision=int8", f"out={out}"])
     assert stop.value.code == 1
     assert capsys.readouterr().err.startswith("error: int8: expected an ONNX file with Q/DQ nodes")
-    with pytest.raises(SystemExit):
-        main([str(source), "--int8", "--fp16"])
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: python -m ultra_dsmoe.runtime.engine MODEL [key=value ...]")
+
+
+def test_words_of_before(install, source: Path, tmp_path: Path) -> None:
+    trt = install("10.3.0")
+    out = tmp_path / "b.engine"
+    with pytest.warns(FutureWarning) as said:
+        assert main([str(source), "--fp16", "--output", str(out)]) == 0
+    assert [str(w.message).split(";")[0] for w in said] == [
+        "'fp16' is called 'precision=fp16' now",
+        "'output' is called 'out' now",
+    ]
+    assert out.is_file()
+    assert ("flag", "fp16") in trt.calls

@@ -27,7 +27,7 @@ class Length:
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
 def test_every_packaged_data_yaml_has_its_vectors(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a change of prompts: ``python -m ultra_dsmoe.text.package datasets/*.yaml --encoder auto --prune``."""
+    """After a change of prompts: ``python -m ultra_dsmoe.text.package datasets/*.yaml encoder=auto prune=True``."""
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter(()))
     made = encode_bank(data["names"], data.get("prompts"), cache_dir=tmp_path)

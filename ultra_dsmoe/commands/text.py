@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, number, text, whole, yes_no
+from ultra_dsmoe.commands.arguments import DATA
 from ultra_dsmoe.commands.opening import output_file, progress
 from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, number, text, whole, yes_no
 from ultra_dsmoe.text import cache, class_names, encode_bank, generate, read_prompts
 from ultra_dsmoe.text.apart import CLOSEST
 from ultra_dsmoe.text.bank import TextBank
