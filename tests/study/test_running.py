@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from ultra_dsmoe.commands.study import results
+from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.study import runner
 from ultra_dsmoe.study.table import read_rows
@@ -332,7 +333,7 @@ def frozen_in_the_middle(process: psutil.Process, train: Path) -> list[psutil.Pr
             for each in everyone:
                 each.suspend()
             epoch = runner.last_epoch(last)
-            if epoch not in (None, runner.FINISHED) and len(table.read_text().splitlines()) == epoch + 2:
+            if epoch not in (None, FINISHED) and len(table.read_text().splitlines()) == epoch + 2:
                 return everyone
             for each in everyone:
                 each.resume()

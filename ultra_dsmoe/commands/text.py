@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -86,8 +84,7 @@ def encode(options: Given) -> int:
         raise TextError("out", "a language model's vectors (those of hash need no file)", bank.encoder)
     print(*_summary(bank), sep="\n")
     if output:
-        with TemporaryDirectory(dir=output.parent) as folder:
-            os.replace(cache.save(Path(folder), bank.prompts, bank.encoder, bank.vectors), output)
+        cache.write(output, bank.prompts, bank.encoder, bank.vectors)
         print(f"written: {output}; a machine finds it as $ULTRA_DSMOE_CACHE/text/{bank.key}.npz")
     return 0
 
