@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ SIZE, NC = 64, 80
 
 
 def build(name: str) -> DSMoEModel:
-    net = YOLO(f"{name}.yaml").model
+    net: Any = YOLO(f"{name}.yaml").model
     net.args = get_cfg()
     return net
 

@@ -83,6 +83,8 @@ def room_of(module: str, name: str | None) -> str:
 def direction(path: str, tree: ast.AST) -> Iterator[str]:
     """Yield imports that go against the order."""
     room = Path(path).parts[0].removesuffix(".py")
+    if room == "__init__" and isinstance(tree, ast.Module):
+        tree = at_import(tree)  # type checkers see the public names there, which are imported when they are asked for
     for line, module, name in imports(tree, path):
         where = f"{path}:{line}"
         if (path, module) not in EXCEPTIONS and starts(f"{module}.{name}" if name else module, FORBIDDEN.get(room, ())):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -265,7 +266,7 @@ def test_tensorrt_without_package_metadata_is_asked_itself(monkeypatch: pytest.M
     assert machine().tensorrt == "8.6.1"
 
 
-def test_driver_is_read_from_its_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "version"
     monkeypatch.setattr(preflight, "DRIVER_FILE", file)
     assert machine().driver is None

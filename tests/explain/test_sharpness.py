@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ class Stub:
         self.net[0].set_tau(tau)
         self.seen: list[float] = []
 
-    def run(self, switch) -> ImageStats:
+    def run(self, switch: Any) -> ImageStats:
         with switch:
             self.seen.append(self.net[0].tau.item())
         return made_up(0.9 - 0.2 * abs(np.log2(self.seen[-1] / self.peak)))

@@ -21,7 +21,7 @@ LEVELS = {"tmodel": [4.0, 8.0, 16.0, 32.0, 64.0, 128.0], "smodel": [4.0, 8.0, 16
 MEGABYTES = {"tmodel-m": 81.6, "smodel-m": 25.1}  # of the paper, two bytes per parameter at four classes
 MILLIONS = {"tmodel-s": 21.4, "smodel-s": 7.1, "tmodel-n": 8.9, "smodel-n": 3.2}
 SMALL = ["tmodel-n", "smodel-n"]
-Change = Callable[[dict], object]
+Change = Callable[[dict[str, Any]], object]
 SWITCHES: dict[str, Change] = {
     "residual_path": lambda d: d["dsmoe"].update(residual_path=False),
     "neck_down": lambda d: d["dsmoe"].update(neck_down=False),
@@ -187,7 +187,7 @@ def test_what_the_switches_take_away() -> None:
 
 
 def test_a_row_may_have_an_attention_of_its_own() -> None:
-    def mixed(d: dict) -> None:
+    def mixed(d: dict[str, Any]) -> None:
         d["head"][-2][3].append("cbam")  # u5 alone
         d["head"][-1][3].append("none")
 
@@ -241,7 +241,7 @@ def test_images_of_a_wrong_size(name: str, size: tuple[int, int], multiple: int)
 def test_scale_letters_and_levels_are_the_yamls() -> None:
     """A net without P2: rows and head lists with one entry less."""
 
-    def coarse(d: dict) -> None:
+    def coarse(d: dict[str, Any]) -> None:
         d["head"][-1][0] = d["head"][-1][0][1:]
 
     assert build("smodel-n", coarse).stride.tolist() == [8.0, 16.0, 32.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ class Looks(DetectionTrainer):
 
     seen: dict[str, torch.Tensor]
 
-    def get_model(self, cfg=None, weights=None, verbose=True):
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> None:
         Looks.seen = {k: v.clone() for k, v in weights.state_dict().items()}
         raise Stop
 
@@ -60,7 +61,9 @@ def same(state: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> boo
     return state.keys() == before.keys() and all(torch.equal(v, before[k]) for k, v in state.items())
 
 
-def test_a_training_starts_from_all_weights(fused, tiny_boards: Path, tmp_path: Path) -> None:
+def test_a_training_starts_from_all_weights(
+    fused: tuple[YOLO, dict[str, torch.Tensor]], tiny_boards: Path, tmp_path: Path
+) -> None:
     yolo, before = fused
     yolo.predictor = object()
     with pytest.raises(Stop):
@@ -69,7 +72,9 @@ def test_a_training_starts_from_all_weights(fused, tiny_boards: Path, tmp_path: 
     assert yolo.predictor is None, "it holds the fused network"
 
 
-def test_a_saved_file_has_all_weights_and_the_model_stays_as_it_is(fused, tmp_path: Path) -> None:
+def test_a_saved_file_has_all_weights_and_the_model_stays_as_it_is(
+    fused: tuple[YOLO, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
     yolo, before = fused
     net = yolo.model
     yolo.save(tmp_path / "saved.pt")
@@ -77,7 +82,7 @@ def test_a_saved_file_has_all_weights_and_the_model_stays_as_it_is(fused, tmp_pa
     assert yolo.model is net
 
 
-def test_loaded_weights_all_arrive(fused) -> None:
+def test_loaded_weights_all_arrive(fused: tuple[YOLO, dict[str, torch.Tensor]]) -> None:
     yolo, before = fused
     twin = YOLO(yolo.ckpt_path)
     with torch.no_grad():
@@ -88,7 +93,7 @@ def test_loaded_weights_all_arrive(fused) -> None:
     assert not same(yolo.model.state_dict(), before)
 
 
-def test_what_was_set_since_stays(fused) -> None:
+def test_what_was_set_since_stays(fused: tuple[YOLO, dict[str, torch.Tensor]]) -> None:
     yolo, _ = fused
     yolo.model.names = {i: f"kind {i}" for i in range(80)}
     if ours := isinstance(getattr(yolo.model, "text_info", 0), (dict, type(None))):
@@ -102,7 +107,7 @@ def test_what_was_set_since_stays(fused) -> None:
         assert yolo.model.text_info == text
 
 
-def test_a_network_of_the_users_own_is_left_alone(fused) -> None:
+def test_a_network_of_the_users_own_is_left_alone(fused: tuple[YOLO, dict[str, torch.Tensor]]) -> None:
     yolo, _ = fused
     yolo.model = other = YOLO("yolo11n.yaml").model
     fusing.restore(yolo)

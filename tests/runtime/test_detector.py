@@ -9,6 +9,7 @@ import venv
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -269,7 +270,8 @@ def test_arguments_out_of_range(exported: Export, pictures: dict[str, np.ndarray
         runtime.predict(pictures["square"], conf=25)
     with pytest.raises(ConfigError, match="iou: expected a number from 0 to 1"):
         runtime.predict(pictures["square"], iou=-0.1)
-    for images in ([], "board.jpg", pictures["square"]):
+    wrong: list[Any] = [[], "board.jpg", pictures["square"]]
+    for images in wrong:
         with pytest.raises(ConfigError, match="images: expected a list of at least one image"):
             runtime.predict_batch(images)
 

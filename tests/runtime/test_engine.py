@@ -37,7 +37,9 @@ def quantized(path: Path, target: Path) -> Path:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_calls_of_both_generations(version: str, precision: str, install, source: Path, tmp_path: Path) -> None:
+def test_calls_of_both_generations(
+    version: str, precision: str, install: Callable[..., Any], source: Path, tmp_path: Path
+) -> None:
     trt = install(version)
     build_engine(source, tmp_path / "a.engine", precision=precision, workspace=1.5)
     explicit = 1 if version.startswith("8") else 0  # 1 << EXPLICIT_BATCH
@@ -48,7 +50,9 @@ def test_calls_of_both_generations(version: str, precision: str, install, source
 
 @pytest.mark.parametrize("version", [*VERSIONS, "11.0.0"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_nodes_of_the_file_decide_on_int8(version: str, precision: str, install, source: Path, tmp_path: Path) -> None:
+def test_nodes_of_the_file_decide_on_int8(
+    version: str, precision: str, install: Callable[..., Any], source: Path, tmp_path: Path
+) -> None:
     trt = install(version)
     file = quantized(source, tmp_path / "q.onnx")
     build_engine(file, precision=precision)
@@ -57,7 +61,9 @@ def test_nodes_of_the_file_decide_on_int8(version: str, precision: str, install,
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_dynamic_graph_gets_a_profile(version: str, install, exported: Export, tmp_path: Path) -> None:
+def test_dynamic_graph_gets_a_profile(
+    version: str, install: Callable[..., Any], exported: Export, tmp_path: Path
+) -> None:
     trt = install(version)
     build_engine(exported("yolov8n.yaml", opset=17, dynamic=True, batch=2), tmp_path / "d.engine")
     most = (2, 3, 96, 96)
@@ -65,7 +71,7 @@ def test_dynamic_graph_gets_a_profile(version: str, install, exported: Export, t
     assert ("profile",) in trt.calls
 
 
-def test_file_has_the_hosts_header(install, source: Path, tmp_path: Path) -> None:
+def test_file_has_the_hosts_header(install: Callable[..., Any], source: Path, tmp_path: Path) -> None:
     install("8.6.1")
     path = build_engine(source, tmp_path / "best.engine")
     data = path.read_bytes()
@@ -78,14 +84,14 @@ def test_file_has_the_hosts_header(install, source: Path, tmp_path: Path) -> Non
     assert header["engine_bytes"] == len(data) - 4 - length
 
 
-def test_the_host_reads_the_header(install, source: Path, tmp_path: Path) -> None:
-    base = pytest.importorskip("ultralytics.nn.backends.base", reason="hosts before 8.4.100 read it elsewhere")
+def test_the_host_reads_the_header(install: Callable[..., Any], source: Path, tmp_path: Path) -> None:
+    base: Any = pytest.importorskip("ultralytics.nn.backends.base", reason="hosts before 8.4.100 read it elsewhere")
     install("8.6.1")
     path = build_engine(source, tmp_path / "best.engine")
     offset, metadata = base.BaseBackend.engine_header(path)
     assert path.read_bytes()[offset:].startswith(b"8.6.1\n")
 
-    class Backend(base.BaseBackend):
+    class Backend(base.BaseBackend):  # type: ignore[name-defined]  # a module that not every host has
         def load_model(self, weight: Any) -> None:
             self.apply_metadata(metadata)
 
@@ -97,7 +103,9 @@ def test_the_host_reads_the_header(install, source: Path, tmp_path: Path) -> Non
     assert backend.end2end is False
 
 
-def test_nothing_half_written_is_left(install, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_half_written_is_left(
+    install: Callable[..., Any], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install("10.3.0")
     target = tmp_path / "best.engine"
     target.write_bytes(b"the engine of yesterday")
@@ -144,7 +152,13 @@ def test_module_needs_neither_torch_nor_onnx(source: Path, tmp_path: Path) -> No
     ],
 )
 def test_settings_that_cannot_be_met(
-    version: str, settings: dict, arguments: dict, message: str, install, source: Path, tmp_path: Path
+    version: str,
+    settings: dict[str, Any],
+    arguments: dict[str, Any],
+    message: str,
+    install: Callable[..., Any],
+    source: Path,
+    tmp_path: Path,
 ) -> None:
     install(version, **settings)
     with pytest.raises(ConfigError, match=message):
@@ -152,7 +166,9 @@ def test_settings_that_cannot_be_met(
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_cannot_be_built(install, source: Path, exported: Export, tmp_path: Path) -> None:
+def test_files_that_cannot_be_built(
+    install: Callable[..., Any], source: Path, exported: Export, tmp_path: Path
+) -> None:
     trt = install("8.6.1")
     with pytest.raises(ConfigError, match=r"expected opset 17 or lower for TensorRT 8\.6\.1, got 18"):
         build_engine(exported("yolov8n.yaml", opset=18), tmp_path / "a.engine")
@@ -179,7 +195,7 @@ def test_files_that_cannot_be_built(install, source: Path, exported: Export, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["half.onnx", "q.onnx"]
 
 
-def test_command(install, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(install: Callable[..., Any], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trt = install("10.3.0")
     out = tmp_path / "b.engine"
     assert main([str(source), "precision=fp16", "--workspace", "2", f"out={out}"]) == 0
@@ -194,7 +210,7 @@ def test_command(install, source: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out.startswith("usage: python -m ultra_dsmoe.runtime.engine MODEL [key=value ...]")
 
 
-def test_words_of_before(install, source: Path, tmp_path: Path) -> None:
+def test_words_of_before(install: Callable[..., Any], source: Path, tmp_path: Path) -> None:
     trt = install("10.3.0")
     out = tmp_path / "b.engine"
     with pytest.warns(FutureWarning) as said:

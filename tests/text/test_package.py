@@ -85,7 +85,7 @@ def test_hash_vectors_are_not_shipped(tmp_path: Path) -> None:
         package_vectors([], HashEncoder(), tmp_path)
 
 
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "a.yaml"
     source.write_text("names: {0: spur}\n")
     monkeypatch.setattr(package, "make_encoder", lambda spec: Length())
@@ -95,7 +95,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.parametrize("arguments", [["nope.yaml"], ["nope.yaml", "--encoder", "hash"], ["a", "--encoder", "foo"]])
-def test_command_with_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_command_with_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 1

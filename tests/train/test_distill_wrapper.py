@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -351,14 +352,14 @@ def save(net: Any, path: Any, task: str = "detect") -> Any:
     return path
 
 
-def test_a_teacher_is_read(tmp_path) -> None:
+def test_a_teacher_is_read(tmp_path: Path) -> None:
     teacher = load_teacher(save(make(), tmp_path / "t.pt"))
     assert not teacher.training
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
 @pytest.mark.parametrize("kind", ["missing", "suffix", "damaged", "other task", "foreign", "no net"])
-def test_bad_teachers_are_one_line(kind: str, tmp_path) -> None:
+def test_bad_teachers_are_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / ("t.onnx" if kind == "suffix" else "t.pt")
     if kind == "other task":
         from ultralytics.nn.tasks import SegmentationModel
