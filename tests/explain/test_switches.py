@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from net_checks import hook_count
 from torch import nn
 from ultralytics.nn.tasks import yaml_model_load
 
@@ -55,13 +56,9 @@ def spied(net: Any, x: Any, modules: Any, seed: int = 0, name: Any = None, recor
     return [seen[m][0] for m in modules]
 
 
-def hook_count(net: Any) -> Any:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules())
-
-
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 def test_every_knockout_changes_the_result_and_restores_it_to_the_bit(
-    net: DSMoEModel, images: int, fused: bool
+    net: DSMoEModel, images: torch.Tensor, fused: bool
 ) -> None:
     net = net.fuse(verbose=False) if fused else net
     before, state = run(net, images), copy.deepcopy(net.state_dict())
@@ -78,7 +75,7 @@ def test_every_knockout_changes_the_result_and_restores_it_to_the_bit(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_error_in_between_restores_too(net: DSMoEModel, images: int, name: Any) -> None:
+def test_an_error_in_between_restores_too(net: DSMoEModel, images: torch.Tensor, name: Any) -> None:
     net.fuse(verbose=False)
     before = run(net, images)
     with pytest.raises(KeyError), KNOCKOUTS[name].switch(net, recorded(net, images), 0):
@@ -87,7 +84,7 @@ def test_an_error_in_between_restores_too(net: DSMoEModel, images: int, name: An
     assert torch.equal(run(net, images), before)
 
 
-def test_control_and_recording_change_nothing(net: DSMoEModel, images: int) -> None:
+def test_control_and_recording_change_nothing(net: DSMoEModel, images: torch.Tensor) -> None:
     before = run(net, images)
     with KNOCKOUTS[CONTROL].switch(net, Record(), 0):
         assert torch.equal(run(net, images), before)
@@ -104,7 +101,7 @@ def test_control_and_recording_change_nothing(net: DSMoEModel, images: int) -> N
         ("hub-constant", HubInject),
     ],
 )
-def test_constant_is_the_mean_of_all_batches(net: DSMoEModel, images: int, name: str, kind: Any) -> None:
+def test_constant_is_the_mean_of_all_batches(net: DSMoEModel, images: torch.Tensor, name: str, kind: Any) -> None:
     block = blocks(net, kind)[0]  # of the HubInject rows the first, which ends the hub; the others feed the levels
     record, outputs = Record(), []
     handle = block.register_forward_hook(lambda m, args, out: outputs.append(out))
@@ -124,7 +121,7 @@ def test_the_hub_ends_behind_the_way_past_its_experts(model: str, row: int) -> N
     assert hub_outputs(net) == [net.model[row]]
 
 
-def test_random_routes_keep_the_weights_and_depend_on_the_seed_alone(net: DSMoEModel, images: int) -> None:
+def test_random_routes_keep_the_weights_and_depend_on_the_seed_alone(net: DSMoEModel, images: torch.Tensor) -> None:
     (gate,) = blocks(net, ExpertGate)
     routing = recorded(net, images).routing(gate)
     ((_, one),) = spied(net, images, [gate], name="routing-random", seed=5)
@@ -152,7 +149,7 @@ def test_random_routes_reach_every_expert_equally() -> None:
     assert ((out > 0).float().mean(0) - 0.25).abs().max() < 0.04
 
 
-def test_fixed_routes_are_the_most_used_experts(net: DSMoEModel, images: int) -> None:
+def test_fixed_routes_are_the_most_used_experts(net: DSMoEModel, images: torch.Tensor) -> None:
     routing = torch.tensor([[0.7, 0.3, 0, 0], [0.6, 0, 0.4, 0], [0.5, 0.5, 0, 0]])
     torch.testing.assert_close(most_used(routing, 2), torch.tensor([1.8, 0.8, 0, 0]) / 2.6)
     (gate,) = blocks(net, ExpertGate)
@@ -163,7 +160,7 @@ def test_fixed_routes_are_the_most_used_experts(net: DSMoEModel, images: int) ->
 
 
 def test_offsets_are_zero_and_nothing_else_of_the_block(
-    net: DSMoEModel, images: int, monkeypatch: pytest.MonkeyPatch
+    net: DSMoEModel, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (block,) = blocks(net, SpaceBroadcast)
     calls = []
@@ -182,7 +179,7 @@ def test_offsets_are_zero_and_nothing_else_of_the_block(
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("name", ["text-zero", "text-shuffled", "text-random"])
-def test_changed_text_reaches_all_readers(net: DSMoEModel, images: int, name: str, fused: bool) -> None:
+def test_changed_text_reaches_all_readers(net: DSMoEModel, images: torch.Tensor, name: str, fused: bool) -> None:
     net = net.fuse(verbose=False) if fused else net
     (row,) = blocks(net, TextSemantics)
     own, seen = row.bank.clone(), []
@@ -215,7 +212,7 @@ def test_exchanged_vectors_never_stay() -> None:
     torch.testing.assert_close(drawn(single, np.random.default_rng(0)).norm(dim=-1), single.norm(dim=-1))
 
 
-def test_semantics_are_shared_by_all_classes(net: DSMoEModel, images: int) -> None:
+def test_semantics_are_shared_by_all_classes(net: DSMoEModel, images: torch.Tensor) -> None:
     net.fuse(verbose=False)
     (row,), (fusion,) = blocks(net, TextSemantics), blocks(net, HyperbolicFusion)
     seen = spied(net, images, [row, fusion], name="semantics-constant")
@@ -223,7 +220,7 @@ def test_semantics_are_shared_by_all_classes(net: DSMoEModel, images: int) -> No
     assert torch.equal(seen[1][0][1], seen[0][1])
 
 
-def test_attention_weighs_by_one_or_by_its_mean(net: DSMoEModel, images: int) -> None:
+def test_attention_weighs_by_one_or_by_its_mean(net: DSMoEModel, images: torch.Tensor) -> None:
     attentions = head_attentions(net)
     assert len(attentions) == 3
     for x, y in spied(net, images, attentions, name="attention-off"):

@@ -1,7 +1,6 @@
 """The registry and what a parse rule is told."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -45,15 +44,6 @@ def test_what_a_row_and_a_plan_are_where_nothing_is_said() -> None:
     for value in (ctx, plan):
         with pytest.raises(FrozenInstanceError):
             value.c1 = value.c2 = 3
-
-
-@pytest.fixture
-def no_trace() -> Iterator[None]:
-    """Leave the registry as it was."""
-    before = dict(LAYERS)
-    yield
-    LAYERS.clear()
-    LAYERS.update(before)
 
 
 @pytest.mark.parametrize("name", BLOCKS)

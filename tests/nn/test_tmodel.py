@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from net_checks import fake_batch
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import yaml_model_load
@@ -44,15 +45,6 @@ def build(name: str, change: Change | None = None, nc: int = NC) -> DSMoEModel:
 
 def millions(net: nn.Module) -> float:
     return sum(p.numel() for p in net.parameters()) / 1e6
-
-
-def fake_batch(images: int = 2) -> dict[str, Tensor]:
-    return {
-        "img": torch.rand(images, 3, SIZE, SIZE),
-        "cls": torch.arange(images).float().view(-1, 1) % NC,
-        "bboxes": torch.tensor([[0.4, 0.5, 0.3, 0.4]]).repeat(images, 1),
-        "batch_idx": torch.arange(images).float(),
-    }
 
 
 def predictions(net: DSMoEModel, images: Tensor) -> Tensor:
@@ -126,7 +118,7 @@ def test_every_level_ends_in_an_attention(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_trains_a_step(name: str) -> None:
-    net, batch = build(name), fake_batch()
+    net, batch = build(name), fake_batch(2, SIZE, NC)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     losses = []
     for _ in range(3):
@@ -146,7 +138,7 @@ def test_trains_a_step(name: str) -> None:
 def test_mixed_precision_is_finite() -> None:
     net = build("tmodel-n")
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = net.train()(fake_batch())
+        loss, _ = net.train()(fake_batch(2, SIZE, NC))
     loss.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
     assert torch.isfinite(net.half().eval()(torch.rand(1, 3, SIZE, SIZE).half())[0]).all()
@@ -161,7 +153,7 @@ def test_a_switch_changes_the_net_and_the_rest_stays(name: str, switch: str) -> 
     common = {k: v for k, v in full.state_dict().items() if theirs.get(k) == v.shape}
     assert len(common) > len(theirs) / 2
     ablated.load_state_dict(common, strict=False)
-    batch = fake_batch()
+    batch = fake_batch(2, SIZE, NC)
     outputs = []
     for net in (full, ablated):  # in training mode: the statistics of a fresh net fade all differences out
         for attention in net.blocks(DualAttention):
@@ -250,6 +242,6 @@ def test_scale_letters_and_levels_are_the_yamls() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_survives_copies(name: str) -> None:
     net = build(name)
-    net.train()(fake_batch())[0].sum().backward()
+    net.train()(fake_batch(2, SIZE, NC))[0].sum().backward()
     twin, images = deepcopy(net), torch.rand(1, 3, SIZE, SIZE)
     assert torch.equal(predictions(twin, images), predictions(net, images))

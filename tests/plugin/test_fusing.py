@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from net_checks import same_state
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.engine.validator import BaseValidator
@@ -57,10 +58,6 @@ def fused(yolo: YOLO, monkeypatch: pytest.MonkeyPatch) -> tuple[YOLO, dict[str, 
     return yolo, before
 
 
-def same(state: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> bool:
-    return state.keys() == before.keys() and all(torch.equal(v, before[k]) for k, v in state.items())
-
-
 def test_a_training_starts_from_all_weights(
     fused: tuple[YOLO, dict[str, torch.Tensor]], tiny_boards: Path, tmp_path: Path
 ) -> None:
@@ -68,7 +65,7 @@ def test_a_training_starts_from_all_weights(
     yolo.predictor = object()
     with pytest.raises(Stop):
         yolo.train(trainer=Looks, data=tiny_boards, imgsz=64, device="cpu", project=str(tmp_path), dsmoe_text=None)
-    assert same(Looks.seen, before)
+    assert same_state(Looks.seen, before)
     assert yolo.predictor is None, "it holds the fused network"
 
 
@@ -78,7 +75,7 @@ def test_a_saved_file_has_all_weights_and_the_model_stays_as_it_is(
     yolo, before = fused
     net = yolo.model
     yolo.save(tmp_path / "saved.pt")
-    assert same(YOLO(tmp_path / "saved.pt").model.state_dict(), before)
+    assert same_state(YOLO(tmp_path / "saved.pt").model.state_dict(), before)
     assert yolo.model is net
 
 
@@ -89,8 +86,8 @@ def test_loaded_weights_all_arrive(fused: tuple[YOLO, dict[str, torch.Tensor]]) 
         for p in twin.model.parameters():
             p.add_(1)
     yolo.load(twin.model)
-    assert same(yolo.model.state_dict(), twin.model.state_dict())
-    assert not same(yolo.model.state_dict(), before)
+    assert same_state(yolo.model.state_dict(), twin.model.state_dict())
+    assert not same_state(yolo.model.state_dict(), before)
 
 
 def test_what_was_set_since_stays(fused: tuple[YOLO, dict[str, torch.Tensor]]) -> None:
@@ -137,4 +134,4 @@ def test_this_host(verb: str, yolo: YOLO, tiny_boards: Path, tmp_path: Path) -> 
     calls[verb]()
     calls["predict"]()  # a second call finds it fused
     fusing.restore(yolo)
-    assert same(yolo.model.state_dict(), before)
+    assert same_state(yolo.model.state_dict(), before)

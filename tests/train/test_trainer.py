@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from net_checks import results_of
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
@@ -57,11 +57,6 @@ def trainer(write_data: WriteData, tmp_path: Path) -> Callable[..., DSMoETrainer
         return DSMoETrainer(overrides={**arguments, "project": str(tmp_path), "name": "run", **overrides})
 
     return make
-
-
-def columns(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "results.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 # text and taxonomy ----------------------------------------------------------------------------------------------------
@@ -197,7 +192,7 @@ def test_a_trainer_of_the_users_trains_our_net(tiny_boards: Path, tmp_path: Path
     assert type(yolo.model) is DSMoEModel
     assert yolo.model.loud
     assert yolo.model.text_info["names"][4] == "spur"
-    assert columns(tmp_path / "mine")[0].keys() >= ROUTER
+    assert results_of(tmp_path / "mine")[0].keys() >= ROUTER
 
 
 @pytest.mark.parametrize(
@@ -274,7 +269,7 @@ def resumed(interrupted: Path) -> tuple[DSMoEModel, DSMoEModel, Path]:
 
 
 def test_results_have_router_columns(resumed: tuple[DSMoEModel, DSMoEModel, Path]) -> None:
-    rows = columns(resumed[2])
+    rows = results_of(resumed[2])
     assert len(rows) == 2
     assert rows[0].keys() >= ROUTER | {"train/align_loss", "train/aux_loss"}
     assert {name for name in rows[0] if name.startswith("val/")} == {"val/box_loss", "val/cls_loss", "val/dfl_loss"}
@@ -354,7 +349,7 @@ def test_one_mixture_in_a_yolo11_trains_and_exports(tiny_boards: Path, tmp_path:
     assert type(yolo.model) is DSMoEModel
     assert [(m.experts, m.k) for m in yolo.model.blocks(SparseMoE)] == [(8, 2)]
     yolo.train(data=tiny_boards, epochs=1, project=str(tmp_path), name="moe", val=False, **QUICK)
-    assert columns(tmp_path / "moe")[0].keys() >= ROUTER
+    assert results_of(tmp_path / "moe")[0].keys() >= ROUTER
     assert yolo.model.text_info is None
     from ultra_dsmoe.export.parity import compare
 

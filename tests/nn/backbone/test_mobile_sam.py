@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from block_checks import LEGACY
+from net_checks import Touch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -69,7 +70,7 @@ def checkpoint(original: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def encoder(checkpoint: Path) -> Any:
+def encoder(checkpoint: Any) -> Any:
     return MobileSAM(pretrained=str(checkpoint)).eval()
 
 
@@ -182,7 +183,7 @@ def test_key_map(name: str, key: str | None) -> None:
     assert timm_key(name) == key
 
 
-def test_report_and_log(checkpoint: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_and_log(checkpoint: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     from ultralytics.utils import LOGGER
 
     monkeypatch.setattr(LOGGER, "propagate", True)
@@ -194,7 +195,7 @@ def test_report_and_log(checkpoint: Path, caplog: pytest.LogCaptureFixture, monk
     assert f"MobileSAM encoder: {total} of {total} tensors fit from {checkpoint}" in caplog.text
 
 
-def test_nearly_fitting_checkpoint_is_taken_and_says_what_is_left(checkpoint: Path) -> None:
+def test_nearly_fitting_checkpoint_is_taken_and_says_what_is_left(checkpoint: Any) -> None:
     state = torch.load(checkpoint, weights_only=True)
     del state["image_encoder.patch_embed.seq.0.c.weight"]
     state["image_encoder.layers.3.blocks.1.attn.attention_biases"] = torch.zeros(10, 7)  # another window
@@ -206,7 +207,7 @@ def test_nearly_fitting_checkpoint_is_taken_and_says_what_is_left(checkpoint: Pa
     assert torch.equal(net.patch_embed.conv1.conv.weight, before)
 
 
-def test_another_architecture_is_refused_and_changes_nothing(checkpoint: Path, tmp_path: Path) -> None:
+def test_another_architecture_is_refused_and_changes_nothing(checkpoint: Any, tmp_path: Path) -> None:
     net = MobileSAM()
     before = copy.deepcopy(net.state_dict())
     state = torch.load(checkpoint, weights_only=True)
@@ -223,7 +224,7 @@ def test_another_architecture_is_refused_and_changes_nothing(checkpoint: Path, t
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "module", "list", "folder"])
-def test_unreadable_file_is_one_line(damage: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_unreadable_file_is_one_line(damage: str, checkpoint: Any, tmp_path: Path) -> None:
     path = tmp_path / "bad.pt"
     if damage == "truncated":
         path.write_bytes(checkpoint.read_bytes()[:100_000])
@@ -241,16 +242,6 @@ def test_unreadable_file_is_one_line(damage: str, checkpoint: Path, tmp_path: Pa
     assert not is_mobile_sam_checkpoint(path)
 
 
-class Touch:
-    """Unpickles by creating a file, as a hostile checkpoint could do worse."""
-
-    def __init__(self, path: Any) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return open, (str(self.path), "w")
-
-
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     path, touched = tmp_path / "bad.pt", tmp_path / "touched"
     torch.save({"image_encoder.x": torch.zeros(1), "y": Touch(touched)}, path)
@@ -260,14 +251,14 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     assert not touched.exists()
 
 
-def test_recognising_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+def test_recognising_a_checkpoint(checkpoint: Any, tmp_path: Path) -> None:
     assert is_mobile_sam_checkpoint(checkpoint)
     assert is_mobile_sam_checkpoint({"model": torch.load(checkpoint, weights_only=True)})
     assert not is_mobile_sam_checkpoint({"model": {"model.0.conv.weight": torch.zeros(1)}})
     assert not is_mobile_sam_checkpoint(tmp_path / "missing.pt")
 
 
-def test_grey_image_is_the_repeated_one(checkpoint: Path, encoder: Any) -> None:
+def test_grey_image_is_the_repeated_one(checkpoint: Any, encoder: Any) -> None:
     net, x = MobileSAM(c1=1, pretrained=checkpoint).eval(), torch.rand(1, 1, 64, 64)
     for grey, rgb in zip(net(x), encoder(x.repeat(1, 3, 1, 1)), strict=True):
         assert torch.equal(grey, rgb)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from block_checks import shake
+from net_checks import ready
 from torch import nn
 from ultralytics.nn.modules import Conv, Detect
 
@@ -21,15 +22,9 @@ MODERN = "reg_max" in inspect.signature(Detect.__init__).parameters
 modern_host = pytest.mark.skipif(not MODERN, reason="hosts before 8.4 have no end2end argument")
 
 
-def ready(head: Any) -> Any:
-    head.stride = torch.tensor(STRIDES)
-    head.bias_init()
-    return head
-
-
 def make(detector: str = "decoupled_da", nc: Any = NC, end2end: bool = False, attention: str = "da") -> Any:
     head = DecoupledDetect(nc, 16, end2end, CH, hidden=HIDDEN, detector=detector, attention=attention)
-    return ready(head)
+    return ready(head, STRIDES)
 
 
 def feats(b: int = 2) -> Any:
@@ -82,7 +77,7 @@ def test_value_is_the_hosts_head_behind_stems() -> None:
     head, x = make("decoupled").eval(), feats()
     for module in (head.stems, head.cv2, head.cv3):
         shake(module)
-    host = ready(Detect(NC, 16, False, (HIDDEN,) * 4) if MODERN else Detect(NC, (HIDDEN,) * 4))
+    host = ready(Detect(NC, 16, False, (HIDDEN,) * 4) if MODERN else Detect(NC, (HIDDEN,) * 4), STRIDES)
     host.cv2, host.cv3 = head.cv2, head.cv3
     wanted = run(host, [stem(f) for stem, f in zip(head.stems, x, strict=True)])
     torch.testing.assert_close(run(head, x), wanted, atol=1e-4, rtol=1e-5)  # sums of box decoding in another order

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from block_checks import LEGACY
+from net_checks import ready
 from torch import nn
 from ultralytics.nn.modules import DFL, Conv, Detect
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
@@ -38,15 +39,8 @@ def feats(batch: int = 2) -> Any:
     return [torch.randn(batch, c, h, w) for c, (h, w) in zip(CH, SIZES, strict=True)]
 
 
-def ready(head: Any) -> Any:
-    """Give a head its strides and biases as the host's model does."""
-    head.stride = torch.tensor(STRIDES)
-    head.bias_init()
-    return head
-
-
 def ours(nc: Any = NC, reg_max: int = 16, end2end: bool = False, **kwargs: Any) -> Any:
-    return ready(DualAttentionDetect(nc, reg_max, end2end, CH, **kwargs))
+    return ready(DualAttentionDetect(nc, reg_max, end2end, CH, **kwargs), STRIDES)
 
 
 def stock(nc: Any = NC, legacy: bool = False, end2end: bool = False) -> Any:
@@ -54,7 +48,7 @@ def stock(nc: Any = NC, legacy: bool = False, end2end: bool = False) -> Any:
     before = Detect.legacy
     try:
         Detect.legacy = legacy
-        return ready(Detect(nc, 16, end2end, CH) if MODERN else Detect(nc, CH))
+        return ready(Detect(nc, 16, end2end, CH) if MODERN else Detect(nc, CH), STRIDES)
     finally:
         Detect.legacy = before
 
