@@ -10,7 +10,7 @@ import pytest
 import ultralytics.cfg
 
 from ultra_dsmoe import cli, commands
-from ultra_dsmoe.commands.arguments import Command
+from ultra_dsmoe.parsing import Command
 
 Calls = list[tuple[str, list[str]]]
 

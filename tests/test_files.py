@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ultra_dsmoe import files
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.files import require_unused, whole_file, whole_folder, write_files
 
@@ -136,3 +137,42 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="disk full"):
         write_files(folder, {"x.csv": b"other"})
     assert (folder / "x.csv").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("before", ["nothing", "file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_file_or_folder_takes_the_place_of_another(kind: str, before: str, tmp_path: Path) -> None:
+    def make(path: Path, kind: str, content: str) -> Path:
+        if kind == "folder":
+            path.mkdir()
+            (path / content).touch()
+        elif kind == "file":
+            path.write_text(content)
+        return path
+
+    part, target = make(tmp_path / "part", kind, "new"), make(tmp_path / "target", before, "old")
+    files.supplant(part, target)
+    assert list(tmp_path.iterdir()) == [target]
+    assert ([p.name for p in target.iterdir()] if kind == "folder" else target.read_text()) in (["new"], "new")
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(FileNotFoundError):
+        files.supplant(tmp_path / "none", target)
+    assert [p.name for p in tmp_path.rglob("*")] == ["target", "old"]
+
+
+def test_a_set_of_files_appears_whole(tmp_path: Path) -> None:
+    root = tmp_path / "made"
+    with files.whole_set(root, ".side") as side:
+        for name in ("b", "a"):
+            (side / name).write_text("new")
+        assert [p.name for p in root.iterdir()] == [".side"]
+    (root / ".side").mkdir()
+    (root / ".side" / "c").touch()  # of a process that was killed
+    with pytest.raises(FileNotFoundError), files.whole_set(root, ".side") as side:
+        (side / "a").write_bytes(b"newer" + (side / "c").read_bytes())
+    assert sorted((p.name, p.read_text()) for p in root.iterdir()) == [("a", "new"), ("b", "new")]

@@ -56,6 +56,48 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_set(folder: Path, side: str) -> Iterator[Path]:
+    """Give a folder for files that take their places in ``folder`` when the block ends, in the order of their names.
+
+    An error, a full disk or a killed process leaves ``folder`` as it was; what the killed one left goes with the next.
+
+    Args:
+        folder: Where the files belong; made where it is missing.
+        side: Name of the folder beside them. One writer at a time may use it.
+    """
+    beside = folder / side
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        files = sorted(beside.iterdir())
+        for file in files:
+            sync(file)
+        for file in files:
+            os.replace(file, folder / file.name)
+        sync(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def supplant(part: Path, target: Path) -> None:
+    """Move a finished file or folder to its place, over what is there; an error leaves that."""
+    if not (target.is_dir() or (part.is_dir() and target.exists())):
+        os.replace(part, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # one step replaces no folder
+    try:
+        os.replace(target, aside / target.name)
+        try:
+            os.replace(part, target)
+        except OSError:
+            os.replace(aside / target.name, target)
+            raise
+    finally:
+        shutil.rmtree(aside)
+
+
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write files, each complete or not at all, and return their paths; the folder is made where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)

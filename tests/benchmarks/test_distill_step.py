@@ -40,7 +40,7 @@ def test_ratio_by_hand(distill_step: ModuleType, interleaved: ModuleType) -> Non
 
 
 def test_it_prints_and_writes(
-    distill_step: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+    distill_step: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "out.json"
     words = ["yolov8n", "yolov8n", "--batch", "1", "--imgsz", "64", "--repeats", "1", "--json", str(file)]

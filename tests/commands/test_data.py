@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from ultra_dsmoe.errors import ConfigError, DataError
 
 
 def test_list_shows_what_is_here(
-    make_set: Callable[..., Path], sets_folder: Path, capsys: pytest.CaptureFixture
+    make_set: Callable[..., Path], sets_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(make_set("neu-det"), sets_folder / "NEU-DET")
     assert run(["data", "list"]) == 0
@@ -26,7 +27,7 @@ def test_list_shows_what_is_here(
     assert packaged.COMMANDS["deeppcb"] in rows["deeppcb"]
 
 
-def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from ultra_dsmoe.data.boards.demo import draw_board
 
     out = tmp_path / "boards"
@@ -44,7 +45,7 @@ def test_make_goes_where_the_yaml_looks(sets_folder: Path) -> None:
 
 
 def test_unpack_and_its_message(
-    make_set: Callable[..., Path], sets_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    make_set: Callable[..., Path], sets_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = shutil.make_archive(str(tmp_path / "a"), "zip", make_set())
     run(["data", "unpack", "deeppcb", archive])
@@ -68,7 +69,7 @@ def test_convert_voc_passes_its_options_on(tmp_path: Path, write_voc: Callable[.
     ("argv", "message"),
     [
         (["make", "deeppcb"], "expected pcb-demo, the only set that is generated, got deeppcb"),
-        (["make", "pcb-demo", "--size", "10"], "size: expected a whole number of at least 96, got 10"),
+        (["make", "pcb-demo", "--size", "10"], "size: expected a whole number from 96 to 4096, got 10"),
         (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
         (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
         (["convert-voc", "pcb", "nowhere"], r"nowhere: expected a folder with Pascal VOC \.xml files"),
@@ -96,7 +97,7 @@ def test_wrong_words_are_named(argv: list[str], message: str) -> None:
         run(["data", *argv])
 
 
-def test_script_prints_one_line_and_fails(run_yolo: Callable) -> None:
+def test_script_prints_one_line_and_fails(run_yolo: Callable[..., Any]) -> None:
     done = run_yolo("data", "unpack", "deepcb", "x.tar", script="dsmoe-yolo", check=False)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout + done.stderr

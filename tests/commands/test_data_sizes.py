@@ -14,7 +14,7 @@ from ultra_dsmoe.errors import ConfigError, DataError
 
 
 def test_command_prints_and_draws(
-    tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "sizes.png"
     words = ["dsmoe-yolo", "data", "sizes", str(tiny_boards), "imgsz=96", "clusters=3", f"out={output}"]
@@ -60,6 +60,6 @@ def test_a_missing_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())
 
 
-def test_help(capsys: pytest.CaptureFixture) -> None:
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert data_sizes.COMMAND.main(["help"]) == 0
     assert capsys.readouterr().out.startswith("usage: dsmoe-yolo data sizes DATA")

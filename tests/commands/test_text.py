@@ -48,12 +48,12 @@ def parrots() -> ModuleType:
     return module
 
 
-def test_lint_of_sound_prompts(data: Path, capsys: pytest.CaptureFixture) -> None:
+def test_lint_of_sound_prompts(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["text", "lint", str(data), "encoder=hash"]) == 0
     assert capsys.readouterr().out == "3 descriptions of 2 classes, hash: no fault\n"
 
 
-def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture) -> None:
+def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = Path("wrong.yaml")
     wrong.write_text(yaml.safe_dump({"sprue": "a spike", "spur": ["same words here", "same words here"]}))
     assert run(["text", "lint", str(data), f"prompts={wrong}", "encoder=hash"]) == 1
@@ -69,13 +69,13 @@ def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture) -> 
     assert "limit 0" in capsys.readouterr().out
 
 
-def test_a_packaged_yaml_is_found_by_name(capsys: pytest.CaptureFixture) -> None:
+def test_a_packaged_yaml_is_found_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["text", "lint", "neu-det.yaml", "encoder=hash"]) == 0
     assert run(["text", "encode", "deeppcb.yaml"]) == 0  # with its shipped vectors, and no model here
     assert "encoder  sentence:all-MiniLM-L6-v2@" in capsys.readouterr().out
 
 
-def test_encode_prints_what_training_takes(data: Path, capsys: pytest.CaptureFixture) -> None:
+def test_encode_prints_what_training_takes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["text", "encode", str(data), "encoder=hash"]) == 0
     made = encode_bank(["spur", "pin_hole"], PROMPTS, "hash")
     lines = capsys.readouterr().out.splitlines()
@@ -86,7 +86,7 @@ def test_encode_prints_what_training_takes(data: Path, capsys: pytest.CaptureFix
 
 
 def test_encode_writes_the_file_that_another_machine_finds(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Model(HashEncoder):
         """Stands for a language model on this disk."""
@@ -107,7 +107,7 @@ def test_encode_writes_the_file_that_another_machine_finds(
 
 
 def test_generate_writes_what_lint_and_training_read(
-    data: Path, tmp_path: Path, parrots: ModuleType, capsys: pytest.CaptureFixture
+    data: Path, tmp_path: Path, parrots: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sayings = {
         "spur": ["- a thin spike of copper\n", "- a thorn beside a trace"],
@@ -161,7 +161,7 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
         (["generate", "data.yaml"], "model: expected a causal language model: model=FOLDER"),
         (["generate", "data.yaml", "model=."], r"model: expected a model folder with a config\.json"),
         (["generate", "data.yaml", "model=no/such/folder"], "model: expected an existing folder or a model id"),
-        (["generate", "data.yaml", "model=.", "overwrite=yes"], "overwrite: expected True or False, got yes"),
+        (["generate", "data.yaml", "model=.", "overwrite=yes"], "overwrite: expected true or false, got yes"),
         (["generate", "data.yaml", "model=.", "per_class=0"], "per_class: expected a whole number from 1 to 20"),
         (["generate", "data.yaml", "model=.", "out=data.yaml"], "out: expected a new file"),
         (["generate", "data.yaml", "model=.", "device=cuda:99"], "device: expected cpu, or a device of this machine"),
@@ -180,7 +180,7 @@ def test_bad_input_is_one_line(words: list[str], message: str, data: Path) -> No
 
 
 def test_the_script_knows_the_commands(
-    data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["dsmoe-yolo", "text", "lint", "data.yaml", "encoder=hash"])
     assert cli.main() == 0

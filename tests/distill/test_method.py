@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +43,7 @@ def another(**attributes: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the table as it was."""
     before = dict(METHODS)
     yield

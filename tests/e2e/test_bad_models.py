@@ -36,7 +36,7 @@ BLOCKS: dict[str, tuple[dict[str, Any], str, str]] = {
     "TextSemantics": ({"nc": 3}, "nc width heads", "text"),
 }
 ELSEWHERE = {"MobileSAM", "Pick"}  # their arguments are no sizes; the former needs a library that takes seconds
-NO_SIZES = (0, -1, 2.5, "x", True, {})
+NO_SIZES: tuple[object, ...] = (0, -1, 2.5, "x", True, {})
 NO_SWITCHES = (1, "x", None)
 SIZES = [(name, key, wrong) for name, (_, keys, _) in BLOCKS.items() for key in keys.split() for wrong in NO_SIZES]
 SWITCHES = [

@@ -37,9 +37,10 @@ class Passes:
     """Stands in for an `Evaluation`: gives one pass after the other and keeps the switches."""
 
     def __init__(self, *stats: ImageStats) -> None:
-        self.left, self.switches = list(stats), []
+        self.left = list(stats)
+        self.switches: list[AbstractContextManager[Any] | None] = []
 
-    def run(self, switch: AbstractContextManager | None = None) -> ImageStats:
+    def run(self, switch: AbstractContextManager[Any] | None = None) -> ImageStats:
         self.switches.append(switch)
         return self.left.pop(0)
 

@@ -66,7 +66,7 @@ def checkpoint(net: DSMoEModel, boards: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "block"), [("da", DualAttention), ("cbam", CBAM)])
-def test_weights_are_those_that_the_blocks_use(nets: dict, kind: str, block: type) -> None:
+def test_weights_are_those_that_the_blocks_use(nets: dict[str, Any], kind: str, block: type) -> None:
     net, image = nets[kind], torch.rand(3, PIXELS, PIXELS)
     found = attentions(net)
     assert list(found.values()) == [(place, stride) for place in (NECK, CLASS_BRANCH) for stride in LEVELS]
@@ -146,7 +146,7 @@ def test_together_is_the_mean_at_the_images_size() -> None:
 
 
 def test_the_command_draws_a_net_without_experts(
-    nets: dict, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    nets: dict[str, Any], tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = checkpoint(nets["da"], tiny_boards, tmp_path), tmp_path / "new"
     assert COMMAND.main([str(file), "device=cpu", "images=2", f"out={out}"]) == 0
@@ -166,7 +166,7 @@ def test_the_command_draws_a_net_without_experts(
         assert float(r["least"]) <= 1 <= float(r["most"])
 
 
-def test_a_net_with_nothing_to_show_is_refused(nets: dict, tiny_boards: Path, tmp_path: Path) -> None:
+def test_a_net_with_nothing_to_show_is_refused(nets: dict[str, Any], tiny_boards: Path, tmp_path: Path) -> None:
     file = checkpoint(nets["none"], tiny_boards, tmp_path)
     evaluation = Evaluation({"model": str(file), "device": "cpu"})
     note = "attention: left out, the model has none in neck and class branches"

@@ -85,7 +85,7 @@ def test_a_small_box_in_a_large_one_shows() -> None:
 
 
 def test_the_command_writes_pictures(
-    checkpoint: Path, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    checkpoint: Path, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
         COMMAND.main([str(checkpoint), f"data={tiny_boards}", "imgsz=96", "images=2", f"out={tmp_path / 'new'}"]) == 0
@@ -96,7 +96,7 @@ def test_the_command_writes_pictures(
     assert Image.open(files[0]).size[0] > 1000
 
 
-def test_help(capsys: pytest.CaptureFixture) -> None:
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMAND.main(["help"]) == 0
     assert "usage: dsmoe-yolo distill-masks" in capsys.readouterr().out
 

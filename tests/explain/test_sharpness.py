@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ class Stub:
         self.net[0].set_tau(tau)
         self.seen: list[float] = []
 
-    def run(self, switch) -> ImageStats:
+    def run(self, switch: Any) -> ImageStats:
         with switch:
             self.seen.append(self.net[0].tau.item())
         return made_up(0.9 - 0.2 * abs(np.log2(self.seen[-1] / self.peak)))
@@ -79,7 +80,7 @@ def test_temperatures_stay_where_training_keeps_them() -> None:
         calibrate(stub, 200)
         assert len(stub.seen) == 5
         assert all(0.01 <= seen <= 1 for seen in stub.seen)
-    with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1.0, got 2"):
+    with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1, got 2"):
         stub.net[0].set_tau(2)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,15 +37,18 @@ class Toy(nn.Module):
         return torch.cat([boxes.expand(-1, 4, -1), g[:, :2, None].expand(-1, -1, 4)], 1) * self.scale
 
 
+Planted = tuple[Toy, Callable[[Callable[..., Any]], None]]  # a net, and what plants a fault into its file
+
+
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> tuple[Toy, Callable[[Callable], None]]:
+def toy(monkeypatch: pytest.MonkeyPatch) -> Planted:
     """Return a net and a function that plants a fault into the runner of its 'file'."""
     net = Toy().eval()
 
-    def plant(fault: Callable) -> None:
+    def plant(fault: Callable[..., Any]) -> None:
         true = parity.torch_runner(net)
 
-        def runner(path: Path, gates: int, before_nms: bool = False) -> Callable:
+        def runner(path: Path, gates: int, before_nms: bool = False) -> Callable[..., Any]:
             if before_nms:
                 raise ConfigError("exported file", "one with suppression inside", "none")
             return lambda x: fault(*true(x))
@@ -56,7 +60,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> tuple[Toy, Callable[[Callable], None
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture):
+def said(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
     LOGGER.addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):
         yield caplog
@@ -73,17 +77,17 @@ def file(tmp_path: Path) -> Path:
 IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(3))
 
 
-def check(net: Toy, file: Path, **kwargs) -> None:
+def check(net: Toy, file: Path, **kwargs: Any) -> None:
     check_export(Export(net, str(file), **kwargs), [IMAGES])
 
 
-def test_an_equal_file_passes_and_is_printed(toy, file: Path, said) -> None:
+def test_an_equal_file_passes_and_is_printed(toy: Planted, file: Path, said: Any) -> None:
     check(toy[0], file)
     assert "parity: 5 images: boxes within 0 px, scores within 0, same experts" in said.text
 
 
-def shifted(row: slice, by: float, image: int) -> Callable:
-    def fault(predictions: np.ndarray, gates: list) -> tuple:
+def shifted(row: slice, by: float, image: int) -> Callable[..., Any]:
+    def fault(predictions: np.ndarray, gates: list[Any]) -> tuple[Any, ...]:
         predictions = predictions.copy()
         predictions[image, row] += by
         return predictions, gates
@@ -91,11 +95,11 @@ def shifted(row: slice, by: float, image: int) -> Callable:
     return fault
 
 
-def other_experts(predictions: np.ndarray, gates: list) -> tuple:
+def other_experts(predictions: np.ndarray, gates: list[Any]) -> tuple[Any, ...]:
     return predictions, [np.roll(gates[0], 1, 1)]
 
 
-def nothing_found(predictions: np.ndarray, gates: list) -> tuple:
+def nothing_found(predictions: np.ndarray, gates: list[Any]) -> tuple[Any, ...]:
     return np.full_like(predictions, np.nan), gates
 
 
@@ -108,7 +112,7 @@ def nothing_found(predictions: np.ndarray, gates: list) -> tuple:
         (nothing_found, r"got boxes moved by inf px in image 0 .*; scores moved by inf in image 0"),
     ],
 )
-def test_a_planted_fault_is_refused(toy, file: Path, fault: Callable, message: str) -> None:
+def test_a_planted_fault_is_refused(toy: Planted, file: Path, fault: Callable[..., Any], message: str) -> None:
     net, plant = toy
     plant(fault)
     with pytest.raises(ParityError, match=f"^toy.onnx: expected what the net gives, {message}") as caught:
@@ -116,7 +120,7 @@ def test_a_planted_fault_is_refused(toy, file: Path, fault: Callable, message: s
     assert "\n" not in str(caught.value)
 
 
-def test_the_worst_image_is_named(toy, file: Path) -> None:
+def test_the_worst_image_is_named(toy: Planted, file: Path) -> None:
     net, plant = toy
     calls = iter(range(5))
     plant(lambda p, g: shifted(slice(0, 4), 0.1 if next(calls) == 3 else 0.02, 0)(p, g))
@@ -125,7 +129,7 @@ def test_the_worst_image_is_named(toy, file: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 5, 7])
-def test_every_image_is_compared_whatever_the_batch(toy, file: Path, batch: int) -> None:
+def test_every_image_is_compared_whatever_the_batch(toy: Planted, file: Path, batch: int) -> None:
     net, plant = toy
     sizes = []
     plant(lambda p, g: sizes.append(len(p)) or (p, g))
@@ -138,7 +142,7 @@ def test_every_image_is_compared_whatever_the_batch(toy, file: Path, batch: int)
     assert compare(net, file, IMAGES, batch).box_px == pytest.approx(0.1, rel=1e-3)
 
 
-def test_limits_go_with_precision(toy, file: Path) -> None:
+def test_limits_go_with_precision(toy: Planted, file: Path) -> None:
     net, plant = toy
     plant(lambda p, g: other_experts(*shifted(slice(0, 4), 0.5, 0)(p, g)))
     check(net, file, bits=16)
@@ -151,10 +155,17 @@ def test_limits_go_with_precision(toy, file: Path) -> None:
 
 
 @pytest.mark.parametrize(("after", "ok"), [((0.5, 0.3004), True), ((0.5, 0.302), False), ((0.5, np.nan), False)])
-def test_map_is_compared_on_request(toy, file: Path, monkeypatch, said, after: tuple, ok: bool) -> None:
+def test_map_is_compared_on_request(
+    toy: Planted,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Any,
+    after: tuple[Any, ...],
+    ok: bool,
+) -> None:
     net, seen = toy[0], []
 
-    def map_of(model: object, arguments: dict) -> tuple:
+    def map_of(model: object, arguments: dict[str, Any]) -> tuple[Any, ...]:
         seen.append((model, arguments))
         return after if isinstance(model, Path) else (0.5, 0.3)
 
@@ -171,7 +182,7 @@ def test_map_is_compared_on_request(toy, file: Path, monkeypatch, said, after: t
     assert seen == [(net, split), (file, {**split, "batch": 2})]
 
 
-def test_what_can_be_run(tmp_path: Path, file: Path, toy, said) -> None:
+def test_what_can_be_run(tmp_path: Path, file: Path, toy: Planted, said: Any) -> None:
     assert runnable(file) == file
     assert runnable(file.with_suffix(".engine")) == file, "the file that the engine was built from"
     folder = tmp_path / "toy_openvino_model"
@@ -185,7 +196,7 @@ def test_what_can_be_run(tmp_path: Path, file: Path, toy, said) -> None:
     assert "not checked, toy.pb cannot be run here" in said.text
 
 
-def test_suppressed_files_are_compared_after_suppression(toy, file: Path) -> None:
+def test_suppressed_files_are_compared_after_suppression(toy: Planted, file: Path) -> None:
     """The host's suppression of the net's predictions is what a file with its own must give, in any order."""
     net, plant = toy
     nms = Suppression(conf=0.05, max_det=7)
@@ -231,7 +242,7 @@ def test_errors_come_before_the_export(tiny_boards: Path, tmp_path: Path) -> Non
 
 
 def test_what_the_gate_is_told(monkeypatch: pytest.MonkeyPatch, tiny_boards: Path) -> None:
-    seen: list = []
+    seen: list[Any] = []
     monkeypatch.setattr(parity_verdict, "check_export", lambda *args: seen.append(args))
     call = {"batch": 2, "dynamic": True, "quantize": 16, "nms": True, "iou": 0.5}
     ParityCheck(Model(str(tiny_boards)), Toy(), "val", call).run("toy.onnx")
@@ -249,8 +260,8 @@ def test_what_the_gate_is_told(monkeypatch: pytest.MonkeyPatch, tiny_boards: Pat
 # low scores and files with suppression inside -------------------------------------------------------------------------
 
 
-def scaled(by: float, *classes: int) -> Callable:
-    def fault(predictions: np.ndarray, gates: list) -> tuple:
+def scaled(by: float, *classes: int) -> Callable[..., Any]:
+    def fault(predictions: np.ndarray, gates: list[Any]) -> tuple[Any, ...]:
         predictions = predictions.copy()
         for number in classes:
             predictions[:, 4 + number] *= by
@@ -259,7 +270,7 @@ def scaled(by: float, *classes: int) -> Callable:
     return fault
 
 
-def test_the_limit_goes_with_the_highest_score_of_the_class(toy, file: Path) -> None:
+def test_the_limit_goes_with_the_highest_score_of_the_class(toy: Planted, file: Path) -> None:
     """A class that the net never finds has its own limit, whatever others score."""
     net, plant = toy
     number = int(parity.torch_runner(net)(IMAGES)[0][:, 4:].max((0, 2)).argmax())  # the gate may leave the other at 0
@@ -276,7 +287,7 @@ def test_the_limit_goes_with_the_highest_score_of_the_class(toy, file: Path) -> 
     check(net, file)  # noise
 
 
-def test_a_file_that_shows_nothing_is_refused(toy, file: Path) -> None:
+def test_a_file_that_shows_nothing_is_refused(toy: Planted, file: Path) -> None:
     net, plant = toy
     nms = Suppression(conf=1.0)
     plant(lambda p, g: (parity._suppressed(p, nms), g))
@@ -284,10 +295,10 @@ def test_a_file_that_shows_nothing_is_refused(toy, file: Path) -> None:
         check(net, file, nms=nms)
 
 
-def test_a_check_that_cannot_run_refuses_the_file(toy, file: Path) -> None:
+def test_a_check_that_cannot_run_refuses_the_file(toy: Planted, file: Path) -> None:
     net, plant = toy
 
-    def fail(p: np.ndarray, g: list) -> tuple:
+    def fail(p: np.ndarray, g: list[Any]) -> tuple[Any, ...]:
         raise RuntimeError("invalid graph\nat node 3")
 
     plant(fail)

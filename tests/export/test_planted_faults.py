@@ -99,7 +99,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("level", "fmt", "nms"), CASES)
-def test_every_fault_is_refused_and_none_is_invented(files: Callable, level: str, fmt: str, nms: bool) -> None:
+def test_every_fault_is_refused_and_none_is_invented(
+    files: Callable[..., Any], level: str, fmt: str, nms: bool
+) -> None:
     net, file = files(level, fmt, nms)
     settings = Suppression() if nms else None
     check_export(Export(net, str(file), nms=settings), [IMAGES])
@@ -118,7 +120,7 @@ def test_every_fault_is_refused_and_none_is_invented(files: Callable, level: str
     assert passed == []
 
 
-def test_swapped_classes_are_named_at_any_precision(files: Callable) -> None:
+def test_swapped_classes_are_named_at_any_precision(files: Callable[..., Any]) -> None:
     net, file = files("high", "onnx", False)
     FAULTS["classes"](net)
     for bits in (16, 8):

@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -315,7 +316,7 @@ def test_fresh_experts_of_all_kinds_have_one_scale(name: str, build: Build) -> N
 
 
 @pytest.mark.parametrize("topk", [0, 33, -1, 2.5, "all", True, None])
-def test_wrong_topk_changes_nothing(topk, build: Build) -> None:
+def test_wrong_topk_changes_nothing(topk: Any, build: Build) -> None:
     net = build()
     with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 32"):
         net.set_topk(topk)

@@ -1,5 +1,7 @@
 """Deformable sampling against torchvision's operator, tap order and borders by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from ultra_dsmoe.ops.deform_sample import TAPS, deform_sample, deform_sum
 HALF_ON_CPU = torch.__version__ >= "2.5"
 
 
-def torchvision_offsets(offset_px, dilation):
+def torchvision_offsets(offset_px: Any, dilation: Any) -> Any:
     """Offsets of `deform_sample` as torchvision wants them: (dy, dx) tap by tap, dilation of 1 already taken off."""
     b, _, h, w = offset_px.shape
     tap = torch.arange(3.0) - 1
@@ -20,14 +22,14 @@ def torchvision_offsets(offset_px, dilation):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 3, 5, 7), (1, 4, 6, 2)])
-def test_shape(shape):
+def test_shape(shape: Any) -> None:
     b, c, h, w = shape
     tiles = deform_sample(torch.randn(shape), torch.zeros(b, 18, h, w), torch.ones(b, 9, h, w), torch.ones(b, 1, h, w))
     assert tiles.shape == (b, c, 3 * h, 3 * w)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 5), (1, 4, 6, 10), (3, 1, 4, 4)])
-def test_matches_torchvision(shape):
+def test_matches_torchvision(shape: Any) -> None:
     b, c, h, w = shape
     x, weight = torch.randn(shape), torch.randn(6, c, 3, 3)
     offset, mask = 2 * torch.randn(b, 18, h, w), torch.rand(b, 9, h, w)
@@ -38,14 +40,14 @@ def test_matches_torchvision(shape):
 
 
 @pytest.mark.parametrize("r", [1, 2])
-def test_is_a_dilated_convolution_without_offsets(r):
+def test_is_a_dilated_convolution_without_offsets(r: int) -> None:
     x, weight = torch.randn(2, 3, 9, 8), torch.randn(5, 3, 3, 3)
     tiles = deform_sample(x, torch.zeros(2, 18, 9, 8), torch.ones(2, 9, 9, 8), torch.full((2, 1, 9, 8), float(r)))
     wanted = F.conv2d(x, weight, padding=r, dilation=r)
     torch.testing.assert_close(F.conv2d(tiles, weight, stride=3), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_taps_by_hand():
+def test_taps_by_hand() -> None:
     """A tile holds the 3x3 neighbourhood row by row; one offset of +1 in x moves that tap alone one pixel right."""
     x = torch.arange(20.0).view(1, 1, 4, 5)
     offset = torch.zeros(1, 18, 4, 5)
@@ -60,7 +62,7 @@ def test_taps_by_hand():
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 1, 1), (2, 3, 7, 5)])
-def test_products_may_come_first(shape):
+def test_products_may_come_first(shape: Any) -> None:
     b, c, h, w = shape
     x, weight = torch.randn(shape), torch.randn(2, c, 3, 3)
     where = 2 * torch.randn(b, 18, h, w), torch.rand(b, 9, h, w), 1 + torch.rand(b, 1, h, w)
@@ -69,7 +71,7 @@ def test_products_may_come_first(shape):
     torch.testing.assert_close(deform_sum(first, *where), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_zero_outside():
+def test_zero_outside() -> None:
     x = torch.ones(1, 1, 3, 3)
     far = torch.full((1, 18, 3, 3), 50.0)
     assert not deform_sample(x, far, torch.ones(1, 9, 3, 3), torch.ones(1, 1, 3, 3)).any()
@@ -77,7 +79,7 @@ def test_zero_outside():
     assert border[0, 0, :3, :3].sum() == pytest.approx(4)  # the corner sees itself and three neighbours
 
 
-def test_gradcheck():
+def test_gradcheck() -> None:
     torch.manual_seed(3)
     x = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     offset = (0.3 + 0.2 * torch.rand(1, 18, 3, 4, dtype=torch.float64)).requires_grad_()  # away from whole pixels
@@ -87,7 +89,7 @@ def test_gradcheck():
 
 
 @pytest.mark.skipif(not HALF_ON_CPU, reason="this torch samples in half precision on a GPU only")
-def test_half_precision_samples_near_the_same_place():
+def test_half_precision_samples_near_the_same_place() -> None:
     x, offset = torch.randn(1, 2, 20, 20), torch.randn(1, 18, 20, 20)
     mask, dilation = torch.ones(1, 9, 20, 20), torch.ones(1, 1, 20, 20)
     got = deform_sample(x.half(), offset, mask.half(), dilation)

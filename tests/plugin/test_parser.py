@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from ultra_dsmoe.plugin.parser import Graph
 
 
 @pytest.fixture(autouse=True)
-def _activation_as_found():
+def _activation_as_found() -> Iterator[None]:
     before = Conv.default_act
     yield
     Conv.default_act = before  # older hosts leave a YAML's activation behind
@@ -28,7 +30,7 @@ def digest(model: nn.Module) -> str:
     return hashlib.sha256(b"".join(v.numpy().tobytes() for v in model.state_dict().values())).hexdigest()
 
 
-def build(d: dict, verbose: bool = False) -> nn.Sequential:
+def build(d: dict[str, Any], verbose: bool = False) -> nn.Sequential:
     return tasks.parse_model(d, 3, verbose)[0]
 
 

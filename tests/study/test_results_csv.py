@@ -68,6 +68,22 @@ def test_full_disk(
     assert len(results_csv.read_rows(file)) == there + 1
 
 
+def test_a_study_that_is_stopped_while_it_writes(
+    row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.csv"
+    results_csv.append_row(file, row)
+    before = file.read_bytes()
+
+    def stop(handle: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        results_csv.append_row(file, row)
+    assert file.read_bytes() == before
+
+
 def test_another_error_is_no_full_disk(row: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "t.csv").mkdir()
     with pytest.raises(IsADirectoryError):

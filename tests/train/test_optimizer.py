@@ -270,7 +270,7 @@ def at_first_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     """Return each parameter's learning rate in the first step, by the host's formula of the warm-up."""
     bias_lr = get_cfg().warmup_bias_lr
     names = {id(p): n for n, p in net.named_parameters()}
-    rates = {}
+    rates: dict[str, float] = {}
     for group in optimizer.param_groups:
         rate = np.interp(0, [0, 100], [bias_lr if group.get("param_group") == "bias" else 0.0, group["lr"]])
         rates |= {names[id(p)]: float(rate) for p in group["params"]}
@@ -309,7 +309,7 @@ def test_scalars_and_gains_have_no_decay_in_groups_that_the_host_leaves_alone() 
 
 def test_gains_that_start_at_zero_are_fast_and_others_are_not() -> None:
     nets = {name: DSMoEModel(f"{name}.yaml", nc=6, verbose=False) for name in ("yolov8n-dsmoe", "dsmoe-n")}
-    paces = {}
+    paces: dict[tuple[str, str], set[tuple[bool, bool]]] = {}
     for name, net in nets.items():
         groups = build(net, "AdamW").param_groups
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -322,7 +322,7 @@ def test_gains_that_start_at_zero_are_fast_and_others_are_not() -> None:
             if isinstance(m, (TextLogits, HubInject, DualAttention)):
                 p = kinds[type(m).__name__](m)
                 fast = rates[id(p)] == pytest.approx(FAST_LR * 0.001)
-                paces.setdefault((name, type(m).__name__), set()).add((fast, not p.any()))
+                paces.setdefault((name, type(m).__name__), set()).add((fast, not bool(p.any())))
     for found in paces.values():
         assert all(fast == zero for fast, zero in found), paces
     assert (True, True) in paces["yolov8n-dsmoe", "TextLogits"]

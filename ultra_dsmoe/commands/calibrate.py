@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, text, whole
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
 from ultra_dsmoe.commands.opening import output_file, print_notes, progress
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
@@ -11,6 +11,7 @@ from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain import sharpness
 from ultra_dsmoe.explain.paraphrases import sentence
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole
 
 
 def run(options: Given) -> int:

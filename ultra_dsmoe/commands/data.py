@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, text, whole
+from ultra_dsmoe.commands.arguments import DATA
 from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged, splice
 from ultra_dsmoe.data.boards import demo
 from ultra_dsmoe.data.convert import archive, voc
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole
 
 
 def shares(key: str, value: str) -> tuple[int, ...]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, text, whole
+from ultra_dsmoe.commands.arguments import DATA
 from ultra_dsmoe.commands.opening import output_file, print_notes
 from ultra_dsmoe.constants import MAX_SEED, MIN_PIXELS
 from ultra_dsmoe.data import box_sizes as sizes
 from ultra_dsmoe.data.box_sizes import Advice, Boxes, Clusters
 from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole
 
 PICTURE = "box-sizes.png"
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
 from ultra_dsmoe.commands.opening import output_folder, print_notes
 from ultra_dsmoe.distill.config import TEMPERATURE
 from ultra_dsmoe.evaluate.evaluation import checked_device, quiet
 from ultra_dsmoe.explain.distill_masks import IMAGES, dataset, level_masks, nesting_ratio
 from ultra_dsmoe.explain.plots.distill_masks import draw
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, whole
 from ultra_dsmoe.train.teacher import load_teacher
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ultralytics.data.utils import check_det_dataset
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
 from ultra_dsmoe.commands.opening import opened, print_notes
 from ultra_dsmoe.commands.routing import SHUFFLES_OPTION
 from ultra_dsmoe.errors import ConfigError
@@ -14,6 +14,7 @@ from ultra_dsmoe.explain.pictures import disk_files, gate_files
 from ultra_dsmoe.explain.poincare_anchors import read_taxonomy
 from ultra_dsmoe.explain.routing_map import SHUFFLES
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, whole
 
 
 def run(options: Given) -> int:

@@ -6,8 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
-from ultra_dsmoe.commands.arguments import Command, Given, Option, text, whole, yes_no
 from ultra_dsmoe.commands.opening import output_folder
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole, yes_no
 from ultra_dsmoe.study.reader import read_plan
 from ultra_dsmoe.study.report import write_report
 from ultra_dsmoe.study.results_csv import disk_full_errors

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, number, text, whole, yes_no
+from ultra_dsmoe.commands.arguments import DATA
 from ultra_dsmoe.commands.opening import output_file, progress
 from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, number, text, whole, yes_no
 from ultra_dsmoe.text import cache, class_names, encode_bank, generate, read_prompts
 from ultra_dsmoe.text.bank import TextBank
 from ultra_dsmoe.text.class_separation import CLOSEST
@@ -87,8 +86,7 @@ def encode(options: Given) -> int:
         raise TextError("out", "a language model's vectors (those of hash need no file)", bank.encoder)
     print(*_summary(bank), sep="\n")
     if output:
-        with TemporaryDirectory(dir=output.parent) as folder:
-            os.replace(cache.save(Path(folder), bank.prompts, bank.encoder, bank.vectors), output)
+        cache.write(output, bank.prompts, bank.encoder, bank.vectors)
         print(f"written: {output}; a machine finds it as $ULTRA_DSMOE_CACHE/text/{bank.key}.npz")
     return 0
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
 from ultra_dsmoe.commands.opening import opened, print_notes, progress
 from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain import topk
 from ultra_dsmoe.explain.plots.topk import draw
 from ultra_dsmoe.files import write_files
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+from ultra_dsmoe.parsing import Command, Given, Option, whole
 
 
 def several_k(key: str, value: str) -> list[int]:

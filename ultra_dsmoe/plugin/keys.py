@@ -37,9 +37,7 @@ def _keep(value: Any) -> int:
 
 def _dynamic_conv(value: Any) -> bool:
     """Check ``dsmoe_dynamic_conv``."""
-    if not isinstance(value, bool):
-        raise ConfigError("dsmoe_dynamic_conv", "True or False", value)
-    return value
+    return checks.flag("dsmoe_dynamic_conv", value)
 
 
 def _parity(value: Any) -> bool | str:

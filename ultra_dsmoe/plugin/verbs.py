@@ -8,6 +8,7 @@ from inspect import isgenerator
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.settings import Kept, align, in_force
 from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys
@@ -15,8 +16,6 @@ from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.leftovers import nothing_left
 from ultra_dsmoe.plugin.task_table import TASKS, load, task_of
 from ultra_dsmoe.plugin.yaml_rows import is_ours
-
-FINISHED = -1  # epoch of a checkpoint whose training has ended
 
 
 def our_net(model: Any) -> Any:

@@ -101,6 +101,6 @@ def _write(handle: int, content: bytes, before: int) -> None:
         if os.write(handle, content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(handle)
-    except OSError:
+    except BaseException:  # also where the user stops the study just now: the cell keeps its result
         os.ftruncate(handle, before)
         raise

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.files import write_files
 
@@ -30,7 +31,6 @@ from .results_csv import append_row, disk_full_errors, read_rows
 from .store import KEPT, KNOCKOUTS, MATCHES, RESULT, gather, read_kept
 
 STARTS_PLUGINS = (2, 5)  # the first torch that loads what is registered with it
-FINISHED = -1  # what the host writes as epoch of a checkpoint whose training is over
 STAGES = ("new", "begun", "trained", "validated", "kept", "finished")
 
 

@@ -69,9 +69,14 @@ def save(folder: Path, prompts: Prompts, encoder: str, vectors: np.ndarray) -> P
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{content_key(prompts, encoder)}.npz"
+    write(path, prompts, encoder, vectors)
+    return path
+
+
+def write(path: Path, prompts: Prompts, encoder: str, vectors: np.ndarray) -> None:
+    """Write the vectors of all classes into a file of any name, in a folder that exists; see `save`."""
     with whole_file(path) as part, part.open("wb") as stream:
         np.savez(stream, vectors=vectors, encoder=np.array(encoder), prompts=np.array(_as_json(prompts).encode()))
-    return path
 
 
 def load(folder: Path, prompts: Prompts, encoder: str) -> np.ndarray | None:

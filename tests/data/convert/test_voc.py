@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -88,7 +89,7 @@ def test_box_beyond_the_rim_is_cut_to_the_image(tmp_path: Path, write_voc: Write
     ],
 )
 def test_faults_in_a_label_name_the_file(
-    change: dict, message: str, source: Path, tmp_path: Path, write_voc: WriteVoc
+    change: dict[str, Any], message: str, source: Path, tmp_path: Path, write_voc: WriteVoc
 ) -> None:
     write_voc(source, "11_spur_01", **change)
     with pytest.raises(DataError, match=rf"11_spur_01\.xml: expected.*{message}|{message}"):

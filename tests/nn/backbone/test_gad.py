@@ -1,6 +1,7 @@
 """GAD: the blend by local gradient in plain loops, flat and textured limits."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,21 +14,21 @@ from ultra_dsmoe.nn import GAD, RowContext
 
 
 @pytest.mark.parametrize("size", [(2, 2), (8, 6), (10, 14)])
-def test_shape(size):
+def test_shape(size: Any) -> None:
     block = GAD(3, 8).eval()
     x = torch.randn(1, 3, *size)
     assert block(x).shape == (1, 8, size[0] // 2, size[1] // 2)
     assert block.smoothness(x).shape == (1, 1, size[0] // 2, size[1] // 2)
 
 
-def test_errors():
+def test_errors() -> None:
     with pytest.raises(ShapeError, match="GAD input: expected an even height and width, got 7x8"):
         GAD(3, 4)(torch.randn(1, 3, 7, 8))
     with pytest.raises(ConfigError, match="'from' with 1 inputs"):
         GAD.parse(RowContext("GAD", [8, 8], []))
 
 
-def smoothness_by_loops(x, alpha):
+def smoothness_by_loops(x: Any, alpha: Any) -> Any:
     """Return rho of one image, element by element."""
     m = x.mean(0)
     h, w = m.shape
@@ -45,7 +46,7 @@ def smoothness_by_loops(x, alpha):
     return torch.exp(-alpha * energy / energy.mean())
 
 
-def test_smoothness_value():
+def test_smoothness_value() -> None:
     block, x = GAD(3, 4), torch.randn(2, 3, 12, 10)
     torch.nn.init.constant_(block.log_alpha, 2.0)
     alpha = math.log(1 + math.exp(2.0))
@@ -54,11 +55,11 @@ def test_smoothness_value():
     assert wanted.max() - wanted.min() > 0.2
 
 
-def test_initial_alpha_is_one():
+def test_initial_alpha_is_one() -> None:
     assert F.softplus(GAD(1, 1).log_alpha).item() == pytest.approx(1)
 
 
-def test_value_blends_the_two_paths():
+def test_value_blends_the_two_paths() -> None:
     block, x = shake(GAD(3, 4)).eval(), torch.randn(2, 3, 8, 8)
     rho, bn = block.smoothness(x), block.bn
     cheap = torch.einsum("oi,bihw->bohw", block.smooth.weight[:, :, 0, 0], F.avg_pool2d(x, 2))
@@ -67,7 +68,7 @@ def test_value_blends_the_two_paths():
     torch.testing.assert_close(block(x), y * torch.sigmoid(y), atol=1e-5, rtol=1e-5)
 
 
-def test_fold_puts_the_normalisation_into_both_paths():
+def test_fold_puts_the_normalisation_into_both_paths() -> None:
     block, x = shake(GAD(3, 4)).eval(), torch.randn(2, 3, 8, 8)
     wanted = block(x)
     block.fold()
@@ -77,7 +78,7 @@ def test_fold_puts_the_normalisation_into_both_paths():
     torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_limits_constant_image_takes_the_cheap_path():
+def test_limits_constant_image_takes_the_cheap_path() -> None:
     block, x = shake(GAD(3, 4)).eval(), torch.full((1, 3, 16, 16), 5.0)
     torch.testing.assert_close(block.smoothness(x), torch.ones(1, 1, 8, 8))
     wanted = block(x)
@@ -85,7 +86,7 @@ def test_limits_constant_image_takes_the_cheap_path():
     torch.testing.assert_close(block(x), wanted)
 
 
-def test_limits_texture_takes_the_detail_path():
+def test_limits_texture_takes_the_detail_path() -> None:
     """Half flat, half textured: smoothness is 1 in the flat half and small in the other, whatever the contrast."""
     x = torch.zeros(1, 2, 32, 64)
     x[..., 32:] = torch.randn(1, 2, 32, 32)
@@ -97,7 +98,7 @@ def test_limits_texture_takes_the_detail_path():
     torch.testing.assert_close(one_image[:1], GAD(2, 2).smoothness(x))  # each image by its own mean
 
 
-def test_gradients():
+def test_gradients() -> None:
     assert_gradients_reach_all(GAD(3, 4), [torch.randn(2, 3, 8, 8)])
     block, x = GAD(2, 3).eval().double(), torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     # rho is computed in fp32 by design: only the paths are held to double precision
@@ -109,7 +110,7 @@ def test_gradients():
         assert torch.isfinite(wild.grad).all()
 
 
-def test_gradient_of_smoothness_by_differences():
+def test_gradient_of_smoothness_by_differences() -> None:
     block, x = GAD(1, 1), torch.randn(1, 1, 8, 8, requires_grad=True)
     weight = torch.randn(1, 1, 4, 4)
     (block.smoothness(x) * weight).sum().backward()
@@ -120,7 +121,7 @@ def test_gradient_of_smoothness_by_differences():
     assert (x.grad * direction).sum().item() == pytest.approx((ahead - behind).item() / (2 * step), rel=0.05, abs=1e-3)
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     assert_round_trips(shake(GAD(3, 4)), GAD(3, 4), [torch.randn(2, 3, 8, 8)])
     assert_exports(shake(GAD(3, 4)), [torch.randn(1, 3, 16, 12)], [10 * torch.randn(1, 3, 16, 12)])
     half = shake(GAD(3, 4)).eval()
@@ -131,6 +132,6 @@ def test_round_trips():
     torch.testing.assert_close(got.float(), wanted, atol=2e-2, rtol=0)
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = GAD.parse(RowContext("GAD", 64, [256], width=0.5))
     assert (plan.args, plan.c2) == ([64, 128], 128)

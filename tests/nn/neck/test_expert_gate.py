@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -15,17 +16,17 @@ from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, TOKEN_STD, check_kept, l
 C, D, N, K = 8, 12, 6, 3
 
 
-def gate_of(topk=2, text=True, experts=N):
+def gate_of(topk: int = 2, text: bool = True, experts: Any = N) -> ExpertGate:
     return ExpertGate(C, experts, topk, D if text else None)
 
 
-def inputs(b=4, h=3, w=5):
+def inputs(b: int = 4, h: int = 3, w: int = 5) -> Any:
     return [torch.randn(b, C, h, w) + torch.randn(b, C, 1, 1), torch.randn(K, D)]
 
 
 @pytest.mark.parametrize("text", [True, False])
 @pytest.mark.parametrize(("b", "experts", "topk"), [(1, 6, 2), (3, 1, 1), (2, 32, "auto"), (5, 7, 7)])
-def test_shape_and_sparsity(b, experts, topk, text):
+def test_shape_and_sparsity(b: int, experts: int, topk: Any, text: bool) -> None:
     gate = gate_of(topk, text, experts)
     x = inputs(b) if text else inputs(b)[0]
     for train in (True, False):
@@ -35,7 +36,7 @@ def test_shape_and_sparsity(b, experts, topk, text):
         torch.testing.assert_close(g.sum(1), torch.ones(b), atol=1e-5, rtol=0)
 
 
-def test_kept_experts_are_enough_different_and_there():
+def test_kept_experts_are_enough_different_and_there() -> None:
     assert check_kept([5, 0, 2], 2, 6) == (0, 2, 5)
     assert check_kept([1, 0], 2, 2) == (0, 1)
     for kept in ([0], [0, 1, 1], [0, 6], [-1, 0], [1, 1], [0, 1, 2, 2]):
@@ -46,12 +47,12 @@ def test_kept_experts_are_enough_different_and_there():
 @pytest.mark.parametrize(
     ("topk", "experts", "k"), [("auto", 32, 5), ("auto", 33, 6), ("auto", 1, 1), ("auto", 2, 1), (4, 4, 4)]
 )
-def test_resolve_topk(topk, experts, k):
+def test_resolve_topk(topk: Any, experts: int, k: int) -> None:
     assert resolve_topk(topk, experts) == k
 
 
 @pytest.mark.parametrize("topk", [0, -1, 7, 2.0, True, "five", None])
-def test_bad_topk(topk):
+def test_bad_topk(topk: Any) -> None:
     message = r"topk: expected 'auto' or an integer from 1 to 6 \(the number of experts\), got "
     with pytest.raises(ConfigError, match=message):
         gate_of(topk)
@@ -62,15 +63,15 @@ def test_bad_topk(topk):
 
 
 @pytest.mark.parametrize("experts", [0, -3, 2.5, "many"])
-def test_bad_experts(experts):
+def test_bad_experts(experts: Any) -> None:
     with pytest.raises(ConfigError, match="experts: expected a positive integer"):
         ExpertGate(C, experts, 1)
 
 
-def reference(gate, x, text):
+def reference(gate: Any, x: Any, text: Any) -> Any:
     """Equation 20 in plain tensors, evaluation mode."""
 
-    def run(layers, v):
+    def run(layers: Any, v: Any) -> Any:
         for i, layer in enumerate(layers):
             v = v.clamp(min=0) if i % 2 else v @ layer.weight.T + (0 if layer.bias is None else layer.bias)
         return v
@@ -96,14 +97,14 @@ def reference(gate, x, text):
     return out
 
 
-def test_value():
+def test_value() -> None:
     gate, (x, text) = shake(gate_of()).eval(), inputs()
     wanted = reference(gate, x, text)
     torch.testing.assert_close(gate([x, text]), wanted, atol=1e-5, rtol=1e-4)
     assert len({tuple(row.nonzero().flatten().tolist()) for row in wanted}) > 1
 
 
-def test_query_is_batch_normalised_in_training():
+def test_query_is_batch_normalised_in_training() -> None:
     gate, (x, _) = gate_of(), inputs(16)
     q = gate.query(x).view(16, 4, 32)
     torch.testing.assert_close(q.norm(dim=-1), torch.ones(16, 4))
@@ -115,7 +116,7 @@ def test_query_is_batch_normalised_in_training():
     torch.testing.assert_close(gate.running_mean, 0.1 * raw.mean(0), atol=1e-6, rtol=1e-4)
 
 
-def test_initial_scalars():
+def test_initial_scalars() -> None:
     gate = gate_of(experts=200)
     assert gate.tau.item() == pytest.approx(0.1)
     assert gate.token.std().item() == pytest.approx(TOKEN_STD, rel=0.1)
@@ -123,13 +124,13 @@ def test_initial_scalars():
 
 
 @pytest.mark.parametrize(("log_tau", "tau"), [(-20.0, 0.01), (5.0, 1.0), (math.log(0.3), 0.3)])
-def test_temperature_is_clamped(log_tau, tau):
+def test_temperature_is_clamped(log_tau: Any, tau: float) -> None:
     gate = gate_of()
     gate.log_tau.data.fill_(log_tau)
     assert gate.tau.item() == pytest.approx(tau)
 
 
-def test_floor_of_the_weights():
+def test_floor_of_the_weights() -> None:
     """However sharp the gate, k weights stay: at least the floor, exact zeros elsewhere, no denormals."""
     gate, x = gate_of(4).eval(), inputs()
     gate.log_tau.data.fill_(-20.0)
@@ -139,13 +140,13 @@ def test_floor_of_the_weights():
         torch.testing.assert_close(out.sum(1), torch.ones(4), atol=2e-3, rtol=0)
 
 
-def test_all_experts_is_the_softmax():
+def test_all_experts_is_the_softmax() -> None:
     gate, x = gate_of(N).eval(), inputs()
     logits = gate.query(x[0]) @ gate.text_constants(x[1])[0].T / 4 / 0.1
     torch.testing.assert_close(gate(x), torch.softmax(logits, -1))
 
 
-def test_one_image_in_training():
+def test_one_image_in_training() -> None:
     gate, x = gate_of(), inputs(1)
     before = gate.running_mean.clone()
     assert torch.isfinite(gate(x)).all()
@@ -153,7 +154,7 @@ def test_one_image_in_training():
     assert torch.equal(gate(x), gate.eval()(x))
 
 
-def test_load_balance_by_hand():
+def test_load_balance_by_hand() -> None:
     idx = torch.tensor([[0, 1], [2, 3]])
     assert load_balance(torch.full((2, 4), 0.25), idx).item() == pytest.approx(1)
     prob = torch.tensor([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
@@ -166,7 +167,7 @@ def test_load_balance_by_hand():
     torch.testing.assert_close(prob.grad, torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0]]))  # N f_n / B
 
 
-def test_records():
+def test_records() -> None:
     gate, x = gate_of(), inputs()
     g = gate(x)
     gate(x)
@@ -181,14 +182,14 @@ def test_records():
     assert gate.images.item() == gate.entropy_sum.item() == gate.usage.sum().item() == 0
 
 
-def test_entropy_by_hand():
+def test_entropy_by_hand() -> None:
     gate = gate_of()
     gate._record(torch.tensor([[0.5, 0.5, 0, 0, 0, 0], [1.0, 0, 0, 0, 0, 0]]), torch.tensor([[0, 1], [0, 1]]))
     assert gate.entropy_sum.item() == pytest.approx(math.log(2), abs=1e-5)
     assert gate.usage.tolist() == [2, 2, 0, 0, 0, 0]
 
 
-def test_gate_is_not_frozen():
+def test_gate_is_not_frozen() -> None:
     """Two kinds of image that need different experts: within 60 steps entropy falls and routes part."""
     gate, text = gate_of(2), torch.randn(K, D)
     kinds = torch.randn(2, C, 1, 1) * 2
@@ -197,7 +198,7 @@ def test_gate_is_not_frozen():
     target = value[torch.tensor([1, 4])][labels]
     optimizer = torch.optim.Adam(gate.parameters(), 3e-3)
 
-    def step():
+    def step() -> Any:
         g = gate([kinds[labels] + 0.3 * torch.randn(16, C, 4, 4), text])
         loss = F.mse_loss(g @ value, target) + 0.01 * gate.pop_aux()["bal"]
         optimizer.zero_grad()
@@ -216,7 +217,7 @@ def test_gate_is_not_frozen():
 
 
 @pytest.mark.parametrize("text", [True, False])
-def test_gradients(text):
+def test_gradients(text: bool) -> None:
     gate = shake(gate_of(4, text=text))
     assert_gradients_reach_all(gate, [inputs() if text else inputs()[0]])
     gate.zero_grad()
@@ -227,7 +228,7 @@ def test_gradients(text):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 100.0])
-def test_gradients_are_finite_at_the_edges(scale):
+def test_gradients_are_finite_at_the_edges(scale: float) -> None:
     gate = gate_of()
     x, text = ((scale * t).requires_grad_() for t in inputs())
     g = gate([x, text])
@@ -237,7 +238,7 @@ def test_gradients_are_finite_at_the_edges(scale):
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_half_precision(folded):
+def test_half_precision(folded: bool) -> None:
     gate, x = shake(gate_of()).eval(), inputs()
     wanted = gate(x)
     if folded:
@@ -249,19 +250,19 @@ def test_half_precision(folded):
         assert row.nonzero().tolist() == other.nonzero().tolist()
 
 
-def test_fold():
+def test_fold() -> None:
     gate, (x, text) = shake(gate_of()).eval(), inputs()
     wanted = gate([x, text])
     gate.fold_text(text)
     assert torch.equal(gate([x, 0 * text]), wanted)
 
 
-def test_text_moves_the_route():
+def test_text_moves_the_route() -> None:
     gate, (x, text) = gate_of().eval(), inputs(16)
     assert (gate([x, text]) - gate([x, text.flip(0)])).abs().max() > 0.05
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     assert_round_trips(shake(gate_of()), gate_of(), [inputs()], aux=True)
     twin = copy.deepcopy(gate_of())
     twin(inputs())
@@ -273,7 +274,7 @@ def test_round_trips():
     assert_exports(shake(gate_of(text=False)), [inputs(1)[0]], [inputs(1)[0]])
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = ExpertGate.parse(RowContext("ExpertGate", [64, 256], [], options={"experts": 16, "topk": 3}))
     assert (plan.args, plan.c2) == ([64, 16, 3, 256], 16)
     assert ExpertGate.parse(RowContext("ExpertGate", 64, [8, 2])).args == [64, 8, 2]
@@ -289,7 +290,7 @@ def test_parse_rule():
         (["local", "cross-modal"], {0, 2, 3, 4, 5}),
     ],
 )
-def test_kinds_off_are_never_chosen(kinds, numbers):
+def test_kinds_off_are_never_chosen(kinds: Any, numbers: Any) -> None:
     """In training and evaluation, over many images; balance and entropy are of the experts that there are."""
     torch.manual_seed(0)
     gate, x = ExpertGate(C, N, 2, D, kinds), inputs(200)
@@ -304,11 +305,11 @@ def test_kinds_off_are_never_chosen(kinds, numbers):
         assert gate.aux["bal"].item() == pytest.approx(1)
 
 
-def test_all_kinds_are_no_restriction():
+def test_all_kinds_are_no_restriction() -> None:
     assert ExpertGate(C, N, 2, D, ["cross-modal", "global", "local"]).offered is None
 
 
-def test_wrong_kinds():
+def test_wrong_kinds() -> None:
     for kinds in (["locals"], "local", ["local", "local"], ["local"], [], None, [1]):
         with pytest.raises(
             ConfigError, match="kinds of experts: expected names out of local, global, cross-modal of at"

@@ -200,9 +200,7 @@ class ExpertGate(AuxLossMixin, SettingsMixin, TextFoldMixin):
         Raises:
             ConfigError: If it is outside the range that training keeps to.
         """
-        low, high = TAU_RANGE
-        if not low <= tau <= high:
-            raise ConfigError("temperature of the gate", f"a number from {low} to {high}", tau)
+        checks.number("temperature of the gate", tau, *TAU_RANGE)
         self.log_tau.fill_(math.log(tau))
 
     def set_topk(self, topk: int | str) -> None:

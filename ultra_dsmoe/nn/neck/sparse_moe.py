@@ -78,7 +78,7 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
             ConfigError: If N < 3, k is not within 1..N or the mode is unknown.
         """
         super().__init__()
-        checks.whole("experts", experts, UNIVERSAL + 1, f"an integer of at least {UNIVERSAL + 1}")
+        checks.whole("experts", experts, UNIVERSAL + 1)
         checks.sizes("SparseMoE", c=c, **({} if text_width is None else {"text_width": text_width}))
         self.experts = experts
         self.gate = ExpertGate(c, experts, "auto" if topk is None else topk) if own_gate else None
@@ -167,8 +167,7 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
         Raises:
             ConfigError: If the mode is unknown, or the kept experts are missing, needless or wrong.
         """
-        if mode not in MODES:
-            raise ConfigError("moe mode", " or ".join(MODES), mode)
+        checks.one_of("moe mode", mode, MODES)
         if (mode == "static") != (kept is not None):
             came = "static without them" if kept is None else f"{mode} with {list(kept)}"
             raise ConfigError("moe mode", "static with the experts to keep, or another mode", came)
