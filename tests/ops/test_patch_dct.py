@@ -1,4 +1,4 @@
-"""Patch-wise DCT: orthonormal kernels, laws of the projection, overlapping patches by hand, what moves with the image."""
+"""Patch-wise DCT: orthonormal kernels, laws of the projection, overlapping patches by hand, what moves with a map."""
 
 import math
 

@@ -71,6 +71,7 @@ class BandSplit(LinearFoldMixin, nn.Module):
 
     options: ClassVar[dict[str, Option]] = SPLIT_OPTIONS
     fast_parameters = ("shares",)
+    stacked_vectors: ClassVar[dict[str, int]] = {"shares": 1}  # one of each channel
     knockouts = (
         Knockout("bands-merged", "low band replaced by the whole map, high band by zero", _bands(
             lambda low, high: (low + high, torch.zeros_like(high)))),
