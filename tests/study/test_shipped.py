@@ -41,7 +41,7 @@ def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pixels(net: Any) -> int:
-    """Return the side of a small image that suits a net: T takes multiples of 128, a patch of 8 at stride 16 as many."""
+    """Return the side of a small image that suits a net: multiples of 128 for T and for patches of 8."""
     patches = [16 * m.patch for m in net.modules() if isinstance(m, BandSplit)]
     return max(IMAGE, int(net.stride.max()), *patches)
 
