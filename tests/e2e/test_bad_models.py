@@ -16,7 +16,10 @@ from ultra_dsmoe.plugin.yaml_rows import load_layers
 
 # Of every block: arguments that suit it, those that must be whole numbers above 0, and switches.
 BLOCKS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "Allocate": ({"c_level": 16, "c_hub": 16, "scale": 1}, "c_level c_hub", "gated"),
+    "BandSplit": ({"c": 16}, "c patch tau", ""),
     "CBAM": ({"c": 16}, "c reduction k", ""),
+    "ChannelSync": ({"ch": [16, 16]}, "ch", "residual"),
     "DSA": ({"c": 16}, "c k dilation", ""),
     "DecoupledDetect": ({"nc": 3, "ch": [16], "hidden": 16}, "nc reg_max hidden", ""),
     "DualAttention": ({"c": 16}, "c reduction dilation", "residual"),
@@ -24,10 +27,12 @@ BLOCKS: dict[str, tuple[dict[str, Any], str, str]] = {
     "ExpertEnsemble": ({"c": 16, "text_width": 8, "experts": 4}, "c text_width experts", ""),
     "ExpertGate": ({"c": 16, "experts": 4}, "c experts topk", ""),
     "FeatureAggregation": ({"c": 16}, "c", ""),
+    "FGPEM": ({"c": 16}, "c patch tau", "spatial_gate"),
     "GAD": ({"c1": 16, "c2": 16}, "c1 c2", ""),
     "HubFusion": ({"ch": [16, 16, 16, 16], "c2": 16}, "c2 ch", ""),
     "HubInject": ({"c_level": 16, "c_hub": 16, "scale": 1}, "c_level c_hub", ""),
     "HyperbolicFusion": ({"c": 16, "text_width": 8, "nc": 3}, "c text_width nc", "hyperbolic"),
+    "MFA": ({"ch": [16, 16, 16], "c2": 16}, "c2 ch", ""),
     "NeckBlock": ({"c1": 16, "c_other": 16, "c2": 16}, "c1 c_other c2 n", "on"),
     "ResidualFusion": ({"ch": [16, 16]}, "", "enabled"),
     "SparseMoE": ({"c": 16, "experts": 4}, "c experts topk", ""),
@@ -43,7 +48,17 @@ SWITCHES = [
     (name, key, wrong) for name, (_, _, keys) in BLOCKS.items() for key in keys.split() for wrong in NO_SWITCHES
 ]
 OTHERS = [
+    ("Allocate", "scale", 3),
+    ("Allocate", "gain", -1),
+    ("BandSplit", "split", "fourier"),
+    ("BandSplit", "tau", 7),
     ("CBAM", "k", 4),
+    ("ChannelSync", "c_lateral", [16]),
+    ("FGPEM", "gain", float("nan")),
+    ("FGPEM", "features", None),
+    ("FGPEM", "channel_gate", True),
+    ("MFA", "reference", 3),
+    ("MFA", "ch", [16]),
     ("DSA", "k", 4),
     ("DecoupledDetect", "detector", 5),
     ("DecoupledDetect", "ch", []),

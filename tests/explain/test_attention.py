@@ -171,7 +171,7 @@ def test_a_net_with_nothing_to_show_is_refused(nets: dict[str, Any], tiny_boards
     evaluation = Evaluation({"model": str(file), "device": "cpu"})
     note = "attention: left out, the model has none in neck and class branches"
     assert attention_files(evaluation) == ({}, [note])
-    with pytest.raises(ConfigError, match="model: expected a network with experts, hyperbolic distances or attention"):
+    with pytest.raises(ConfigError, match="model: expected a network with experts, hyperbolic distances, attention or"):
         COMMAND.main([str(file), "device=cpu", f"out={tmp_path / 'new'}"])
     with pytest.raises(ConfigError, match="images: expected a whole number from 1 to 50, got 0"):
         COMMAND.main([str(file), "images=0"])

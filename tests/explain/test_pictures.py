@@ -54,7 +54,13 @@ def test_one_command_draws_everything(
         if name.endswith(".png"):
             assert min(cv2.imread(str(out / name)).shape[:2]) > 500
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [*("gate", "sizes"), *["disk"] * 2, "attention", *["written"] * 12]
+    assert [line.split(":")[0] for line in lines] == [
+        *("gate", "sizes"),
+        *["disk"] * 2,
+        "attention",
+        "bands",
+        *["written"] * 12,
+    ]
     # The same routes as from the command of their own, to the last digit.
     assert (
         commands.routing.COMMAND.main([str(checkpoint), "device=cpu", f"out={tmp_path / 'alone'}", "shuffles=20"]) == 0

@@ -13,6 +13,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultra_dsmoe.explain.catalogue import CONTROL, applicable, catalogue
 from ultra_dsmoe.explain.record import blocks, head_attentions, hub_outputs, recording
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.nn import registry
 from ultra_dsmoe.nn.attention.cbam import CBAM
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.base import TextFoldMixin
@@ -25,7 +26,9 @@ from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics, permuted, random_directions
 
 KNOCKOUTS = catalogue()
-NAMES = [name for name in KNOCKOUTS if name != CONTROL]
+GASNET = ("MFA", "BandSplit", "FGPEM", "Allocate", "ChannelSync")  # of nets without text: tests/configs/test_gasnet.py
+OF_GASNET = {knockout.name for cls, knockout in registry.knockouts() if cls.__name__ in GASNET}
+NAMES = [name for name in KNOCKOUTS if name not in {CONTROL, *OF_GASNET}]
 
 
 @torch.no_grad()

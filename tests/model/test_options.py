@@ -75,7 +75,7 @@ def test_no_mapping(section: Any) -> None:
 
 def test_an_unknown_key_hears_of_its_neighbour() -> None:
     with pytest.raises(
-        ConfigError, match=r"expected keys out of attention, .* \(did you mean 'hyperbolic'\?\), got hyperbolik"
+        ConfigError, match=r"expected keys out of allocation_gate, .* \(did you mean 'hyperbolic'\?\), got hyperbolik"
     ):
         check_options({"text": True, "hyperbolik": True})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,7 +152,7 @@ def test_another_encoder_renews_the_projection(build: Build) -> None:
         (["scratch"], r"prompts: expected a mapping"),
     ],
 )
-def test_wrong_prompts_change_nothing(prompts, message: str, build: Build) -> None:
+def test_wrong_prompts_change_nothing(prompts: Any, message: str, build: Build) -> None:
     net = described(build(nc=3))
     before, info = net.blocks(TextSemantics)[0].bank.clone(), deepcopy(net.text_info)
     with pytest.raises(TextError, match=message):

@@ -29,7 +29,7 @@ from ultra_dsmoe.train.optimizer import FAST_LR, Movement, fits
 from ultra_dsmoe.train.trainer import DSMoETrainer
 
 # Nets that hold all blocks between them, and the image sizes they take.
-NETS = {"dsmoe-n": 64, "dsmoe": 64, "yolov8n-dsmoe": 64, "smodel-n": 128, "no text": 64}
+NETS = {"dsmoe-n": 64, "dsmoe": 64, "yolov8n-dsmoe": 64, "smodel-n": 128, "no text": 64, "yolov8n-gasnet": 64}
 WITHOUT_PARAMETERS = {"Pick"}
 # name, learning rate, iterations: ``auto`` chooses by the last
 OPTIMIZERS = {
@@ -53,6 +53,9 @@ def make_net(name: str) -> DSMoEModel:
     if name == "no text":
         cfg = yaml_model_load("dsmoe-n.yaml")
         cfg["dsmoe"]["text"] = False
+    if name == "yolov8n-gasnet":
+        cfg = yaml_model_load(cfg)
+        cfg["dsmoe"]["split"] = "learned"  # its shares are parameters
     torch.manual_seed(0)
     net = DSMoEModel(cfg, nc=6, verbose=False)
     net.args = get_cfg()
