@@ -12,7 +12,7 @@ from ultra_dsmoe.edge import preflight
 from ultra_dsmoe.edge.preflight import Plan, Report, Verdict
 from ultra_dsmoe.edge.recipes import MODE, OPSET, PRECISIONS, Recipe
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.runtime.engine import MEGABYTE, build_engine
+from ultra_dsmoe.runtime.engine import MEGABYTE, WORKSPACE, build_engine
 
 SOFTWARE = ("python", "torch", "tensorrt", "driver")
 
@@ -133,7 +133,7 @@ BUILD = Command(
     {
         "model": Option(text, "ONNX file written by `yolo export ... format=onnx opset=17`"),
         "precision": Option(one_of(PRECISIONS), "|".join(PRECISIONS) + "; int8 for files with Q/DQ nodes", "fp32"),
-        "workspace": Option(number(0, 1024), "limit of the builder's working memory in GiB", "the builder's own"),
+        "workspace": Option(number(*WORKSPACE), "limit of the builder's working memory in GiB", "the builder's own"),
         "out": Option(text, "file to write", "the model's name with .engine"),
     },
     build,

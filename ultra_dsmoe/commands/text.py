@@ -14,7 +14,7 @@ from ultra_dsmoe.commands.opening import output_file, progress
 from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
-from ultra_dsmoe.files import write_files
+from ultra_dsmoe.files import write_files, written_to
 from ultra_dsmoe.text import cache, class_names, encode_bank, generate, read_prompts
 from ultra_dsmoe.text.apart import CLOSEST
 from ultra_dsmoe.text.bank import TextBank
@@ -85,7 +85,7 @@ def encode(options: Given) -> int:
         raise TextError("out", "a language model's vectors (those of hash need no file)", bank.encoder)
     print(*_summary(bank), sep="\n")
     if output:
-        with TemporaryDirectory(dir=output.parent) as folder:
+        with written_to(output), TemporaryDirectory(dir=output.parent) as folder:
             os.replace(cache.save(Path(folder), bank.prompts, bank.encoder, bank.vectors), output)
         print(f"written: {output}; a machine finds it as $ULTRA_DSMOE_CACHE/text/{bank.key}.npz")
     return 0

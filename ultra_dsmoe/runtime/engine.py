@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.causes import one_line_errors
+from ultra_dsmoe.checks import is_number
 from ultra_dsmoe.errors import ConfigError, WeightsError
+from ultra_dsmoe.files import can_write
 from ultra_dsmoe.parsing import Parser
 from ultra_dsmoe.runtime.model_file import (
     TENSORRT_KEY,
@@ -36,6 +38,7 @@ LEGACY_OPSET = 17
 BROKEN = ("10.2.0",)  # the host's exclusion
 FLAGS = {"fp32": None, "fp16": "FP16", "int8": "INT8"}  # precision to builder flag
 GIB = 1 << 30
+WORKSPACE = (0.001, 1024)  # GiB of the builder's working memory that may be asked for
 MEGABYTE = 1e6
 
 
@@ -63,10 +66,11 @@ def build_engine(
         raise ConfigError("model", "an .onnx file", str(source))
     if precision not in FLAGS:
         raise ConfigError("precision", f"one of {', '.join(FLAGS)}", precision)
-    if workspace is not None and not workspace > 0:
-        raise ConfigError("workspace", "a number of GiB above 0", workspace)
-    if not output.parent.is_dir() or output.is_dir():  # said now, not after minutes of building
-        raise ConfigError("output", "a file in an existing folder", str(output))
+    if workspace is not None and not is_number(workspace, *WORKSPACE):
+        raise ConfigError("workspace", "a number from {:g} to {:g}".format(*WORKSPACE), workspace)
+    # Said now, not after minutes of building.
+    if not output.parent.is_dir() or output.is_dir() or not can_write(output.parent):
+        raise ConfigError("output", "a file in a folder that exists and can be written", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)
     trt = _tensorrt()

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ultra_dsmoe.checks import whole
+from ultra_dsmoe.checks import is_whole, whole
 from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.boards.defects import CLASSES, Defect, add_defects
@@ -100,9 +100,9 @@ def generate(
     Raises:
         DataError: If a number is out of range or the folder is in use.
     """
-    for name, value, low in (("train", train, 1), ("val", val, 1), ("seed", seed, 0), ("size", size, MIN_SIZE)):
+    for name, value, low in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
         whole(name, value, low, f"a whole number of at least {low}", DataError)
-    if size > MAX_SIZE:
+    if not is_whole(size, MIN_SIZE, MAX_SIZE):
         raise DataError("size", f"a whole number from {MIN_SIZE} to {MAX_SIZE}", size)
     root = Path(root).resolve()
     with whole_folder(root) as partial:
