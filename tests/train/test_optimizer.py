@@ -372,12 +372,16 @@ def test_what_stands_still_is_named(said: list[str], name: str) -> None:
     assert line.startswith("model.18.cross.w_f stood still although they get gradients: moved less than 0.01")
 
 
-@pytest.mark.parametrize("momentum", ["none", "zero", "decay"])
+@pytest.mark.parametrize("momentum", ["none", "zero", "decay", "little"])
 def test_what_gets_no_gradient_rightly_rests(said: list[str], momentum: str) -> None:
     """As the box branch of a level that no object belongs to: its momentum is weight decay, or nothing at all."""
     movement, parameters = moved_net("cv2.2")
-    shares = {"zero": 0.0, "decay": 5e-4}
-    momenta = {p: shares[momentum] * p.detach() for p in parameters.values()} if momentum in shares else {}
+    momenta = {p: torch.randn_like(p) for p in parameters.values()}
+    rests = {"zero": torch.zeros_like, "decay": lambda p: 5e-4 * p, "little": lambda p: 1e-6 * torch.randn_like(p)}
+    for name, p in parameters.items():
+        if "cv2.2" in name:
+            del momenta[p]
+            momenta |= {p: rests[momentum](p.detach())} if momentum in rests else {}
     assert movement.report(Momenta(momenta))
     assert not said
 

@@ -131,8 +131,8 @@ def lint_vectors(bank: TextBank, closest: float = CLOSEST) -> list[PromptFinding
     a causal model's is taken off.
     """
     cosines = class_cosines(bank.vectors, bank.encoder)
-    for i, j in unread_pairs(bank.prompts, bank.vectors):
-        cosines[i, j] = cosines[j, i] = 1
+    for one, other in unread_pairs(bank.prompts, bank.vectors):
+        cosines[one, other] = cosines[other, one] = 1
     findings = []
     for group in _groups(cosines, closest):
         part = cosines[np.ix_(group, group)]

@@ -24,8 +24,7 @@ from ultralytics.utils import LOGGER
 
 FAST_LR = 10.0  # of `fast_parameters`: at the common pace they hardly move (our choice)
 ROUNDING = 1e-5  # of a median movement below which a hundredth of it is lost in single precision's last bit
-TURNED = 1e-4  # of a momentum, across its parameter: less is weight decay alone (our choice; rounding leaves 1e-7)
-MOMENTA = ("exp_avg", "momentum_buffer", "square_avg")  # in the states of the host's optimizers
+MOMENTA = ("exp_avg", "momentum_buffer")  # in the states of the host's optimizers
 STILL = 0.01  # of the median movement in an epoch: what moves less stands still (our choice; a fault measured 0.003)
 _BUFFER = "momentum_buffer_stack"  # in the optimizer's state, beside the host's, and so in its checkpoints
 _MAX_NAMES = 4  # in a line of the log
@@ -136,7 +135,8 @@ def fits(state: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> bool
 class Movement:
     """Find the parameters of our blocks that stand still although they get gradients, from two looks at the net.
 
-    One without a gradient is none of them: the box branch of a level that no object belongs to rightly rests.
+    One whose gradients are as small as its movement is none of them: the box branch of a level that no object belongs
+    to rightly rests.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -156,18 +156,18 @@ class Movement:
         Returns:
             The names; None where the net has moved so little, as in a short epoch of warm-up, that nothing can be told.
         """
-        moved, had = {}, {}
+        moved, forces = {}, {}
         for name, p in _trained(self.model):
             if (old := self.start.get(name)) is not None and old.shape == p.shape:
                 moved[name] = _across(p.detach().float() - old.float(), old) / _size(old)
-                had[name] = p
+                forces[name] = _force(p, optimizer)
         pace = torch.stack(list(moved.values())) if moved else torch.zeros(1)
         if pace.median() < ROUNDING:
             return None
-        slow = (pace < STILL * pace.median()).tolist()
+        force = torch.stack(list(forces.values()))
+        slow = ((pace < STILL * pace.median()) & (force > STILL * force.median())).tolist()
         ours = set(_inside_our_blocks(self.model))
-        names = [name for name, is_slow in zip(moved, slow, strict=True) if is_slow and name in ours]
-        return [name for name in names if _got_gradient(had[name], optimizer)]
+        return [name for name, is_slow in zip(moved, slow, strict=True) if is_slow and name in ours]
 
     def report(self, optimizer: torch.optim.Optimizer) -> bool:
         """Log a line where parameters stand still; return whether it could be told."""
@@ -191,11 +191,12 @@ def _across(step: Tensor, p: Tensor) -> Tensor:
     return (step - unit * (step @ unit)).norm()
 
 
-def _got_gradient(p: nn.Parameter, optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a momentum of the parameter holds more than weight decay; where there is none, whether a gradient is."""
+def _force(p: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the length of a parameter's momentum, of its gradient where it has none, across and relative to it."""
     state = optimizer.state.get(p, {})
     kept = [state[name] for name in (*MOMENTA, _BUFFER) if isinstance(state.get(name), Tensor)]
-    return any(bool(_across(m, p) > TURNED * _size(m)) for m in kept or ([] if p.grad is None else [p.grad]))
+    given = kept or ([] if p.grad is None else [p.grad])
+    return torch.stack([_across(m, p) for m in given]).max() / _size(p) if given else torch.zeros_like(_size(p))
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
