@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ultra_dsmoe import files
-from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.files import require_unused, whole_file, whole_folder, write_files
+from ultra_dsmoe.errors import DataError, PlaceError
+from ultra_dsmoe.files import can_write, require_unused, whole_file, whole_folder, write_files
+
+PROC = Path("/proc")  # a folder in which nobody can make anything, whatever its permissions say
 
 
 def mode(path: Path) -> int:
@@ -123,6 +128,37 @@ def test_require_unused(tmp_path: Path) -> None:
             require_unused(taken)
         with pytest.raises(DataError, match="expected a new or empty folder"), whole_folder(taken):
             raise AssertionError
+
+
+@pytest.mark.skipif(not PROC.is_dir(), reason="a folder of Linux")
+def test_a_place_that_cannot_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    assert can_write(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert not can_write(PROC)
+    assert not can_write(tmp_path / "none")
+    for writer in (whole_folder, whole_file):
+        with pytest.raises(PlaceError, match=r"^/proc/x: expected a place that can be written, got No such file"):
+            writer(PROC / "x").__enter__()
+    with pytest.raises(OSError, match=r"^/proc/x/y: expected a place that can be written"):
+        write_files(PROC / "x" / "y", {"a": b""})
+
+
+@pytest.mark.parametrize("writer", [whole_folder, whole_file])
+def test_what_a_disk_refuses_inside_is_about_that_place(writer: Callable[..., Any], tmp_path: Path) -> None:
+    def meet(error: OSError | None = None) -> None:
+        with writer(tmp_path / "set") as part:
+            if error is None:
+                (part / "none" / "x").write_text("")
+            raise error
+
+    with pytest.raises(PlaceError, match=rf"^{tmp_path}/set: expected a place that can be written, got No") as caught:
+        meet()
+    assert caught.value.errno
+    with pytest.raises(PlaceError, match=rf"^{tmp_path}/set: expected a disk with room for what is written, got full"):
+        meet(OSError(errno.ENOSPC, "full"))
+    with pytest.raises(FileNotFoundError, match="photo"):  # what is read belongs to somebody else
+        meet(FileNotFoundError(errno.ENOENT, "gone", "photo.png"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,47 @@ def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture[str]
     assert "limit 0" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("names", "code", "said"),
+    [
+        (
+            ["划痕", "裂纹", "孔洞"],
+            0,
+            ["caution: 划痕, 裂纹, 孔洞: no description; ", "3 classes by name alone, hash: no fault"],
+        ),
+        (
+            ["crack_type_1_of_the_casting_surface", "crack_type_2_of_the_casting_surface"],
+            1,
+            ["fault: crack_type_1", "caution: ", "2 classes by name alone, hash: 1 fault"],
+        ),
+    ],
+)
+def test_lint_of_names_alone(names: list[str], code: int, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Judged as training judges them: by the distances of the template's sentences."""
+    Path("names.yaml").write_text(yaml.safe_dump({"names": names}))
+    assert run(["text", "lint", "names.yaml"]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(said)
+    assert all(line.startswith(begin) for line, begin in zip(lines, said, strict=True)), lines
+
+
+def test_lint_says_of_names_what_training_refuses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf(HashEncoder):
+        """Knows no word."""
+
+        def encode(self, texts: list[str]) -> np.ndarray:
+            return np.ones((len(texts), 4), np.float32)
+
+    monkeypatch.setattr("ultra_dsmoe.text.bank.make_encoder", lambda *_, **__: Deaf())
+    Path("names.yaml").write_text(yaml.safe_dump({"names": ["划痕", "裂纹", "孔洞"]}))
+    assert run(["text", "lint", "names.yaml", "encoder=hash"]) == 1
+    assert capsys.readouterr().out.startswith("fault: 划痕, 裂纹, 孔洞: almost one vector to hash (")
+    with pytest.raises(DSMoEError, match="prompts: expected texts that hash tells apart"):
+        encode_bank(["划痕", "裂纹", "孔洞"], None, "hash")
+
+
 def test_a_packaged_yaml_is_found_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["text", "lint", "neu-det.yaml", "encoder=hash"]) == 0
     assert run(["text", "encode", "deeppcb.yaml"]) == 0  # with its shipped vectors, and no model here
@@ -149,7 +190,8 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
         (["lint", "data.yaml", "closest=2"], "closest: expected a number from -1 to 1, got 2"),
         (["lint", "data.yaml", "closest=nan"], "closest: expected a number from -1 to 1, got nan"),
         (["lint", "data.yaml", "closest=high"], "closest: expected a number from -1 to 1, got high"),
-        (["lint", "bare.yaml"], r"prompts: expected descriptions in the data YAML.*, got none in bare\.yaml"),
+        (["lint", "data.yaml", "prompts=empty.yaml"], "prompts file empty.yaml: expected a mapping"),
+        (["lint", "data.yaml", "prompts=nothing.yaml"], r"expected a mapping .*, got nothing in nothing\.yaml"),
         (["lint", "empty.yaml"], r"data: expected a data YAML with names, got empty\.yaml, without"),
         (["lint", "broken.yaml"], r"data: expected a readable YAML file, got broken\.yaml"),
         (["lint", "listed.yaml"], "prompts: expected a mapping"),
@@ -168,7 +210,7 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
     ],
 )
 def test_bad_input_is_one_line(words: list[str], message: str, data: Path) -> None:
-    Path("bare.yaml").write_text("names: [spur]")
+    Path("nothing.yaml").write_text("{}")
     Path("empty.yaml").write_text("")
     Path("broken.yaml").write_text("names: [spur")
     Path("listed.yaml").write_text("names: [spur]\nprompts: [a thing]")

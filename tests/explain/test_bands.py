@@ -127,7 +127,9 @@ def test_what_is_flat_is_drawn_as_one_colour() -> None:
     assert colours(np.full((4, 4), 5, np.float32) + 1e-4 * np.random.default_rng(0).random((4, 4))) <= 4
 
 
-def test_the_command_draws_each_enhancement(tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_draws_each_enhancement(
+    tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained = {"imgsz": 64, "data": str(tiny_boards), "task": "detect"}
     torch.save({"model": build("gasnet-n"), "train_args": trained}, tmp_path / "best.pt")
     out = tmp_path / "out"

@@ -182,6 +182,27 @@ def test_map_is_compared_on_request(
     assert seen == [(net, split), (file, {**split, "batch": 2})]
 
 
+@pytest.mark.parametrize("after", [(0.495, 0.295), None])
+def test_where_map_decides_one_line_says_so_and_what_else_was_seen(
+    toy: Planted, file: Path, monkeypatch: pytest.MonkeyPatch, said: Any, after: tuple[float, float] | None
+) -> None:
+    net, plant = toy
+    plant(shifted(slice(0, 4), 10.0, 0))
+    monkeypatch.setattr(parity_verdict, "map_of", lambda model, arguments: after if model == file else (0.5, 0.3))
+    check_export(Export(net, str(file), bits=8), [IMAGES, IMAGES], {"split": "val"} if after else None)
+    (line,) = said.records
+    decision = (
+        "mAP50 0.5000 -> 0.4950, mAP50-95 0.3000 -> 0.2950 on the val split (limit 0.01)"
+        if after
+        else "which was not compared (dsmoe_parity=val does)"
+    )
+    assert line.levelno == (logging.INFO if after else logging.WARNING)
+    assert line.getMessage().partition("parity: ")[2] == (
+        f"at 8 bits mAP decides, {decision}; 10 images show no exchanged class or coordinate; that rounding "
+        "moved boxes by up to 10 px and scores by up to 0 is not judged"
+    )
+
+
 def test_what_can_be_run(tmp_path: Path, file: Path, toy: Planted, said: Any) -> None:
     assert runnable(file) == file
     assert runnable(file.with_suffix(".engine")) == file, "the file that the engine was built from"

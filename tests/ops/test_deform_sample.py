@@ -95,3 +95,51 @@ def test_half_precision_samples_near_the_same_place() -> None:
     got = deform_sample(x.half(), offset, mask.half(), dilation)
     assert got.dtype == torch.float16
     torch.testing.assert_close(got.float(), deform_sample(x, offset, mask, dilation), atol=0.06, rtol=0)
+
+
+@pytest.mark.skipif(not HALF_ON_CPU, reason="this torch samples in half precision on a GPU only")
+@pytest.mark.parametrize("width", [40, 160, 750, 1500, 2000])
+@pytest.mark.parametrize("sampler", [deform_sample, deform_sum])
+def test_half_precision_finds_the_place_on_maps_of_any_width(sampler: Any, width: Any) -> None:
+    """A sawtooth of slope 1 tells where a sample lies: to a hundredth of a pixel, of which the values leave 1/256."""
+    column = torch.arange(float(width)) % 8
+    x = column.expand(1, 1 if sampler is deform_sample else TAPS, 1, width)
+    offset, mask = torch.zeros(1, 18, 1, width), torch.zeros(1, 9, 1, width)
+    offset[:, 4], mask[:, 4] = 0.25, 1  # the middle tap alone, a quarter to the right
+    where = offset.half(), mask.half(), torch.ones(1, 1, 1, width).half()
+    found = sampler(x.half(), *where)
+    assert found.dtype == torch.float16
+    found = found[0, 0, 1, 1::3] if sampler is deform_sample else found[0, 0, 0]
+    inside = column < 7  # where the tooth does not end
+    inside[-1] = False
+    assert (found.float() - column - 0.25)[inside].abs().max() < 0.01
+
+
+class Sampler(torch.nn.Module):
+    """Samples in half precision inside a graph of single precision, as a file of half precision does."""
+
+    def forward(self, x: Any, offset: Any, mask: Any, dilation: Any) -> Any:
+        return deform_sample(x.half(), offset.half(), mask.half(), dilation.half()).float()
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_exported_grid_sample_has_inputs_of_one_type(half: Any, tmp_path: Any) -> None:
+    """TensorRT wants both of one type; single precision needs no cast for it."""
+    onnx = pytest.importorskip("onnx")
+    module = Sampler() if half else Plain()
+    inputs = torch.randn(1, 2, 4, 5), torch.randn(1, 18, 4, 5), torch.ones(1, 9, 4, 5), torch.ones(1, 1, 4, 5)
+    torch.onnx.export(module, inputs, str(tmp_path / "a.onnx"), opset_version=17, dynamo=False)
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "a.onnx")).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+    (node,) = (n for n in graph.node if n.op_type == "GridSample")
+    assert {types[name] for name in node.input} == {onnx.TensorProto.FLOAT}
+    assert types[node.output[0]] == onnx.TensorProto.FLOAT
+    casts = [n.op_type for n in graph.node if n.op_type == "Cast" and types.get(n.input[0]) == onnx.TensorProto.FLOAT]
+    assert bool(casts) == half
+
+
+class Plain(torch.nn.Module):
+    """Samples in single precision."""
+
+    def forward(self, x: Any, offset: Any, mask: Any, dilation: Any) -> Any:
+        return deform_sample(x, offset, mask, dilation)

@@ -179,7 +179,10 @@ BROKEN = {
     "no input": (with_row(8, [[], 1, "ToyNeck", [[256]]]), "row 8 .*rows that come before it"),
     "no argument": (with_row(6, [-1, 1, "ToyChain", []]), "row 6 .*arguments that the layer accepts"),
     "wrong type": (with_row(6, [-1, 1, "ToyChain", ["wide"]]), "row 6 .*arguments that the layer accepts"),
-    "too many inputs": (with_row(6, [[4, 5], 1, "ToyChain", [512]]), "ToyChain: expected 'from' with 1 inputs, got 2"),
+    "too many inputs": (
+        with_row(6, [[4, 5], 1, "ToyChain", [512]]),
+        r"row 6 \(ToyChain\): expected 'from' with 1 inputs, got 2",
+    ),
     "stock row on a list": (with_row(9, [8, 1, "Conv", [64]]), "row 9 .*through Pick.*row 8 .ToyNeck"),
     "list row in a list": (with_row(12, [[8, 7], 1, "Concat", [1]]), "row 12 .*through Pick"),
     "our row on a list row": (with_row(9, [8, 1, "ToyChain", [64]]), "expected 'from' with 1 inputs, got 3"),

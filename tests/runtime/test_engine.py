@@ -148,7 +148,7 @@ def test_module_needs_neither_torch_nor_onnx(source: Path, tmp_path: Path) -> No
         ("11.0.0", {}, {"precision": "fp16"}, "fp16: expected TensorRT 10 or older .* got 11.0.0"),
         ("8.6.1", {}, {"precision": "int8"}, "int8: expected an ONNX file with Q/DQ nodes .*quantize makes one"),
         ("8.6.1", {}, {"precision": "fp8"}, "precision: expected one of fp32, fp16, int8, got fp8"),
-        ("8.6.1", {}, {"workspace": 0}, "workspace: expected a number above 0, in GiB, got 0"),
+        ("8.6.1", {}, {"workspace": 0}, "workspace: expected a number from 0.001 to 1024, got 0"),
     ],
 )
 def test_settings_that_cannot_be_met(
@@ -178,7 +178,7 @@ def test_files_that_cannot_be_built(
         build_engine(tmp_path / "best.pt")
     with pytest.raises(WeightsError, match="expected a readable file"):
         build_engine(tmp_path / "gone.onnx")
-    with pytest.raises(ConfigError, match="output: expected a file in an existing folder"):
+    with pytest.raises(ConfigError, match="output: expected a file in a folder that exists and can be written"):
         build_engine(source, tmp_path / "gone" / "a.engine")
     (tmp_path / "half.onnx").write_bytes(source.read_bytes()[:100000])
     with pytest.raises(WeightsError, match="expected a complete ONNX file"):

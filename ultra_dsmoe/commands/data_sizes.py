@@ -23,14 +23,16 @@ def run(options: Given) -> int:
     """Print what the sizes ask for, and draw them."""
     out = output_file(options.get("out", PICTURE), (".png",))
     boxes = sizes.read_boxes(options["data"], options.get("imgsz", sizes.IMGSZ))
-    clusters = sizes.cluster(boxes.sizes, options.get("clusters", sizes.CLUSTERS), options.get("seed", 0))
+    clusters = sizes.cluster(boxes.sizes, options.get("clusters"), options.get("seed", 0))
     from ultra_dsmoe.explain.plots.box_sizes import draw
 
     picture = draw(boxes, clusters, f"Box sizes of {Path(options['data']).name} at imgsz={boxes.imgsz}")
     for line in lines(boxes, clusters, sizes.advise(boxes)):
         print(line)
     write_files(out.absolute().parent, {out.name: picture})
-    print_notes([], [out])
+    count = len(clusters.centres)
+    fewer = "clusters" not in options and count < sizes.CLUSTERS
+    print_notes([f"clusters: {count} instead of {sizes.CLUSTERS}, there are no more box sizes"] if fewer else [], [out])
     return 0
 
 
@@ -75,7 +77,7 @@ picture.""",
     {
         "data": Option(text, "data YAML"),
         "imgsz": Option(whole(MIN_PIXELS, 8192), "image size to look at", str(sizes.IMGSZ)),
-        "clusters": Option(whole(1, 64), "centres of K-means", str(sizes.CLUSTERS)),
+        "clusters": Option(whole(1, 64), "centres of K-means", f"{sizes.CLUSTERS}, fewer if there are fewer sizes"),
         "seed": Option(whole(0, MAX_SEED), "of the first centres", "0"),
         "out": Option(text, "picture to write, a .png file", PICTURE),
     },

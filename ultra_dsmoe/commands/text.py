@@ -27,9 +27,8 @@ def lint(options: Given) -> int:
     from ultra_dsmoe.text import prompt_lint
 
     labels, section = _sections(options)
-    if not section:
-        need = "descriptions in the data YAML, or prompts=FILE.yaml ('dsmoe-yolo text generate' writes one)"
-        raise TextError("prompts", need, f"none in {options.get('prompts', options['data'])}")
+    if "prompts" in options and not section:
+        raise TextError("prompts", "a mapping {class: [texts]}", f"nothing in {options['prompts']}")
     usable, findings = prompt_lint.lint_section(labels, section)
     findings += prompt_lint.lint_wording(usable)
     # The findings say of close classes what a warning would.
@@ -44,7 +43,8 @@ def lint(options: Given) -> int:
     faults = sum(f.is_fault for f in findings)
     count = sum(len(texts) for texts in usable.values())
     counted = f"{faults} fault{'s' * (faults != 1)}" if faults else "no fault"
-    print(f"{count} descriptions of {len(labels)} classes, {bank.encoder}: {counted}")
+    judged = f"{count} descriptions of {len(labels)} classes" if count else f"{len(labels)} classes by name alone"
+    print(f"{judged}, {bank.encoder}: {counted}")
     return int(faults > 0)
 
 
@@ -138,8 +138,8 @@ _ENCODER = Option(text, "auto, hash, sentence:<id or folder>, causal-lm:<id or f
 _DATA = Option(text, "data YAML")
 LINT = Command(
     "text lint",
-    """Says what training would refuse of the descriptions, and what the encoder could not tell apart; exit code 1 if
-there is a fault.""",
+    """Says what training would refuse of the descriptions, or of the names where there are none, and which classes the
+encoder could not tell apart; exit code 1 if there is a fault.""",
     {
         "data": _DATA,
         "prompts": _PROMPTS,

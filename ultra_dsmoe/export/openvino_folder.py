@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.files import supplant
+from ultra_dsmoe.files import can_write, supplant
 from ultra_dsmoe.runtime.model_file import read_onnx
 
 SUFFIX = "_openvino_model"  # by which the host knows such a folder
@@ -54,6 +54,6 @@ def checked_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     foreign = folder.exists() and not (folder.is_dir() and (folder / "metadata.yaml").is_file())
-    if not folder.name.endswith(SUFFIX) or not folder.parent.is_dir() or foreign:
-        raise ConfigError("output", f"a new folder named *{SUFFIX} in an existing one", str(folder))
+    if not folder.name.endswith(SUFFIX) or not folder.parent.is_dir() or foreign or not can_write(folder.parent):
+        raise ConfigError("output", f"a new folder named *{SUFFIX} in one that can be written", str(folder))
     return folder

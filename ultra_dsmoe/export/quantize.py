@@ -29,7 +29,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
-from ultra_dsmoe.files import whole_file
+from ultra_dsmoe.files import can_write, whole_file
 from ultra_dsmoe.runtime.detections import network_input, read_images
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_onnx
 
@@ -198,8 +198,8 @@ def _checked(source: Path, output: Path, target: str) -> ModelInfo:
         raise ConfigError("model", "an .onnx file", str(source))
     if target == "openvino":
         checked_folder(output)
-    elif output.suffix != ".onnx" or not output.parent.is_dir() or output.is_dir():
-        raise ConfigError("output", "an .onnx file in an existing folder", str(output))
+    elif output.suffix != ".onnx" or not output.parent.is_dir() or output.is_dir() or not can_write(output.parent):
+        raise ConfigError("output", "an .onnx file in a folder that exists and can be written", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)
     if file.quantized:

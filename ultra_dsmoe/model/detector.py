@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER
 
@@ -53,6 +54,10 @@ class DSMoEModel(TextSide, DetectionModel):
         cfg = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
         check_rows(cfg)  # the host looks into the first row before it reads any
         super().__init__(cfg, ch, nc, verbose)
+        if not isinstance(self.model[-1], Detect):
+            last = self.model[-1]
+            name = last.type.rpartition(".")[2]
+            raise ConfigError(f"model YAML row {last.i} ({name})", "a detection head in the last row", name)
         self.largest_stride = int(self.stride.max())
         # Here, not only where they are used: a training must not fail after its run folder exists.
         self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))

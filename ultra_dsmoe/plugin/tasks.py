@@ -38,7 +38,8 @@ def patch_loading(tasks: Any) -> None:
                 if restricts and restricted:
                     from ultra_dsmoe.plugin import safeload
 
-                    safeload.permit(weight)
+                    with safeload.permits(weight):
+                        return stock(weight, safe_only)
                 return stock(weight, safe_only)
 
         ckpt, file = load(loading.newest_whole(weight, load))

@@ -23,7 +23,8 @@ from ultra_dsmoe import checks
 from ultra_dsmoe.causes import one_line_errors
 from ultra_dsmoe.deprecations import Former
 from ultra_dsmoe.errors import ConfigError, WeightsError
-from ultra_dsmoe.parsing import Command, Given, Option, one_of, positive, text
+from ultra_dsmoe.files import can_write
+from ultra_dsmoe.parsing import Command, Given, Option, number, one_of, text
 from ultra_dsmoe.runtime.model_file import (
     TENSORRT_KEY,
     ModelInfo,
@@ -39,6 +40,7 @@ LEGACY_OPSET = 17
 BROKEN = ("10.2.0",)  # the host's exclusion
 FLAGS = {"fp32": None, "fp16": "FP16", "int8": "INT8"}  # precision to builder flag
 GIB = 1 << 30
+WORKSPACE = (0.001, 1024)  # GiB of the builder's working memory that may be asked for
 MEGABYTE = 1e6
 
 
@@ -66,9 +68,10 @@ def build_engine(
         raise ConfigError("model", "an .onnx file", str(source))
     checks.one_of("precision", precision, FLAGS)
     if workspace is not None:
-        checks.positive("workspace", workspace, "in GiB")
-    if not output.parent.is_dir() or output.is_dir():  # said now, not after minutes of building
-        raise ConfigError("output", "a file in an existing folder", str(output))
+        checks.number("workspace", workspace, *WORKSPACE)
+    # Said now, not after minutes of building.
+    if not output.parent.is_dir() or output.is_dir() or not can_write(output.parent):
+        raise ConfigError("output", "a file in a folder that exists and can be written", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)
     trt = _tensorrt()
@@ -194,7 +197,7 @@ ultra_dsmoe.runtime.engine best.onnx.""",
     {
         "model": Option(text, "ONNX file written by `yolo export ... format=onnx opset=17`"),
         "precision": Option(one_of(FLAGS), "|".join(FLAGS) + "; int8 for files with Q/DQ nodes", "fp32"),
-        "workspace": Option(positive("in GiB"), "limit of the builder's working memory in GiB", "the builder's own"),
+        "workspace": Option(number(*WORKSPACE), "limit of the builder's working memory in GiB", "the builder's own"),
         "out": Option(text, "file to write", "the model's name with .engine"),
     },
     build,

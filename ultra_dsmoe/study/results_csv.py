@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.files import FULL
 
 TEXTS = ("study", "cell", "model", "data", "settings_hash", "data_hash", "prompt_hash", "ultralytics", "torch",
          "ultra_dsmoe", "commit", "per_class_AP")  # fmt: skip
@@ -20,7 +21,6 @@ NUMBERS = ("mAP50", "mAP50-95", "precision", "recall", "seconds")
 COLUMNS = ("study", "cell", "model", "data", *WHOLE, *NUMBERS, "settings_hash", "data_hash", "prompt_hash",
            "ultralytics", "torch", "ultra_dsmoe", "commit", "per_class_AP")  # fmt: skip
 HEADER = f"{','.join(COLUMNS)}\n"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # the file system, or what this user may have of it
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.files import package_roots, whole_file
+from ultra_dsmoe.files import package_roots, whole_file, written_to
 
 LOGGER = logging.getLogger("ultra_dsmoe.text")
 CACHE_ENV = "ULTRA_DSMOE_CACHE"
@@ -67,7 +67,8 @@ def save(folder: Path, prompts: Prompts, encoder: str, vectors: np.ndarray) -> P
     Raises:
         OSError: If the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with written_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{content_key(prompts, encoder)}.npz"
     write(path, prompts, encoder, vectors)
     return path

@@ -191,12 +191,12 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
         super().resume_training(ckpt)
 
     def run_callbacks(self, event: str) -> None:
-        """Run the host's callbacks; at an epoch's end, look after the router first, after one epoch at the pace."""
+        """Run the host's callbacks; at an epoch's end, look after the router first, and once at the pace."""
         if event == "on_train_start" and RANK in {-1, 0}:
             self._movement: Movement | None = Movement(self._net())
         if event == "on_train_epoch_end":
-            if movement := getattr(self, "_movement", None):
-                movement.report()
+            movement, optimizer = getattr(self, "_movement", None), getattr(self, "optimizer", None)
+            if movement and optimizer and movement.report(optimizer):
                 self._movement = None
             self.router_metrics = RouterMonitor(self._net()).end_epoch(self.epoch)
         super().run_callbacks(event)
