@@ -22,16 +22,8 @@ from ultra_dsmoe.files import whole_file
 
 SUFFIX = "-teacher"  # of the run folder's name
 RECORD = "auto-teacher.json"  # in it: what it was trained with
-STUDENTS = (
-    "model",
-    "task",
-    "mode",
-    "cfg",
-    "distill_model",
-    "dsmoe_kd",
-    "resume",
-    "save_dir",
-)  # given anew or not at all
+# Of the student's arguments those that are given anew, or not at all.
+STUDENTS = ("model", "task", "mode", "cfg", "distill_model", "dsmoe_kd", "resume", "save_dir")
 # What a teacher may differ in and still be the one that is wanted: where it runs, and what is shown of it.
 BESIDE = ("project", "name", "exist_ok", "device", "workers", "cache", "plots", "verbose", "val", "save_period")
 
