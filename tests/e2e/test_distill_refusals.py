@@ -115,6 +115,7 @@ def test_a_stock_call_stays_the_hosts(
             ConfigError,
             "dsmoe_kd cls_temperature: expected a number above 0, at most 100, got 0",
         ),
+        ({"distill_model": "auto"}, ConfigError, "distill_model: expected auto beside dsmoe_kd, such as dsmoe_kd=self"),
         ({"dsmoe_kd": "self", "distill_model": "atuo"}, WeightsError, r"checkpoint \(.pt\) \(did you mean 'auto'\?\)"),
         ({"dsmoe_kd": "attentoin", "distill_model": "T"}, ConfigError, "did you mean 'attention'"),
         ({"dsmoe_kd": {"temprature": 3}, "distill_model": "T"}, ConfigError, "did you mean 'temperature'"),

@@ -32,7 +32,7 @@ def _share(argument: str, value: Any) -> None:
         raise ConfigError(argument, "a number from 0 to 1", value)
 
 
-# Ours, as the formula. With these and the gains below both terms pulled half as much as the host's loss in a trial.
+# Ours, as the formula. With these and the gains below the terms pulled a third as much as the host's loss in a trial.
 SOFT = {"cls_temperature": Option(2.0, _temperature), "box_temperature": Option(1.0, _temperature)}
 MU = Option(0.5, _share)
 

@@ -86,10 +86,15 @@ def with_teacher(
         trainer: Trainer class that will train it; None where the host's choice is right.
         given: Our keys, checked.
         arguments: The host's, as they were given.
+
+    Raises:
+        ConfigError: If our distiller is not asked for, or there are several data sets.
     """
-    wanted = arguments.get("distill_model") == AUTO_TEACHER and not arguments.get("resume")
-    if not wanted or not (ours or given.get("dsmoe_kd") is not None):  # a stock call without a key is the host's
+    if arguments.get("distill_model") != AUTO_TEACHER or arguments.get("resume"):
         return {}
+    if not ours and given.get("dsmoe_kd") is None:  # a call for the host's distiller, which takes it for a file
+        _check_host("distill_model")
+        raise ConfigError("distill_model", "auto beside dsmoe_kd, such as dsmoe_kd=self", "auto without it")
     from ultra_dsmoe.plugin.auto_teacher import trained_teacher
 
     return {"distill_model": trained_teacher(model, {**arguments, **given}, trainer)}
