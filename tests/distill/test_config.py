@@ -66,12 +66,15 @@ def test_state_reads_back() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("attentoin", r"^dsmoe_kd: expected attention, mimic, host or a YAML file \(did you mean 'attention'\?\), got"),
-        ("kd.txt", "attention, mimic, host or a YAML file, got kd.txt"),
+        (
+            "attentoin",
+            r"^dsmoe_kd: expected attention, mimic, self, self-plain, host or .* \(did you mean 'attention'\?\), got",
+        ),
+        ("kd.txt", "attention, mimic, self, self-plain, host or a YAML file, got kd.txt"),
         (3, "or a YAML file, got 3"),
         (None, "or a YAML file, got None"),
         ({"levles": [8]}, r"options out of method, levels, .* \(did you mean 'levels'\?\), got levles"),
-        ({"method": "fitnets"}, "dsmoe_kd method: expected one of attention, mimic, got fitnets"),
+        ({"method": "fitnets"}, "dsmoe_kd method: expected one of attention, mimic, self, self-plain, got fitnets"),
         ({"adaptive": "ratio"}, "dsmoe_kd adaptive: expected one of ema, paper, none, got ratio"),
         ({"levels": 8}, "dsmoe_kd levels: expected a list of strides"),
         ({"levels": []}, "a list of strides"),

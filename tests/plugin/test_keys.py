@@ -75,12 +75,12 @@ def test_a_word_that_the_host_evaluated_is_taken_back(evaluated: object, meant: 
         ("dsmoe_text", " ", "auto, hash, sentence"),
         ("dsmoe_text", 7, "auto, hash, sentence"),
         ("dsmoe_text", len, "auto, hash, sentence.*got <built-in function len>"),
-        ("dsmoe_kd", "attentoin", "attention, mimic, host or a YAML file .did you mean 'attention'.*got attentoin"),
+        ("dsmoe_kd", "attentoin", "attention, mimic, .*, host or a YAML file .did you mean 'attention'.*got attentoin"),
         ("dsmoe_gamma", 0, "a number above 0, the exponent of the gray transform, got 0"),
         ("dsmoe_gamma", -1.5, "a number above 0, .*got -1.5"),
         ("dsmoe_gamma", True, "a number above 0, .*got True"),
         ("dsmoe_gamma", "dark", "a number above 0, .*got dark"),
-        ("dsmoe_kd", 2, "attention, mimic, host or a YAML file, got 2"),
+        ("dsmoe_kd", 2, "attention, mimic, .*, host or a YAML file, got 2"),
     ],
 )
 def test_bad_values_are_one_line(key: str, value: object, message: str) -> None:

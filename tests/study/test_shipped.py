@@ -35,7 +35,7 @@ def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"], sizes)
 
     monkeypatch.setattr(reader, "read_data", packaged)
-    for name in ("yolov8n", "yolo11n", "yolo26n", "yolov8s", "yolo11s", "yolo26s", "tmodel-n"):
+    for name in ("yolov8n", "yolo11n", "yolo26n", "yolov8s", "yolo11s", "yolo26s", "tmodel-n", "teacher-yolov8n"):
         (tmp_path / f"{name}.pt").write_text(name)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
 

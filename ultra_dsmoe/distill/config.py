@@ -11,7 +11,7 @@ import yaml
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.distill.adaptive import RULES
-from ultra_dsmoe.distill.method import DETECTION, HOST, METHODS
+from ultra_dsmoe.distill.method import DETECTION, HOST, METHODS, trait
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 
 TEMPERATURE = 20.0  # [TS] Eq. 10
@@ -22,7 +22,7 @@ class KDConfig:
     """Settings of our distiller; every one may stand in a ``dsmoe_kd`` YAML under its name.
 
     Attributes:
-        method: ``attention`` ([TS] Eq. 11-13), ``mimic`` (Eq. 5) or another one out of `METHODS`.
+        method: ``attention`` ([TS] Eq. 11-13), ``mimic`` (Eq. 5), ``self``, ``self-plain`` or another out of `METHODS`.
         levels: Strides of the levels to distil; None takes all that both nets have.
         temperature: T of Eq. 10; for ``attention``.
         adaptive: Rule of the adaptive weights: ``ema``, ``paper`` or ``none``; unless given, the method's usual one.
@@ -33,6 +33,7 @@ class KDConfig:
             two) and L_fg is divided by the number of boxes and the background, so that T and a gain mean the same for
             every teacher and data set: the terms of a trained teacher stay within about 0 to 4. False as printed.
         compare: Whether the teacher is validated before training, beside a student that has weights.
+        warmup: Epochs over which distillation grows linearly to its strength; unless given, the method's usual ones.
         own: Values of the options that the method alone has.
     """
 
@@ -43,12 +44,18 @@ class KDConfig:
     gains: Mapping[str, float] = field(default_factory=dict)
     normalize: bool = True
     compare: bool = True
+    warmup: float = 0.0
     own: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the distillation terms."""
         return tuple(METHODS[self.method].gains)
+
+    @property
+    def same_levels(self) -> bool:
+        """Whether the teacher must have the student's strides."""
+        return bool(trait(self.method, "same_levels"))
 
     def gain(self, name: str) -> float:
         """Return the gain of a term."""
@@ -57,7 +64,8 @@ class KDConfig:
     def state(self) -> dict[str, Any]:
         """Return the settings as plain values, for a checkpoint; `parse` reads them back."""
         plain = {**vars(self), "gains": dict(self.gains), **self.own}
-        del plain["own"]
+        for name in ("own", *trait(self.method, "unused")):
+            del plain[name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
@@ -101,10 +109,12 @@ def parse(options: Mapping[str, Any]) -> KDConfig:
     """
     name = _CHECKS["method"](options.get("method", next(iter(METHODS))))
     method = METHODS[name]
-    checks.known("dsmoe_kd", options, (*_CHECKS, *method.options), "options")
+    known = (*(key for key in _CHECKS if key not in trait(name, "unused")), *method.options)
+    checks.known("dsmoe_kd", options, known, "options")
     checked: dict[str, Any] = {key: _CHECKS[key](value) for key, value in options.items() if key in _CHECKS}
     own = {key: option.checked(f"dsmoe_kd {key}", key, options) for key, option in method.options.items()}
-    config = KDConfig(**{"method": name, "adaptive": method.adaptive, "own": own, **checked})
+    usual = {"method": name, "adaptive": method.adaptive, "warmup": trait(name, "warmup"), "own": own}
+    config = KDConfig(**{**usual, **checked})
     checks.known("dsmoe_kd gains", config.gains, _usual_gains(name), "names")
     return config
 
@@ -148,4 +158,5 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "gains": _gains,
     "normalize": lambda value: checks.flag("dsmoe_kd normalize", value),
     "compare": lambda value: checks.flag("dsmoe_kd compare", value),
+    "warmup": lambda value: checks.number("dsmoe_kd warmup", value, 0),
 }

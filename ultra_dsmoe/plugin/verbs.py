@@ -132,6 +132,7 @@ def wrap_train(stock: Any) -> Any:
         fusing.restore(self)
         given = keys.pop_keys(kwargs)
         file = _read_cfg(kwargs.get("cfg"))
+        asked = {**file, **kwargs}
         all_given = {**keys.pop_keys(file), **given}
         required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
         keys.check_verb("train", all_given)
@@ -152,6 +153,7 @@ def wrap_train(stock: Any) -> Any:
             if kwargs.get("trainer"):
                 raise ConfigError("dsmoe_kd", "the trainer that it brings, without another", "a trainer of your own")
             kwargs["trainer"] = trainer
+        kwargs |= distill_choice.with_teacher(self, ours, kwargs.get("trainer"), all_given, asked)
         return stock(self, *args, **kwargs, **given)
 
     return host.mark(train)
