@@ -62,7 +62,7 @@ format: $(READY) ## let ruff mend what it can
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-typecheck: $(READY) ## mypy on the package and the studies
+typecheck: $(READY) ## mypy on package, tests, benchmarks and examples
 	$(BIN)/python -m mypy
 
 docs: $(READY) ## the documentation as a site, in site/; a dead link is an error

@@ -1,9 +1,10 @@
 """What distillation costs: ``python -m benchmarks.distill_step [STUDENT TEACHER] [--batch N] [--imgsz N]``.
 
 In turn: a step of the student alone, a forward pass of the teacher, and a step that distils the one from the other by
-``dsmoe_kd=attention`` and by ``mimic``. A step is forward, the net's own loss on drawn boxes, backward, update; on a
-GPU in the mixed precision of the host's trainer, on a CPU in fp32 on one thread. The aim is for the attention step over
-the sum of the first two. On a GPU the most memory of each is printed too.
+``dsmoe_kd=attention``, ``mimic``, ``self`` and ``self-plain``; the last two where both nets have the same strides. A
+step is forward, the net's own loss on drawn boxes, backward, update; on a GPU in the mixed precision of the host's
+trainer, on a CPU in fp32 on one thread. The aims are for the steps of attention and self over the sum of the first two.
+On a GPU the most memory of each is printed too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from train_step import ON_CPU, ON_GPU, REPEATS, WARM_UP, drawn_batch, net_of, st
 from ultra_dsmoe.distill import resolve
 
 STUDENT, TEACHER = "yolov8n", "yolov8m"
-ALONE, FORWARD, METHODS = "student step", "teacher forward", ("attention", "mimic")
+ALONE, FORWARD, METHODS = "student step", "teacher forward", ("attention", "mimic", "self", "self-plain")
+AIMED = ("attention", "self")
 AIM = 1.25
 
 
@@ -53,6 +55,8 @@ def candidates(student: str, teacher: str, batch: int, imgsz: int, device: torch
     for method in METHODS:
         config = resolve(method)
         assert config is not None
+        if config.same_levels and alone.stride.tolist() != taught_by.stride.tolist():
+            continue
         found[method] = step_of(FeatureDistillation(deepcopy(alone), taught_by, config), data)
     return found
 
@@ -63,9 +67,19 @@ def ratio(times: dict[str, Timing], method: str) -> Timing:
     return times[method].over(both)
 
 
-def bar(times: dict[str, Timing]) -> Bar:
-    """Return the bar of the attention step."""
-    return Bar.of("attention step over student step + teacher forward", ratio(times, METHODS[0]), AIM)
+def bars(times: dict[str, Timing]) -> list[Bar]:
+    """Return the bars of the steps that have an aim."""
+    what = "step over student step + teacher forward"
+    return [Bar.of(f"{name} {what}", ratio(times, name), AIM) for name in AIMED if name in times]
+
+
+def others(times: dict[str, Timing]) -> list[str]:
+    """Return a line for each step without one."""
+    ratios = {name: ratio(times, name)._asdict() for name in METHODS if name in times and name not in AIMED}
+    return [
+        f"{name} step over the same: {', '.join(f'{kind} {value:.3f}' for kind, value in found.items())}"
+        for name, found in ratios.items()
+    ]
 
 
 def memory(runs: dict[str, Callable[[], None]]) -> dict[str, float]:
@@ -108,10 +122,10 @@ def main() -> None:
     used = memory(runs)
     rows = [[name, *(f"{ms:.1f}" for ms in t), *([f"{used[name]:.0f}"] if used else [])] for name, t in times.items()]
     busy = [] if on_gpu else caution(times)
-    mimic = ", ".join(f"{kind} {value:.3f}" for kind, value in ratio(times, "mimic")._asdict().items())
     head = ["", *TIMES, *(["memory, MiB"] if used else [])]
-    print("\n".join([*table(head, rows), *busy, f"mimic step over the same: {mimic}", str(bar(times))]))
-    found = {"ms": {name: t._asdict() for name, t in times.items()}, "memory_mib": used, "bars": [bar(times).as_dict()]}
+    print("\n".join([*table(head, rows), *busy, *others(times), *map(str, bars(times))]))
+    judged = [bar.as_dict() for bar in bars(times)]
+    found = {"ms": {name: t._asdict() for name, t in times.items()}, "memory_mib": used, "bars": judged}
     about = {"student": args.student, "teacher": args.teacher, "device": device.type, "batch": args.batch}
     write_json(args.json, {**found, **about, "imgsz": args.imgsz, "repeats": args.repeats})
 

@@ -1,8 +1,9 @@
 """Latency of whole nets beside their peers: ``python -m benchmarks.net_latency [--json FILE] [--nets ...]``.
 
-``dsmoe-n`` beside ``yolo11n``, ``dsmoe-s`` beside ``yolov8s``, ``dsmoe`` beside ``yolov8m``: built from their model
-YAMLs with random weights and 80 classes, fused, exported through ``YOLO.export``, batch 1. Ours as ``gather``, the
-default, and as ``static`` with the experts that images of a generated board set are sent to. All nets take turns within
+``dsmoe-n`` beside ``yolo11n``, ``dsmoe-s`` beside ``yolov8s``, ``dsmoe`` beside ``yolov8m``, ``yolov8n-gasnet`` beside
+``yolov8n``: built from their model YAMLs with random weights and 80 classes, fused, exported through ``YOLO.export``,
+batch 1. Those with experts as ``gather``, the default, and as ``static`` with the experts that images of a generated
+board set are sent to. All nets take turns within
 a runtime: ONNX Runtime, PyTorch and OpenVINO on one CPU thread, and PyTorch on a GPU where there is one, all in fp32.
 The bars are those of ``gather`` in ONNX Runtime.
 """
@@ -42,8 +43,14 @@ from interleaved import (
 
 from ultra_dsmoe.data.boards import demo
 from ultra_dsmoe.evaluate.evaluation import quiet
+from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
-PEERS = {"dsmoe-n": ("yolo11n", 1.2), "dsmoe-s": ("yolov8s", 1.0), "dsmoe": ("yolov8m", 0.9)}  # and the bar
+PEERS = {  # and the bar
+    "dsmoe-n": ("yolo11n", 1.2),
+    "dsmoe-s": ("yolov8s", 1.0),
+    "dsmoe": ("yolov8m", 0.9),
+    "yolov8n-gasnet": ("yolov8n", 1.1),
+}
 MODES = ("gather", "static")
 RUNTIMES = ("onnxruntime", "torch", "openvino", "cuda")
 ROUTED = 16  # boards whose routing says what static keeps (our choice)
@@ -89,7 +96,7 @@ def build(name: str, imgsz: int, folder: Path) -> dict[str, Built]:
     with quiet(), inside(folder):
         yolo = YOLO(f"{name}.yaml")
         arguments = {"format": "onnx", "imgsz": imgsz, "device": "cpu"}
-        if name not in PEERS:
+        if name not in PEERS or not yolo.model.blocks(SparseMoE):
             file = Path(yolo.export(**arguments)).resolve()
             net = deepcopy(yolo.model).eval().fuse(verbose=False)
             return {name: Built(net, file, gflops(net, imgsz))}
@@ -187,8 +194,8 @@ def ratios(times: dict[str, Timing]) -> dict[str, Timing]:
 
 def bars(over: dict[str, Timing]) -> list[Bar]:
     """Return the bars of the nets that were run, from their ratios in ONNX Runtime."""
-    pairs = ((f"{ours} gather", *peer) for ours, peer in PEERS.items())
-    return [Bar.of(f"{name} over {peer}", over[name], aim) for name, peer, aim in pairs if name in over]
+    pairs = ((name, *peer) for ours, peer in PEERS.items() for name in (ours, f"{ours} gather") if name in over)
+    return [Bar.of(f"{name} over {peer}", over[name], aim) for name, peer, aim in pairs]
 
 
 def report(nets: dict[str, Built], times: dict[str, Timing]) -> list[str]:

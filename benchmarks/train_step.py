@@ -56,7 +56,7 @@ def ideal_flops(chosen: Tensor, channels: int, positions: int) -> int:
 
 def conv_backward_flops(grad: Sequence[int], _x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any) -> int:
     """Return the work of a convolution's gradients; torch's own count takes grouped convolutions for full ones."""
-    *_, wanted = rest  # gradient of input, of weight, of bias
+    wanted = rest[-1]  # gradient of input, of weight, of bias
     return 2 * torch.Size(grad).numel() * torch.Size(weight[1:]).numel() * sum(wanted[:2])
 
 

@@ -49,6 +49,7 @@ def train(out: Path) -> tuple[YOLO, Path, float]:
     """Train dsmoe-n; return the best net, its run folder and its mAP50 on the validation half."""
     model = YOLO("dsmoe-n.yaml")
     results = model.train(data=DATA, project=str(out), name="train", exist_ok=True, **RECIPE)
+    assert model.trainer is not None
     run = Path(model.trainer.save_dir)
     return YOLO(run / "weights" / "best.pt"), run, float(results.box.map50)
 

@@ -16,6 +16,7 @@ import torch
 from ultralytics import YOLO
 
 from ultra_dsmoe.aliases import MOVED
+from ultra_dsmoe.nn import ExpertGate, SparseMoE
 
 FIXTURES = Path(__file__).parent / "fixtures"
 DETECTORS = ("dsmoe-n", "smodel-n", "yolov8n-dsmoe")
@@ -38,6 +39,16 @@ def test_old_checkpoint_predicts_as_a_net_built_today(name: str, tmp_path: Path)
         found, expected = old(image)[0], new(image)[0]
     assert torch.isfinite(found).all()
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["dsmoe-n", "yolov8n-dsmoe"])
+def test_the_mixture_of_an_old_checkpoint_takes_k_from_its_gate(name: str, tmp_path: Path) -> None:
+    net = YOLO(unpacked(name, tmp_path)).model
+    (gate,), (moe,) = net.blocks(ExpertGate), net.blocks(SparseMoE)
+    assert moe.router is gate
+    net.set_topk(2)
+    assert (gate.k, moe.k) == (2, 2)
+    assert "k" not in vars(moe)
 
 
 def test_interrupted_distillation_is_read(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from importlib import import_module
 import pytest
 import ultralytics.cfg
 
+import ultra_dsmoe
 from ultra_dsmoe import cli, commands
-from ultra_dsmoe.commands.arguments import Command
+from ultra_dsmoe.parsing import Command
 
 Calls = list[tuple[str, list[str]]]
 
@@ -60,6 +61,15 @@ def test_the_exit_code_is_the_commands(run: Callable[[str], int], called: Calls)
 def test_other_words_are_the_hosts(run: Callable[[str], int], called: Calls, words: str) -> None:
     assert run(words) == 0
     assert called == [("host", words.split())]
+
+
+@pytest.mark.parametrize("words", ["version", "--version", "-v"])
+def test_the_version_is_ours_and_the_hosts(
+    run: Callable[[str], int], called: Calls, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    assert run(words) == 0
+    assert capsys.readouterr().out == f"ultra-dsmoe {ultra_dsmoe.__version__}, ultralytics {ultralytics.__version__}\n"
+    assert called == []
 
 
 @pytest.mark.parametrize("words", ["", "help", "--help", "-h"])

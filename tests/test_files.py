@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.files import require_unused, whole_file, whole_folder, write_files
+from ultra_dsmoe import files
+from ultra_dsmoe.errors import DataError, PlaceError
+from ultra_dsmoe.files import can_write, require_unused, whole_file, whole_folder, write_files
+
+PROC = Path("/proc")  # a folder in which nobody can make anything, whatever its permissions say
 
 
 def mode(path: Path) -> int:
@@ -124,6 +130,37 @@ def test_require_unused(tmp_path: Path) -> None:
             raise AssertionError
 
 
+@pytest.mark.skipif(not PROC.is_dir(), reason="a folder of Linux")
+def test_a_place_that_cannot_be_written_is_named_as_the_user_knows_it(tmp_path: Path) -> None:
+    assert can_write(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert not can_write(PROC)
+    assert not can_write(tmp_path / "none")
+    for writer in (whole_folder, whole_file):
+        with pytest.raises(PlaceError, match=r"^/proc/x: expected a place that can be written, got No such file"):
+            writer(PROC / "x").__enter__()
+    with pytest.raises(OSError, match=r"^/proc/x/y: expected a place that can be written"):
+        write_files(PROC / "x" / "y", {"a": b""})
+
+
+@pytest.mark.parametrize("writer", [whole_folder, whole_file])
+def test_what_a_disk_refuses_inside_is_about_that_place(writer: Callable[..., Any], tmp_path: Path) -> None:
+    def meet(error: OSError | None = None) -> None:
+        with writer(tmp_path / "set") as part:
+            if error is None:
+                (part / "none" / "x").write_text("")
+            raise error
+
+    with pytest.raises(PlaceError, match=rf"^{tmp_path}/set: expected a place that can be written, got No") as caught:
+        meet()
+    assert caught.value.errno
+    with pytest.raises(PlaceError, match=rf"^{tmp_path}/set: expected a disk with room for what is written, got full"):
+        meet(OSError(errno.ENOSPC, "full"))
+    with pytest.raises(FileNotFoundError, match="photo"):  # what is read belongs to somebody else
+        meet(FileNotFoundError(errno.ENOENT, "gone", "photo.png"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "a" / "b"
     assert write_files(folder, {"x.csv": b"1", "y.png": b"22"}) == [folder / "x.csv", folder / "y.png"]
@@ -136,3 +173,42 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match="disk full"):
         write_files(folder, {"x.csv": b"other"})
     assert (folder / "x.csv").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("before", ["nothing", "file", "folder"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_file_or_folder_takes_the_place_of_another(kind: str, before: str, tmp_path: Path) -> None:
+    def make(path: Path, kind: str, content: str) -> Path:
+        if kind == "folder":
+            path.mkdir()
+            (path / content).touch()
+        elif kind == "file":
+            path.write_text(content)
+        return path
+
+    part, target = make(tmp_path / "part", kind, "new"), make(tmp_path / "target", before, "old")
+    files.supplant(part, target)
+    assert list(tmp_path.iterdir()) == [target]
+    assert ([p.name for p in target.iterdir()] if kind == "folder" else target.read_text()) in (["new"], "new")
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").touch()
+    with pytest.raises(FileNotFoundError):
+        files.supplant(tmp_path / "none", target)
+    assert [p.name for p in tmp_path.rglob("*")] == ["target", "old"]
+
+
+def test_a_set_of_files_appears_whole(tmp_path: Path) -> None:
+    root = tmp_path / "made"
+    with files.whole_set(root, ".side") as side:
+        for name in ("b", "a"):
+            (side / name).write_text("new")
+        assert [p.name for p in root.iterdir()] == [".side"]
+    (root / ".side").mkdir()
+    (root / ".side" / "c").touch()  # of a process that was killed
+    with pytest.raises(FileNotFoundError), files.whole_set(root, ".side") as side:
+        (side / "a").write_bytes(b"newer" + (side / "c").read_bytes())
+    assert sorted((p.name, p.read_text()) for p in root.iterdir()) == [("a", "new"), ("b", "new")]

@@ -4,7 +4,18 @@ Importing this package, by hand or through torch's entry points, puts the plugin
 public names below are imported when they are first asked for.
 """
 
+from typing import TYPE_CHECKING
+
 from ultra_dsmoe.aliases import install as _install_aliases
+
+if TYPE_CHECKING:
+    from ultra_dsmoe.errors import ConfigError as ConfigError
+    from ultra_dsmoe.errors import DSMoEError as DSMoEError
+    from ultra_dsmoe.model.detector import DSMoEModel as DSMoEModel
+    from ultra_dsmoe.nn.registry import RowContext as RowContext
+    from ultra_dsmoe.nn.registry import RowPlan as RowPlan
+    from ultra_dsmoe.nn.registry import register as register
+    from ultra_dsmoe.train.trainer import DSMoETrainer as DSMoETrainer
 
 __version__ = "0.1.0"
 

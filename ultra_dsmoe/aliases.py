@@ -1,7 +1,8 @@
 """Former names of modules whose classes checkpoints name: a checkpoint of before loads after a class has moved.
 
 A pickle holds the module path of each class. Whoever moves a class that may sit in a checkpoint adds its former module
-here; entries are never taken out. Imports nothing but the standard library, since every ``import torch`` runs it.
+here; entries are never taken out. An import statement that names a former module gets it too, for a while and with a
+warning. Imports nothing but the standard library, since every ``import torch`` runs it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ class _Aliases:
     @classmethod
     def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return a spec for a former name, None for every other module."""
-        return ModuleSpec(name, cls) if name in MOVED else None  # type: ignore[arg-type]
+        if name not in MOVED:
+            return None
+        if _is_named_by_an_import():
+            from ultra_dsmoe.deprecations import Former
+
+            Former(MOVED[name], goes="0.3.0").warn(name, DeprecationWarning, stacklevel=2)
+        return ModuleSpec(name, cls)  # type: ignore[arg-type]
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> ModuleType:
@@ -40,6 +47,16 @@ class _Aliases:
         """Give the module its own spec back: it was executed under its own name."""
         if module.__spec__ is not None:
             module.__spec__ = module.__spec__.loader_state
+
+
+def _is_named_by_an_import() -> bool:
+    """Whether an import statement asks, not a pickle that is read."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("importlib."):
+        frame = frame.f_back
+    import dis  # late: not a module that every process has
+
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]] == "IMPORT_NAME"
 
 
 def install() -> None:

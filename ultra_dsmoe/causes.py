@@ -49,6 +49,7 @@ DISK: dict[int, str] = {
     **dict.fromkeys((errno.ENOENT, errno.EISDIR), "an existing file"),
     errno.ENAMETOOLONG: "a shorter name",
 }
+MAKERS = ("mkdir", "makedirs")  # functions that make folders
 
 
 def user_error(error: BaseException | None) -> DSMoEError | None:
@@ -65,7 +66,9 @@ def cause(error: BaseException) -> DSMoEError | None:
     if found := user_error(error):
         return found
     stack = list(_stack(error.__traceback__))
-    return _of_the_disk(error) or _of_a_library(error) or _of_a_reader(error, stack) or _said_on_purpose(error, stack)
+    if found := _of_the_disk(error, stack) or _of_a_library(error):
+        return found
+    return _of_a_reader(error, stack) or _said_on_purpose(error, stack)
 
 
 def _stack(traceback: TracebackType | None) -> Iterator[tuple[str, TracebackType]]:
@@ -79,12 +82,14 @@ def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", ""))
 
 
-def _of_the_disk(error: BaseException) -> DSMoEError | None:
+def _of_the_disk(error: BaseException, stack: list[tuple[str, TracebackType]]) -> DSMoEError | None:
     """Return the error of a disk, or of a place on it, that refused."""
     if not isinstance(error, OSError) or error.errno not in DISK:
         return None
-    place = error.filename2 or error.filename
-    return ConfigError(str(place or "disk"), DISK[error.errno], error.strerror or type(error).__name__)
+    place, expected = error.filename2 or error.filename, DISK[error.errno]
+    if error.errno == errno.ENOENT and stack and stack[-1][1].tb_frame.f_code.co_name in MAKERS:
+        expected = "a place where a folder can be made"  # as in /proc: the one above is there, and takes none
+    return ConfigError(str(place or "disk"), expected, error.strerror or type(error).__name__)
 
 
 def _of_a_library(error: BaseException) -> DSMoEError | None:

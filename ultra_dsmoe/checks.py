@@ -22,24 +22,59 @@ def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> boo
 
 
 def whole(
-    argument: str, value: Any, low: int = 1, expected: str | None = None, kind: type[DSMoEError] = ConfigError
+    argument: str,
+    value: Any,
+    low: int = 1,
+    high: float = math.inf,
+    *,
+    expected: str | None = None,
+    kind: type[DSMoEError] = ConfigError,
 ) -> int:
-    """Return a whole number of at least ``low``.
+    """Return a whole number from ``low`` to ``high``.
 
     Args:
         argument: Name of the argument, for the error.
         value: What was given.
         low: The least that is accepted.
+        high: The most that is accepted.
         expected: What is expected, in other words than the usual ones.
         kind: Class of the error.
 
     Raises:
         DSMoEError: If it is something else.
     """
-    if not is_whole(value, low):
-        usual = "a positive integer" if low == 1 else f"a whole number of at least {low}"
-        raise kind(argument, expected or usual, value)
-    return value
+    if not is_whole(value, low, high):
+        least = "a positive integer" if low == 1 else f"a whole number of at least {low}"
+        raise kind(argument, expected or (least if high == math.inf else f"a whole number from {low} to {high}"), value)
+    return int(value)
+
+
+def number(argument: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return a finite number from ``low`` to ``high``.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if not is_number(value, low, high):
+        least = "a finite number" if low == -math.inf else f"a number >= {low:g}"
+        raise ConfigError(argument, least if high == math.inf else f"a number from {low:g} to {high:g}", value)
+    return float(value)
+
+
+def positive(argument: str, value: Any, unit: str = "") -> float:
+    """Return a finite number above 0.
+
+    Args:
+        argument: Name of the argument, for the error.
+        value: What was given.
+        unit: Of what it is a number, or what for; said in the error behind the bound.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    if not is_number(value) or value <= 0:
+        raise ConfigError(argument, f"a number above 0{unit and f', {unit}'}", value)
+    return float(value)
 
 
 def flag(argument: str, value: Any) -> bool:
@@ -53,17 +88,31 @@ def flag(argument: str, value: Any) -> bool:
     return value
 
 
-def one_of(argument: str, value: Any, options: Iterable[Any]) -> Any:
-    """Return one of ``options``.
-
-    Raises:
-        ConfigError: If it is none of them.
-    """
+def one_of(argument: str, value: Any, options: Iterable[Any], kind: type[DSMoEError] = ConfigError) -> Any:
+    """Return one of ``options``; raise an error of ``kind`` where it is none of them."""
     names = list(options)
     if not any(value is name or (type(value) is type(name) and value == name) for name in names):
-        hint = did_you_mean(value, names) if isinstance(value, str) else ""
-        raise ConfigError(argument, f"{' or '.join(map(str, names))}{hint}", value)
+        hint = did_you_mean(value, map(str, names)) if isinstance(value, str) else ""
+        raise kind(argument, f"one of {', '.join(map(str, names))}{hint}", value)
     return value
+
+
+def known(argument: str, names: Iterable[Any], options: Iterable[str], what: str = "keys") -> None:
+    """Refuse names that are not among ``options``.
+
+    Args:
+        argument: What has them, for the error.
+        names: What was given.
+        options: What they may be.
+        what: What they are.
+
+    Raises:
+        ConfigError: If one is something else.
+    """
+    allowed = list(options)
+    for name in names:
+        if name not in allowed:
+            raise ConfigError(argument, f"{what} out of {', '.join(allowed)}{did_you_mean(name, allowed)}", str(name))
 
 
 def sizes(owner: str, **values: Any) -> None:

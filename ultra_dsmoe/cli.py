@@ -6,8 +6,9 @@ The script's name ends in ``yolo`` because the host decides by that whether pict
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 
-import ultra_dsmoe  # noqa: F401  # puts the plugin into the host also where torch has no entry points (before 2.5)
+import ultra_dsmoe  # puts the plugin into the host also where torch has no entry points (before 2.5)
 from ultra_dsmoe import commands
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin.entry import one_line_errors
@@ -27,6 +28,9 @@ def main() -> int:
     words = sys.argv[1:]
     if not words or words[0] in ("help", "-h", "--help"):
         print(f"{commands.page()}\n{HOST_PAGE}")
+        return 0
+    if words in (["version"], ["--version"], ["-v"]):
+        print(f"ultra-dsmoe {ultra_dsmoe.__version__}, ultralytics {metadata.version('ultralytics')}")
         return 0
     with one_line_errors(own=True):
         if (code := commands.run(words)) is not None:

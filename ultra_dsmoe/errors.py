@@ -45,6 +45,10 @@ class DataError(DSMoEError):
     """A data set that is missing, incomplete or malformed."""
 
 
+class PlaceError(DSMoEError, OSError):
+    """A place where nothing can be written, by the name under which the user knows it; an `OSError` too."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """Return the option that is spelled nearest to ``name``, or None where none is near."""
     from difflib import get_close_matches  # late: every process that imports the host loads this module

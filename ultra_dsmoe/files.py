@@ -5,6 +5,7 @@ Standard library alone: what runs at the line writes files too.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -12,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.errors import DataError, PlaceError
 
 CONTENT = "content"  # of a folder that is being made
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the file system, what this user may have of it, or a file
 
 
 def package_roots() -> tuple[Path, Path]:
@@ -33,6 +35,43 @@ def sync(path: Path) -> None:
             os.close(handle)
 
 
+def can_write(folder: Path) -> bool:
+    """Whether a file can be made in a folder, found out by making one.
+
+    Permissions do not tell it of the system's own folders, where the superuser has all of them.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def written_to(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Name ``path`` in what a disk refuses inside the block.
+
+    Args:
+        path: What the user knows.
+        part: Where it is written meanwhile: only what concerns that, or a full disk, is meant. All of it if left out.
+
+    Raises:
+        PlaceError: If it cannot be written.
+    """
+    try:
+        yield
+    except PlaceError:
+        raise
+    except OSError as e:
+        is_full = e.errno in FULL
+        if part is not None and not is_full and not str(e.filename or "").startswith(str(part)):
+            raise
+        expected = "a disk with room for what is written" if is_full else "a place that can be written"
+        error = PlaceError(str(path), expected, e.strerror or str(e))
+        error.errno = e.errno
+        raise error from e
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a name beside ``path`` to write to; the file takes its place when the block ends.
@@ -41,24 +80,72 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to write, in a folder that exists.
+
+    Raises:
+        PlaceError: If it cannot be written there.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    with written_to(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
     part = Path(name)
     try:
-        yield part
-        sync(part)
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # temporary files are private to their maker
-        os.replace(part, path)
+        with written_to(path, part):
+            yield part
+            sync(part)
+            umask = os.umask(0)
+            os.umask(umask)
+            part.chmod(0o666 & ~umask)  # temporary files are private to their maker
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_set(folder: Path, side: str) -> Iterator[Path]:
+    """Give a folder for files that take their places in ``folder`` when the block ends, in the order of their names.
+
+    An error, a full disk or a killed process leaves ``folder`` as it was; what the killed one left goes with the next.
+
+    Args:
+        folder: Where the files belong; made where it is missing.
+        side: Name of the folder beside them. One writer at a time may use it.
+    """
+    beside = folder / side
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        files = sorted(beside.iterdir())
+        for file in files:
+            sync(file)
+        for file in files:
+            os.replace(file, folder / file.name)
+        sync(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def supplant(part: Path, target: Path) -> None:
+    """Move a finished file or folder to its place, over what is there; an error leaves that."""
+    if not (target.is_dir() or (part.is_dir() and target.exists())):
+        os.replace(part, target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # one step replaces no folder
+    try:
+        os.replace(target, aside / target.name)
+        try:
+            os.replace(part, target)
+        except OSError:
+            os.replace(aside / target.name, target)
+            raise
+    finally:
+        shutil.rmtree(aside)
+
+
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Write files, each complete or not at all, and return their paths; the folder is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with written_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, content in files.items():
         with whole_file(folder / name) as part:
@@ -88,15 +175,18 @@ def whole_folder(root: Path, proof: str = "data.yaml") -> Iterator[Path]:
         proof: File by which a finished folder is known.
 
     Raises:
-        DataError: If something else has come to stand there, or it cannot be made.
+        DataError: If something else has come to stand there.
+        PlaceError: If it cannot be made or filled.
     """
     require_unused(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    with written_to(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
     try:
         content = partial / CONTENT
-        content.mkdir()  # as the umask has it; the temporary folder around it is private to its maker
-        yield content
+        with written_to(root, partial):
+            content.mkdir()  # as the umask has it; the temporary folder around it is private to its maker
+            yield content
         _move_into_place(content, root, proof)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ultra_dsmoe import RowContext, RowPlan, register
-from ultra_dsmoe.checks import is_number
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.checks import number
 from ultra_dsmoe.losses import cell_labels
 from ultra_dsmoe.nn import AuxLossMixin, AuxTerm, Knockout, LinearFoldMixin, Option, Record, SettingsMixin
 from ultra_dsmoe.nn.knockout import constant, hooked
@@ -27,8 +26,7 @@ from ultra_dsmoe.nn.knockout import constant, hooked
 
 def check_floor(argument: str, value: Any) -> None:
     """Refuse what is no number from 0 to 1."""
-    if not is_number(value, 0, 1):
-        raise ConfigError(argument, "a number from 0 to 1", value)
+    number(argument, value, 0, 1)
 
 
 def box_loss(score: Tensor, batch: dict[str, Tensor]) -> Tensor:

@@ -59,7 +59,7 @@ def int8_cpu() -> ModuleType:
 
 
 @pytest.fixture
-def usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+def usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Return a function that runs a benchmark with arguments that it must refuse, and gives its last line."""
 
     def run(module: ModuleType, *arguments: str) -> str:

@@ -108,7 +108,7 @@ def test_report_and_json(
     files: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     work, times = measured(moe_latency, **{"static 5": 4.9})
     some = files["gather k=1"]

@@ -77,7 +77,7 @@ def test_whole_run(
     interleaved: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     built: list[str] = []
 

@@ -76,7 +76,7 @@ def test_whole_run(
     interleaved: ModuleType,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked: list[tuple[str, dict[str, torch.Tensor]]] = []
     times = {"dsmoe-s": interleaved.Timing(130.0, 150.0, 120.0), "yolov8s": interleaved.Timing(100.0, 100.0, 100.0)}

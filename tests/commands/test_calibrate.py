@@ -15,7 +15,7 @@ from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 
 def test_command_prints_what_it_is_worth_and_writes_a_checkpoint(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharpness, "FACTORS", (1.0, 2.0))
     monkeypatch.setattr(sharpness, "TIE", -1.0)  # an untrained net finds nothing with either: take the second

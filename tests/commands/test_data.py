@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from ultra_dsmoe.errors import ConfigError, DataError
 
 
 def test_list_shows_what_is_here(
-    make_set: Callable[..., Path], sets_folder: Path, capsys: pytest.CaptureFixture
+    make_set: Callable[..., Path], sets_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(make_set("neu-det"), sets_folder / "NEU-DET")
     assert run(["data", "list"]) == 0
@@ -26,7 +27,7 @@ def test_list_shows_what_is_here(
     assert packaged.COMMANDS["deeppcb"] in rows["deeppcb"]
 
 
-def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from ultra_dsmoe.data.boards.demo import draw_board
 
     out = tmp_path / "boards"
@@ -44,13 +45,13 @@ def test_make_goes_where_the_yaml_looks(sets_folder: Path) -> None:
 
 
 def test_unpack_and_its_message(
-    make_set: Callable[..., Path], sets_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    make_set: Callable[..., Path], sets_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = shutil.make_archive(str(tmp_path / "a"), "zip", make_set())
     run(["data", "unpack", "deeppcb", archive])
-    assert (
-        capsys.readouterr().out == f"deeppcb: images are in {sets_folder / 'DeepPCB'}; train with data=deeppcb.yaml\n"
-    )
+    said, caution = capsys.readouterr().out.splitlines()
+    assert said == f"deeppcb: images are in {sets_folder / 'DeepPCB'}; train with data=deeppcb.yaml"
+    assert caution.startswith("caution: no train image shows ")
     run(["data", "unpack", "deeppcb", archive, "--out", str(tmp_path / "other")])
     assert f"train with data={tmp_path / 'other' / 'data.yaml'}" in capsys.readouterr().out
 
@@ -64,11 +65,49 @@ def test_convert_voc_passes_its_options_on(tmp_path: Path, write_voc: Callable[.
     assert not (tmp_path / "set" / "images" / "test").exists()
 
 
+def test_a_class_that_a_split_does_not_show_is_named(
+    tmp_path: Path, write_voc: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kinds = packaged.class_names(packaged.load("pcb"))
+    for board in range(3):
+        for kind in kinds[:-1] if board else kinds:  # the last class is on one board alone
+            write_voc(tmp_path / "voc", f"{board}_{kind}", kind)
+    for seed in range(4):
+        out = tmp_path / f"set{seed}"
+        run(["data", "convert-voc", "pcb", str(tmp_path / "voc"), "split=1:1:1", f"seed={seed}", f"out={out}"])
+        _, caution = capsys.readouterr().out.splitlines()
+        place = next(f.parent.name for f in out.rglob(f"0_{kinds[-1]}.txt"))
+        said = {split: f"no {split} image shows {kinds[-1]}, which cannot be " for split in ("train", "val", "test")}
+        assert {split for split, words in said.items() if words in caution} == {"train", "val", "test"} - {place}
+        assert caution.count("cannot be learned") == (place != "train")
+    for kind in kinds:
+        for board in range(3, 30):
+            write_voc(tmp_path / "voc", f"{board}_{kind}", kind)
+    run(["data", "convert-voc", "pcb", str(tmp_path / "voc"), "split=1:1", f"out={tmp_path / 'all'}"])
+    assert "caution" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("make pcb-demo train={}", "train: expected a whole number of at least 1, got "),
+        ("make pcb-demo val={}", "val: expected a whole number of at least 1, got "),
+        ("make pcb-demo size={}", "size: expected a whole number from 96 to 4096, got "),
+        ("splice neu-det.yaml class=crazing out=x add={}", "add: expected a whole number of at least 1, got "),
+    ],
+)
+def test_a_count_has_one_bound(words: str, expected: str) -> None:
+    """Whether a value is refused as a word of the command or by what does the work."""
+    for value in ("-3", "0", "x", "5000000000.5"):
+        with pytest.raises(ConfigError) as caught:
+            run(["data", *words.format(value).split()])
+        assert str(caught.value) == expected + value
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["make", "deeppcb"], "expected pcb-demo, the only set that is generated, got deeppcb"),
-        (["make", "pcb-demo", "--size", "10"], "size: expected a whole number of at least 96, got 10"),
         (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
         (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
         (["convert-voc", "pcb", "nowhere"], r"nowhere: expected a folder with Pascal VOC \.xml files"),
@@ -85,7 +124,7 @@ def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path
     [
         (["fetch"], "data: expected list, make, unpack, convert-voc, splice, sizes, got fetch"),
         (["mke", "pcb-demo"], r"did you mean 'make'\?"),
-        (["make", "pcb-demo", "--train", "many"], "train: expected a whole number of at least 0, got many"),
+        (["make", "pcb-demo", "--train", "many"], "train: expected a whole number of at least 1, got many"),
         (["make", "pcb-demo", "--sede", "3"], r"sede: .*did you mean 'seed'\?"),
         (["unpack", "deeppcb"], "archive: expected a tar or zip in YOLO layout, got none"),
         (["convert-voc", "pcb", "x", "--split", "a:b"], "split: expected shares such as 6:2:2, got a:b"),
@@ -96,7 +135,7 @@ def test_wrong_words_are_named(argv: list[str], message: str) -> None:
         run(["data", *argv])
 
 
-def test_script_prints_one_line_and_fails(run_yolo: Callable) -> None:
+def test_script_prints_one_line_and_fails(run_yolo: Callable[..., Any]) -> None:
     done = run_yolo("data", "unpack", "deepcb", "x.tar", script="dsmoe-yolo", check=False)
     assert done.returncode != 0
     assert "Traceback" not in done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ultra_dsmoe.errors import ConfigError, DataError
 
 
 def test_command_prints_and_draws(
-    tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "sizes.png"
     words = ["dsmoe-yolo", "data", "sizes", str(tiny_boards), "imgsz=96", "clusters=3", f"out={output}"]
@@ -30,6 +31,19 @@ def test_command_prints_and_draws(
     assert "above the images' own 96 px no detail is gained" in out[8]
     assert Image.open(output).format == "PNG"
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_set_of_one_box_size(tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(tiny_boards.parent, tmp_path / "set", ignore=shutil.ignore_patterns("*.cache"))
+    for label in (tmp_path / "set" / "labels").rglob("*.txt"):
+        label.write_text("0 0.5 0.5 0.25 0.25\n")
+    words = [str(tmp_path / "set" / "data.yaml"), f"out={tmp_path / 'sizes.png'}"]
+    assert data_sizes.COMMAND.main(words) == 0
+    assert "\nclusters: 1 instead of 9, there are no more box sizes\n" in capsys.readouterr().out
+    (tmp_path / "sizes.png").unlink()
+    with pytest.raises(ConfigError, match="clusters: expected at most 1, the number of different box sizes, got 9"):
+        data_sizes.COMMAND.main([*words, "clusters=9"])
+    assert not (tmp_path / "sizes.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -60,6 +74,6 @@ def test_a_missing_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())
 
 
-def test_help(capsys: pytest.CaptureFixture) -> None:
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert data_sizes.COMMAND.main(["help"]) == 0
     assert capsys.readouterr().out.startswith("usage: dsmoe-yolo data sizes DATA")

@@ -38,14 +38,14 @@ def save(path: Path, operator: str, *, batch: int | str = 1, opset: int = 17) ->
     return str(path)
 
 
-def test_lint_of_a_sound_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_lint_of_a_sound_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["edge", "lint", save(tmp_path / "a.onnx", "Relu")]) == 0
     note, last = capsys.readouterr().out.splitlines()
     assert note.startswith("untried: first (Conv): weights are computed in the graph")
     assert last == "a.onnx: 2 nodes, opset 17: no fault for TensorRT 8.6"
 
 
-def test_lint_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_lint_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["edge", "lint", save(tmp_path / "a.onnx", "Det", batch="n", opset=18)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
@@ -55,7 +55,7 @@ def test_lint_of_a_bad_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert lines[4] == "a.onnx: 2 nodes, opset 18: 3 faults for TensorRT 8.6"
 
 
-def test_open_axes_may_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_open_axes_may_be_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "a.onnx", "Relu", batch="n")
     assert run(["edge", "lint", file]) == 1
     assert "1 fault for" in capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_without_onnx_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         run(["edge", "lint", "any.onnx"])
 
 
-def test_check_prints_the_recipe(capsys: pytest.CaptureFixture) -> None:
+def test_check_prints_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["edge", "check", "--gpu", "GTX 1080"]) == 0
     by_name = capsys.readouterr().out
     assert by_name.startswith("GTX 1080, SM 6.1\n")
@@ -95,7 +95,7 @@ def test_check_prints_the_recipe(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out.splitlines()[1:] == by_name.splitlines()[1:]
 
 
-def test_check_refuses_what_cannot_work(capsys: pytest.CaptureFixture) -> None:
+def test_check_refuses_what_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--python", "3.12", "--torch", "2.15.0", "--tensorrt", "10.9", "--driver", "590"]
     assert run(["edge", "check", "--sm", "6.1", *options, "--precision", "fp16", "--opset", "18"]) == 1
     out = capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_check_refuses_what_cannot_work(capsys: pytest.CaptureFixture) -> None:
     assert "nothing speaks against it" not in out
 
 
-def test_check_of_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_check_of_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     box = Report(gpu="Some Card", sm=(6, 1), python="3.11.2", torch="2.3.1+cu121", cuda="12.1", arches=("sm_60",))
     monkeypatch.setattr(preflight, "machine", lambda: box)
     assert run(["edge", "check"]) == 0
@@ -115,7 +115,7 @@ def test_check_of_this_machine(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "caution: int8 with mode gather" in capsys.readouterr().out
 
 
-def test_check_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_check_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(preflight, "machine", lambda: Report(python="3.11.2", torch="2.15.0"))
     assert run(["edge", "check"]) == 0
     out = capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_check_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (["check", "--gpu", "GTX 1081"], r"gpu: expected .*did you mean 'gtx 1080'\?.* got GTX 1081"),
         (["fix"], "edge: expected lint, check, quantize, build, got fix"),
         (["check", "--gpu", "x", "--sm", "6.1"], "sm: expected either gpu= or sm=, got gpu=x sm=6.1"),
-        (["check", "--opset", "x"], "opset: expected a whole number of at least 1, got x"),
+        (["check", "--opset", "x"], "opset: expected a positive integer, got x"),
         (["check", "--mode", "gathr"], r"mode: expected one of .*did you mean 'gather'\?"),
         (["check", "--sm", "61"], r"sm: expected a compute capability such as 6\.1, got 61"),
         (["check", "--sm", "6.1", "--torch", "new"], r"torch: expected a version such as 8\.6\.1, got new"),
@@ -149,7 +149,7 @@ def test_script_passes_the_exit_code_on(tmp_path: Path, monkeypatch: pytest.Monk
         assert cli.main() == code
 
 
-def test_script_prints_one_line_and_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_script_prints_one_line_and_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["dsmoe-yolo", "edge", "lint", "none.onnx"])
     with pytest.raises(SystemExit) as exit_info:
         cli.main()

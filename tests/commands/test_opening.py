@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ultra_dsmoe.commands.opening import opened, output_file, output_folder, progress, tell
+from ultra_dsmoe.commands.opening import opened, output_file, output_folder, print_notes, progress
 from ultra_dsmoe.errors import ConfigError
 
 
@@ -41,5 +41,5 @@ def test_a_file_that_can_be_written(tmp_path: Path) -> None:
 
 def test_progress_and_results_go_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     progress("wording")("1/2 a.yaml")
-    tell(["a note"], [tmp_path / "a.csv"])
+    print_notes(["a note"], [tmp_path / "a.csv"])
     assert capsys.readouterr() == (f"a note\nwritten: {tmp_path / 'a.csv'}\n", "wording 1/2 a.yaml\n")

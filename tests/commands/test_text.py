@@ -48,12 +48,12 @@ def parrots() -> ModuleType:
     return module
 
 
-def test_lint_of_sound_prompts(data: Path, capsys: pytest.CaptureFixture) -> None:
+def test_lint_of_sound_prompts(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["text", "lint", str(data), "encoder=hash"]) == 0
     assert capsys.readouterr().out == "3 descriptions of 2 classes, hash: no fault\n"
 
 
-def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture) -> None:
+def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrong = Path("wrong.yaml")
     wrong.write_text(yaml.safe_dump({"sprue": "a spike", "spur": ["same words here", "same words here"]}))
     assert run(["text", "lint", str(data), f"prompts={wrong}", "encoder=hash"]) == 1
@@ -69,13 +69,54 @@ def test_lint_counts_faults_first(data: Path, capsys: pytest.CaptureFixture) -> 
     assert "limit 0" in capsys.readouterr().out
 
 
-def test_a_packaged_yaml_is_found_by_name(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("names", "code", "said"),
+    [
+        (
+            ["划痕", "裂纹", "孔洞"],
+            0,
+            ["caution: 划痕, 裂纹, 孔洞: no description; ", "3 classes by name alone, hash: no fault"],
+        ),
+        (
+            ["crack_type_1_of_the_casting_surface", "crack_type_2_of_the_casting_surface"],
+            1,
+            ["fault: crack_type_1", "caution: ", "2 classes by name alone, hash: 1 fault"],
+        ),
+    ],
+)
+def test_lint_of_names_alone(names: list[str], code: int, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Judged as training judges them: by the distances of the template's sentences."""
+    Path("names.yaml").write_text(yaml.safe_dump({"names": names}))
+    assert run(["text", "lint", "names.yaml"]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(said)
+    assert all(line.startswith(begin) for line, begin in zip(lines, said, strict=True)), lines
+
+
+def test_lint_says_of_names_what_training_refuses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf(HashEncoder):
+        """Knows no word."""
+
+        def encode(self, texts: list[str]) -> np.ndarray:
+            return np.ones((len(texts), 4), np.float32)
+
+    monkeypatch.setattr("ultra_dsmoe.text.bank.make_encoder", lambda *_, **__: Deaf())
+    Path("names.yaml").write_text(yaml.safe_dump({"names": ["划痕", "裂纹", "孔洞"]}))
+    assert run(["text", "lint", "names.yaml", "encoder=hash"]) == 1
+    assert capsys.readouterr().out.startswith("fault: 划痕, 裂纹, 孔洞: almost one vector to hash (")
+    with pytest.raises(DSMoEError, match="prompts: expected texts that hash tells apart"):
+        encode_bank(["划痕", "裂纹", "孔洞"], None, "hash")
+
+
+def test_a_packaged_yaml_is_found_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["text", "lint", "neu-det.yaml", "encoder=hash"]) == 0
     assert run(["text", "encode", "deeppcb.yaml"]) == 0  # with its shipped vectors, and no model here
     assert "encoder  sentence:all-MiniLM-L6-v2@" in capsys.readouterr().out
 
 
-def test_encode_prints_what_training_takes(data: Path, capsys: pytest.CaptureFixture) -> None:
+def test_encode_prints_what_training_takes(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["text", "encode", str(data), "encoder=hash"]) == 0
     made = encode_bank(["spur", "pin_hole"], PROMPTS, "hash")
     lines = capsys.readouterr().out.splitlines()
@@ -86,7 +127,7 @@ def test_encode_prints_what_training_takes(data: Path, capsys: pytest.CaptureFix
 
 
 def test_encode_writes_the_file_that_another_machine_finds(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Model(HashEncoder):
         """Stands for a language model on this disk."""
@@ -107,7 +148,7 @@ def test_encode_writes_the_file_that_another_machine_finds(
 
 
 def test_generate_writes_what_lint_and_training_read(
-    data: Path, tmp_path: Path, parrots: ModuleType, capsys: pytest.CaptureFixture
+    data: Path, tmp_path: Path, parrots: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sayings = {
         "spur": ["- a thin spike of copper\n", "- a thorn beside a trace"],
@@ -149,7 +190,8 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
         (["lint", "data.yaml", "closest=2"], "closest: expected a number from -1 to 1, got 2"),
         (["lint", "data.yaml", "closest=nan"], "closest: expected a number from -1 to 1, got nan"),
         (["lint", "data.yaml", "closest=high"], "closest: expected a number from -1 to 1, got high"),
-        (["lint", "bare.yaml"], r"prompts: expected descriptions in the data YAML.*, got none in bare\.yaml"),
+        (["lint", "data.yaml", "prompts=empty.yaml"], "prompts file empty.yaml: expected a mapping"),
+        (["lint", "data.yaml", "prompts=nothing.yaml"], r"expected a mapping .*, got nothing in nothing\.yaml"),
         (["lint", "empty.yaml"], r"data: expected a data YAML with names, got empty\.yaml, without"),
         (["lint", "broken.yaml"], r"data: expected a readable YAML file, got broken\.yaml"),
         (["lint", "listed.yaml"], "prompts: expected a mapping"),
@@ -161,14 +203,14 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
         (["generate", "data.yaml"], "model: expected a causal language model: model=FOLDER"),
         (["generate", "data.yaml", "model=."], r"model: expected a model folder with a config\.json"),
         (["generate", "data.yaml", "model=no/such/folder"], "model: expected an existing folder or a model id"),
-        (["generate", "data.yaml", "model=.", "overwrite=yes"], "overwrite: expected True or False, got yes"),
+        (["generate", "data.yaml", "model=.", "overwrite=yes"], "overwrite: expected true or false, got yes"),
         (["generate", "data.yaml", "model=.", "per_class=0"], "per_class: expected a whole number from 1 to 20"),
         (["generate", "data.yaml", "model=.", "out=data.yaml"], "out: expected a new file"),
         (["generate", "data.yaml", "model=.", "device=cuda:99"], "device: expected cpu, or a device of this machine"),
     ],
 )
 def test_bad_input_is_one_line(words: list[str], message: str, data: Path) -> None:
-    Path("bare.yaml").write_text("names: [spur]")
+    Path("nothing.yaml").write_text("{}")
     Path("empty.yaml").write_text("")
     Path("broken.yaml").write_text("names: [spur")
     Path("listed.yaml").write_text("names: [spur]\nprompts: [a thing]")
@@ -180,7 +222,7 @@ def test_bad_input_is_one_line(words: list[str], message: str, data: Path) -> No
 
 
 def test_the_script_knows_the_commands(
-    data: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["dsmoe-yolo", "text", "lint", "data.yaml", "encoder=hash"])
     assert cli.main() == 0

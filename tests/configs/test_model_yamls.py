@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from net_checks import fake_batch
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
@@ -22,7 +24,8 @@ MODELS = {
     "yolov8-dsmoe.yaml": ["yolov8n-dsmoe", "yolov8s-dsmoe"],
     "yolo26-dsmoe.yaml": ["yolo26n-dsmoe", "yolo26s-dsmoe"],
 }
-ELSEWHERE = ["smodel.yaml", "tmodel.yaml"]  # no experts, and sizes of 128: tests/nn/test_tmodel.py
+# no experts, and sizes of 128: tests/nn/test_tmodel.py; no text: test_gasnet.py
+ELSEWHERE = ["smodel.yaml", "tmodel.yaml", "gasnet.yaml", "yolov8-gasnet.yaml", "yolo26-gasnet.yaml"]
 NAMES = [name for names in MODELS.values() for name in names]
 STRIDES = {"dsmoe-p2": [4.0, 8.0, 16.0, 32.0]}
 BUDGETS = {"dsmoe": 32.0, "dsmoe-s": 28.6, "dsmoe-n": 8.0}  # GFLOPs at 640, the YAML's own number of classes
@@ -30,18 +33,9 @@ SIZE, NC = 64, 80
 
 
 def build(name: str) -> DSMoEModel:
-    net = YOLO(f"{name}.yaml").model
+    net: Any = YOLO(f"{name}.yaml").model
     net.args = get_cfg()
     return net
-
-
-def fake_batch(images: int = 2, size: int = SIZE) -> dict[str, Tensor]:
-    return {
-        "img": torch.rand(images, 3, size, size),
-        "cls": torch.arange(images).float().view(-1, 1) % NC,
-        "bboxes": torch.tensor([[0.4, 0.5, 0.3, 0.4]]).repeat(images, 1),
-        "batch_idx": torch.arange(images).float(),
-    }
 
 
 def predictions(net: nn.Module, images: Tensor) -> Tensor:
@@ -63,7 +57,7 @@ def test_the_sweep_covers_every_yaml_of_the_package() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_builds_trains_a_step_and_survives_saving(name: str, tmp_path: Path) -> None:
-    net, batch = build(name), fake_batch()
+    net, batch = build(name), fake_batch(2, SIZE, NC)
     assert type(net) is DSMoEModel
     assert net.stride.tolist() == STRIDES.get(name, [8.0, 16.0, 32.0])
     anchors = sum(int(SIZE / s) ** 2 for s in net.stride.tolist())
@@ -87,7 +81,7 @@ def test_builds_trains_a_step_and_survives_saving(name: str, tmp_path: Path) -> 
 def test_no_parameter_is_left_out_of_the_graph(name: str) -> None:
     net = build(name)
     net.set_topk(32)  # an expert that no image chose has no gradient
-    loss, _ = net.train()(fake_batch())
+    loss, _ = net.train()(fake_batch(2, SIZE, NC))
     loss.sum().backward()
     trained = {k: p for k, p in net.named_parameters() if p.requires_grad and p.numel()}  # no taxonomy: no parents
     assert not [k for k, p in trained.items() if p.grad is None]

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS
 ROWS = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Index", [24]], [-1, 1, "Conv", [32, 1]]]
 
 
-def parse(rows: list, head: list | None = None, **extra: object) -> list[nn.Module]:
+def parse(rows: list[Any], head: list[Any] | None = None, **extra: object) -> list[nn.Module]:
     return list(tasks.parse_model({"nc": 2, "backbone": deepcopy(rows), "head": head or [], **extra}, 3, False)[0])
 
 

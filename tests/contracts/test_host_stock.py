@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ WRITTEN = ("args.yaml", "results.csv", "files", "resumable.pt", "weights/last.pt
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_boards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+def runs(tiny_boards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return what the same script says with the plugin and without it."""
     folder = tmp_path_factory.mktemp("stock")
     (folder / "script.py").write_text(SCRIPT)
@@ -73,14 +74,14 @@ def runs(tiny_boards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return said
 
 
-def test_one_run_has_the_plugin_and_one_not(runs: dict[str, dict]) -> None:
+def test_one_run_has_the_plugin_and_one_not(runs: dict[str, dict[str, Any]]) -> None:
     assert (runs["on"]["plugin"], runs["off"]["plugin"]) == (True, False)
 
 
 @pytest.mark.parametrize("what", ["weights", "forward", "random", "trained", "class", "rows", "results", *WRITTEN])
-def test_the_same_with_and_without(runs: dict[str, dict], what: str) -> None:
+def test_the_same_with_and_without(runs: dict[str, dict[str, Any]], what: str) -> None:
     assert runs["on"][what] == runs["off"][what]
 
 
-def test_nothing_of_ours_is_in_what_a_stock_model_writes(runs: dict[str, dict]) -> None:
+def test_nothing_of_ours_is_in_what_a_stock_model_writes(runs: dict[str, dict[str, Any]]) -> None:
     assert "dsmoe" not in json.dumps({name: runs["on"][name] for name in WRITTEN})

@@ -31,7 +31,7 @@ ORDER = (
 # The preflight asks torch and host what they see: they are what is being checked. Nothing else there needs them.
 EXCEPTIONS = {("edge/preflight.py", "torch"), ("edge/preflight.py", "ultralytics.utils")}
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-EVERYWHERE = {"causes", "checks", "constants", "errors", "files", "logs", "parsing"}  # of all rooms
+EVERYWHERE = {"causes", "checks", "constants", "deprecations", "errors", "files", "logs", "parsing"}  # of all rooms
 ENTRY_ROOMS = {"aliases", "cli", "plugin"}  # what the package's own __init__ starts
 
 HOST = "ultralytics"
@@ -46,7 +46,11 @@ FORBIDDEN = {
 # Reached from the hook on ultralytics.nn.tasks, which the host imports from inside engine.model: an import of these
 # at module level would be circular.
 ENGINE = (f"{HOST}.engine", f"{HOST}.models")
-BELOW_ENGINE = ("ultra_dsmoe.model.detector", "ultra_dsmoe.model.criterion", "ultra_dsmoe.nn", "ultra_dsmoe.losses")
+BELOW_ENGINE = (
+    *(f"ultra_dsmoe.model.{name}" for name in ("detector", "text_side", "criterion", "input_rows")),
+    "ultra_dsmoe.nn",
+    "ultra_dsmoe.losses",
+)
 MUTATORS = {"setdefault", "update", "pop", "append", "extend", "insert", "remove", "clear", "__setattr__", "setattr"}
 
 
@@ -83,6 +87,8 @@ def room_of(module: str, name: str | None) -> str:
 def direction(path: str, tree: ast.AST) -> Iterator[str]:
     """Yield imports that go against the order."""
     room = Path(path).parts[0].removesuffix(".py")
+    if room == "__init__" and isinstance(tree, ast.Module):
+        tree = at_import(tree)  # type checkers see the public names there, which are imported when they are asked for
     for line, module, name in imports(tree, path):
         where = f"{path}:{line}"
         if (path, module) not in EXCEPTIONS and starts(f"{module}.{name}" if name else module, FORBIDDEN.get(room, ())):

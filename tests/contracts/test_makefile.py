@@ -31,8 +31,8 @@ def test_the_demo_shows_its_progress_through_a_pipe(tmp_path: Path) -> None:
     # Without what would help it, and what a make around this test tells its own.
     inherited = {"PYTHONUNBUFFERED", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
     plain = {name: value for name, value in os.environ.items() if name not in inherited}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, env=plain, text=True, **pipes) as demo:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=plain, text=True, stdin=pipe, stdout=pipe) as demo:
         assert demo.stdin is not None
         assert demo.stdout is not None
         arrived, _, _ = select.select([demo.stdout], [], [], SECONDS)

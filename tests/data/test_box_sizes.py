@@ -114,6 +114,17 @@ def test_more_clusters_than_sizes_and_no_scikit_learn_are_one_line(monkeypatch: 
         cluster(sides, 1)
 
 
+def test_as_many_clusters_as_there_are_sizes_unless_a_number_is_given() -> None:
+    alike = np.array(
+        [[64.00001, 64.0], [64.0, 63.99999], [64.0, 64.0]]
+    )  # one size, as six decimals of a label round it
+    assert cluster(alike).shares.tolist() == [1.0]
+    assert len(cluster(np.concatenate([alike, 2 * alike])).centres) == 2
+    assert len(cluster(np.arange(1.0, 41.0).reshape(20, 2)).centres) == box_sizes.CLUSTERS
+    with pytest.raises(ConfigError, match="clusters: expected at most 1, the number of different box sizes, got 9"):
+        cluster(alike, 9)
+
+
 def test_levels_by_size() -> None:
     sides = np.array([(5, 5), (31, 31), (32, 32), (16, 64), (63, 63), (64, 64), (127, 127), (128, 128), (900, 900)])
     assert levels(sides.astype(float)).tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -117,7 +118,7 @@ def read(root: Path, stem: str) -> Piece:
     return Piece(pixels, table[:, 0], np.concatenate([centres - half, centres + half], 1) * [w, h, w, h])
 
 
-def test_a_set_is_written_with_more_images(a_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_set_is_written_with_more_images(a_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert run(["data", "splice", str(a_set), "--class", "dent", "--add", "7", "--out", str(out)]) == 0
     said = f"dent: 7 spliced images among the training images; train with data={out / 'data.yaml'}\n"
@@ -153,14 +154,14 @@ def test_by_itself_a_class_is_doubled_and_a_second_one_may_follow(a_set: Path, t
     assert not (tmp_path / "three").exists()
 
 
-Change = Callable[[dict], object]
+Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.mark.parametrize(
     ("words", "change", "message"),
     [
         (["--class", "dnet"], None, r"class: expected one of dent, hole \(did you mean 'dent'\?\), got dnet"),
-        (["--class", "dent", "--add", "0"], None, "add: expected a whole number of at least 1, got 0"),
+        (["--class", "dent", "--add", "0"], None, "add: expected a positive integer, got 0"),
         (["--class", "rust"], lambda d: d["names"].append("rust"), "class: expected a class that training images"),
         (["--class", "dent"], lambda d: d.update(train="gone"), "data: expected images in its .train. split"),
         (["--class", "dent"], lambda d: d.update(val="gone"), "data: expected a data YAML whose images are there"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -80,13 +81,13 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize("kind", [DualAttention, CBAM])
 @pytest.mark.parametrize("nest", [lambda a: a, lambda a: Block(nn.Conv2d(8, 8, 1), a), lambda a: nn.Sequential(a)])
-def test_a_necks_attention_is_found(nest, kind) -> None:
+def test_a_necks_attention_is_found(nest: Any, kind: Any) -> None:
     attention = kind(8)
     assert neck_attention(nest(attention), 8) is attention
 
 
 @pytest.mark.parametrize(("before", "behind"), [(DualAttention, CBAM), (CBAM, DualAttention)])
-def test_the_last_attention_counts(before, behind) -> None:
+def test_the_last_attention_counts(before: Any, behind: Any) -> None:
     first, last = before(8), behind(8)
     assert neck_attention(Block(first, last), 8) is last
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -57,7 +59,7 @@ def test_attention_terms_by_hand() -> None:
 
 
 @pytest.mark.parametrize("loss", [mimic_loss, attention_loss, global_loss])
-def test_equal_maps_cost_nothing(loss) -> None:
+def test_equal_maps_cost_nothing(loss: Any) -> None:
     x = torch.randn(2, 3, 4, 4)
     assert loss(x, x.clone()) == 0
 

@@ -29,3 +29,11 @@ def test_errors_are_one_line() -> None:
         match_levels([4, 8, 16], [8, 16, 32], [4, 8, 32])
     with pytest.raises(ConfigError, match=r"^distill_model: expected a teacher with a level of stride 4, got 8, 16$"):
         match_levels([4], [8, 16])
+
+
+def test_the_same_levels_where_a_method_needs_them() -> None:
+    assert [level.stride for level in match_levels([8, 16, 32], [8.0, 16.0, 32.0], same=True)] == [8, 16, 32]
+    assert [level.stride for level in match_levels([8, 16, 32], [8, 16, 32], [16], same=True)] == [16]
+    with pytest.raises(ConfigError) as e:
+        match_levels([8, 16, 32], [4, 8, 16, 32], [8], same=True)
+    assert str(e.value) == "distill_model: expected a teacher of the student's strides (8, 16, 32), got 4, 8, 16, 32"

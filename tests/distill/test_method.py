@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from ultra_dsmoe.distill import (
     FeatureMethod,
     KDConfig,
     Level,
+    OutputMethod,
     Pair,
     register_method,
     resolve,
@@ -42,7 +44,7 @@ def another(**attributes: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the table as it was."""
     before = dict(METHODS)
     yield
@@ -50,9 +52,24 @@ def no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     METHODS.update(before)
 
 
-def test_both_of_the_package_are_presets_of_one() -> None:
-    assert list(METHODS) == ["attention", "mimic"]
-    assert all(type(method) is FeatureMethod and not method.outputs for method in METHODS.values())
+def test_those_of_the_package_are_presets_of_two() -> None:
+    kinds = {name: (type(method), method.outputs) for name, method in METHODS.items()}
+    assert kinds == {
+        **dict.fromkeys(("attention", "mimic"), (FeatureMethod, False)),
+        **dict.fromkeys(("self", "self-plain"), (OutputMethod, True)),
+    }
+
+
+def test_what_a_method_leaves_out_is_the_usual() -> None:
+    register_method("logits", another())
+    config = resolve("logits")
+    assert (config.warmup, config.same_levels) == (0, False)
+    register_method("slow", another(warmup=2.0, same_levels=True, unused=("compare",)))
+    config = resolve("slow")
+    assert (config.warmup, config.same_levels) == (2, True)
+    assert parse(config.state()) == config
+    with pytest.raises(ConfigError, match=r"expected options out of method, .*, got compare"):
+        resolve({"method": "slow", "compare": False})
 
 
 def test_a_registered_method_is_what_its_name_means() -> None:

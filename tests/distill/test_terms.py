@@ -126,10 +126,10 @@ def test_mimic_is_the_plain_difference() -> None:
 
 def test_half_precision_maps_are_compared_in_fp32() -> None:
     teacher, student = maps(), maps()
-    half = [[m.bfloat16() for m in side] for side in (teacher, student)]
-    terms = distillation_terms(resolve("attention"), *half, ACTIVATION, BOXES, INDEX)
-    same = [[m.float() for m in side] for side in half]
-    full = distillation_terms(resolve("attention"), *same, ACTIVATION, BOXES, INDEX)
+    one, other = ([m.bfloat16() for m in side] for side in (teacher, student))
+    terms = distillation_terms(resolve("attention"), one, other, ACTIVATION, BOXES, INDEX)
+    one, other = ([m.float() for m in side] for side in (one, other))
+    full = distillation_terms(resolve("attention"), one, other, ACTIVATION, BOXES, INDEX)
     for name, term in terms.items():
         assert term.dtype == torch.float32
         torch.testing.assert_close(term, full[name])

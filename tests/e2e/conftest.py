@@ -115,12 +115,12 @@ def exported(routed: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], list[dict[str, Any]]]:
+def run_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
     """Return a function that runs a worker script as two processes and gives what each of them saved."""
 
-    def run(worker: Path) -> list[dict[str, Any]]:
+    def run(worker: Path, *words: str) -> list[dict[str, Any]]:
         folder = tmp_path_factory.mktemp(worker.stem)
-        commands = [[sys.executable, str(worker), str(rank), str(folder)] for rank in range(2)]
+        commands = [[sys.executable, str(worker), str(rank), str(folder), *words] for rank in range(2)]
         running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
         try:
             texts = [process.communicate(timeout=WORKER_SECONDS)[0] for process in running]

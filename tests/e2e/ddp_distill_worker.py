@@ -1,4 +1,4 @@
-"""One of two processes of a distributed distillation on CPUs: ``python ddp_distill_worker.py RANK FOLDER``.
+"""One of two processes of a distributed distillation on CPUs: ``python ddp_distill_worker.py RANK FOLDER [PRESET]``.
 
 Run by test_ddp_distill; does by hand what the host's trainer does: wrap, forward a batch, end the epoch.
 """
@@ -22,12 +22,12 @@ from ultra_dsmoe.train.distill_wrapper import FeatureDistillation
 WORLD, EPOCHS = 2, 2
 
 
-def make_pair() -> FeatureDistillation:
+def make_pair(preset: str) -> FeatureDistillation:
     """Return the pair that all processes start from."""
     torch.manual_seed(0)
     nets: list[Any] = [DetectionModel(f"{name}.yaml", nc=6, verbose=False) for name in ("yolov8n", "yolov8s")]
     nets[0].args = get_cfg()
-    return FeatureDistillation(nets[0], nets[1].eval().requires_grad_(False), resolve("attention")).train()
+    return FeatureDistillation(nets[0], nets[1].eval().requires_grad_(False), resolve(preset)).train()
 
 
 def make_batch(rank: int) -> dict[str, Tensor]:
@@ -41,11 +41,11 @@ def make_batch(rank: int) -> dict[str, Tensor]:
     }
 
 
-def main(rank: int, folder: Path) -> None:
+def main(rank: int, folder: Path, preset: str = "attention") -> None:
     """Do two epochs of one step and save what the other process must agree with."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    pair = make_pair()
+    pair = make_pair(preset)
     wrapped = DistributedDataParallel(pair, find_unused_parameters=True, broadcast_buffers=False)
     own, grads = [], {}
     optimizer = torch.optim.SGD(pair.parameters(), 0.05)
@@ -63,4 +63,4 @@ def main(rank: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

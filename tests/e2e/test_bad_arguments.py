@@ -22,6 +22,8 @@ WRONG: dict[str, list[str]] = {
     "train": [
         *("epochs=word", "epochs=0", "epochs=-1", "batch=word", "batch=0", "batch=-2", "imgsz=word", "imgsz=0"),
         *("imgsz=-5", "optimizer=Foo", "lr0=word", "lr0=-1", "device=7", "device=gpu", "workers=word", "freeze=999"),
+        *("freeze=abc", "freeze=[abc]", "freeze=-3", "freeze=2.5", "cache=rom", "scale=word", "scale=-1", "nbs=word"),
+        *("shear=word", "mixup=word", "hsv_h=word", "weight_decay=word", "momentum=word", "warmup_epochs=word"),
         *("amp=5", "seed=word", "seed=-1", "patience=word", "save_period=x", "fraction=0", "close_mosaic=x"),
         *("mosaic=2", "degrees=x", "cfg=nowhere.yaml", "classes=word", "multi_scale=9", "time=x", "dropout=5"),
         *("mode=foo", "epoch=3", "trainer=x", "resume=5", "pretrained=5", "pretrained=-1", "pretrained=[1]"),
@@ -35,6 +37,7 @@ WRONG: dict[str, list[str]] = {
     "predict": [
         *("source=/no/such.jpg", "source=99", "source=/no/*.jpg", "conf=word", "conf=2", "iou=-1", "imgsz=word"),
         *("imgsz=0", "imgsz=-5", "device=7", "device=gpu", "classes=word", "classes=-1", "batch=0", "max_det=-1"),
+        *("embed=abc", "vid_stride=word", "vid_stride=0", "line_width=word", "max_det=word", "iou=word"),
     ],
     "export": [
         *("format=foo", "format=5", "opset=x", "imgsz=x", "imgsz=0", "batch=0", "batch=-1", "simplify=5"),

@@ -131,6 +131,36 @@ def test_places_for_the_boards(out: str, refused: Refused, files: Path) -> None:
     refused("data", "make", "pcb-demo", *size, "--out", str(files / out), script="dsmoe-yolo")
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a folder of Linux")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data make pcb-demo train=1 val=1 size=96 out={}",
+        "data sizes DATA out={}.png",
+        "text encode DATA out={}.npz",
+        "topk MODEL data=DATA out={}",
+        "distill-masks MODEL data=DATA out={}",
+        "calibrate MODEL data=DATA out={}.pt",
+        "edge quantize T.onnx data=DATA out={}.onnx",
+        "edge build T.onnx out={}.engine",
+        "train data=DATA epochs=1 imgsz=64 device=cpu model=YAML project={}",
+    ],
+)
+def test_a_place_where_nothing_can_be_written(
+    words: str, refused: Refused, small: Path, files: Path, tiny_boards: Path
+) -> None:
+    """Also where permissions allow it, as the superuser's do; named as the user did, not by a file of ours."""
+    written(b"hello", "T.onnx")(files, files)
+    known = {"DATA": tiny_boards, "MODEL": small / "small.pt", "YAML": small / "small.yaml", "T.onnx": files / "T.onnx"}
+    for name, path in known.items():
+        words = words.replace(name, str(path))
+    script = "yolo" if words.startswith("train") else "dsmoe-yolo"
+    line = refused(*words.format("/proc/x").split(), script=script)
+    assert "/proc/x" in line
+    assert "existing file" not in line
+    assert "written" in line or "can be made" in line
+
+
 MODULES = {
     engine: [
         *("", "nowhere.onnx", "a.txt", "nowhere.onnx --workspace x", "nowhere.onnx --workspace -1"),

@@ -37,3 +37,16 @@ def test_adaptive_weights_are_those_of_all_images(ranks: list[dict[str, Any]]) -
     for n, name in enumerate(("fg", "att", "glob")):
         mean = sum(r["items"][0][f"{name}_loss"] for r in ranks) / 2
         assert first["first"][n] == pytest.approx(mean, rel=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["self", "self-plain"])
+def test_outputs_are_taught_on_both_alike(preset: str, run_ranks: Callable[..., list[dict[str, Any]]]) -> None:
+    """Each process teaches its own batch; no state of the method's has to be agreed upon."""
+    ranks = run_ranks(WORKER, preset)
+    first, second = (r["grads"] for r in ranks)
+    assert first.keys() == second.keys()
+    assert not any(k.startswith("projector.") or "teacher" in k for k in first)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    items = [r["items"][0]["kd_cls_loss"] for r in ranks]
+    assert min(items) > 0
+    assert items[0] != items[1], "equal batches would prove nothing"

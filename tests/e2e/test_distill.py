@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from net_checks import results_of, same_state
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -44,11 +44,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("distill")
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    with open(run / "results.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def state(wrapper: FeatureDistillation) -> dict[str, Any]:
     """Return the adapters as they are, and the adaptive weights."""
     adapters = {k: v.clone() for k, v in wrapper.projector.state_dict().items()}
@@ -58,10 +53,6 @@ def state(wrapper: FeatureDistillation) -> dict[str, Any]:
 def halved(adapters: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return adapters as the host keeps an average."""
     return {k: v.half().float() for k, v in adapters.items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +103,7 @@ def resumed(interrupted: tuple[Path, dict[str, Any]]) -> tuple[Path, dict[str, A
 
 
 def test_results_have_terms_and_weights(resumed: tuple[Path, dict[str, Any], YOLO]) -> None:
-    table = rows(resumed[0])
+    table = results_of(resumed[0])
     assert [row["epoch"] for row in table] == ["1", "2", "3"]
     for row in table:
         assert row.keys() >= COLUMNS | WEIGHTS
@@ -139,8 +130,8 @@ def test_resume_restores_adapters_and_weights_exactly(
     assert average["adaptive"] == live["adaptive"], "the checkpoint's copy keeps pace"
     assert live["adaptive"]["weights"] != [1.0] * 5
     assert began["adaptive"] == began["ema"]["adaptive"] == live["adaptive"]
-    assert same(began["adapters"], live["adapters"])
-    assert same(began["ema"]["adapters"], halved(average["adapters"]))
+    assert same_state(began["adapters"], live["adapters"])
+    assert same_state(began["ema"]["adapters"], halved(average["adapters"]))
     for other in (halved(live["adapters"]), average["adapters"], halved(average["adapters"])):
         assert not any(torch.equal(v, other[k]) for k, v in live["adapters"].items()), "nothing would be proven"
     last = torch.load(interrupted[0].parent / "copy" / "weights" / "last.pt", map_location="cpu", weights_only=False)
@@ -165,7 +156,7 @@ def test_older_checkpoints_bring_back_the_average(interrupted: tuple[Path, dict[
     with pytest.raises(KeyboardInterrupt):
         yolo.train(resume=True, save_dir=str(tmp_path / "run"))
     average = interrupted[1]["average"]
-    assert same(began["adapters"], halved(average["adapters"]))
+    assert same_state(began["adapters"], halved(average["adapters"]))
     assert began["adaptive"] == average["adaptive"]
     assert began["exact"] is None
 
@@ -272,7 +263,7 @@ def test_restricted_loading_resumes_it(interrupted: tuple[Path, dict[str, Any]],
     shutil.copytree(interrupted[0].parent / "copy", tmp_path / "run")
     last = tmp_path / "run" / "weights" / "last.pt"
     run_yolo("train", "resume", f"model={last}", f"save_dir={tmp_path / 'run'}", env={"ULTRALYTICS_SAFE_LOAD": "1"})
-    table = rows(next(p.parent for p in tmp_path.rglob("results.csv")))
+    table = results_of(next(p.parent for p in tmp_path.rglob("results.csv")))
     assert len(table) == 3
     assert table[2].keys() >= COLUMNS | WEIGHTS
 
@@ -290,7 +281,7 @@ def test_our_students_get_attention_unless_told_otherwise(
     )  # fmt: skip
     assert type(yolo.trainer) is DSMoETrainer
     assert isinstance(yolo.trainer.model, FeatureDistillation)
-    (row,) = rows(tmp_path / "ours")
+    (row,) = results_of(tmp_path / "ours")
     assert row.keys() >= COLUMNS | WEIGHTS | {"router/entropy", "train/align_loss"}
     assert type(yolo.model) is DSMoEModel
     said = caplog.text
@@ -310,7 +301,7 @@ def test_mimic_from_a_large_net_of_ours_by_file(
         data=tiny_boards, epochs=1, project=str(tmp_path), name="m", distill_model=str(large), dsmoe_kd=str(file),
         dsmoe_text="hash", val=False, **QUICK,
     )  # fmt: skip
-    (row,) = rows(tmp_path / "m")
+    (row,) = results_of(tmp_path / "m")
     assert float(row["train/mimic_loss"]) > 0
     assert (row["distill/w_mimic"], row["distill/w_box"]) == ("1", "1")
 
@@ -336,7 +327,7 @@ def test_a_wider_net_teaches_a_narrower_one(
         dsmoe_kd={"method": "attention", "compare": False}, **({"dsmoe_text": "hash"} if ours else {}), **QUICK,
     )  # fmt: skip
     assert widths == [(64, 128), (128, 256), (256, 512)]
-    (row,) = rows(tmp_path / "w")
+    (row,) = results_of(tmp_path / "w")
     assert all(0 < float(row[f"train/{t}_loss"]) < 100 for t in ("fg", "att", "glob", "dis"))
     best = torch.load(tmp_path / "w" / "weights" / "best.pt", weights_only=False)["model"]
     assert type(best) is type(net)
@@ -356,13 +347,13 @@ def test_the_hosts_distiller_stays_its_own(tiny_boards: Path, teacher: Path, tmp
         )  # fmt: skip
         assert type(yolo.trainer) is kind, "ours where there is a key, which has to be looked at"
         assert type(yolo.trainer.model) is DistillationModel
-        table = rows(tmp_path / kind.__name__)
+        table = results_of(tmp_path / kind.__name__)
         assert not table[0].keys() & (WEIGHTS | {"train/fg_loss"})
         del table[0]["time"]
         best = torch.load(tmp_path / kind.__name__ / "weights" / "best.pt", weights_only=False)["model"]
         results.append((table, best.state_dict()))
     assert results[0][0] == results[1][0]
-    assert same(results[0][1], results[1][1]), "asked for by name it trains as without"
+    assert same_state(results[0][1], results[1][1]), "asked for by name it trains as without"
 
 
 def test_the_hosts_distiller_cannot_read_text(tiny_boards: Path, teacher: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def classes(case: str, names: dict[int, str]) -> dict[int, str]:
         ("count", r"a teacher of 6 classes, as the data, got .*\(2\)"),
         ("task", "a detector as teacher, got .*task segment"),
         ("level", "dsmoe_kd levels: expected strides that both nets have .8, 16, 32., got 4"),
+        ("strides", "a teacher of the student's strides .8, 16, 32., got 4, 8, 16, 32"),
     ],
 )
 def test_teachers_that_do_not_suit(
@@ -47,12 +48,13 @@ def test_teachers_that_do_not_suit(
 ) -> None:  # fmt: skip
     from ultralytics.nn.tasks import SegmentationModel
 
-    path, kd = tmp_path / "t.pt", {"levels": [4]} if case == "level" else "attention"
+    kd = {"level": {"levels": [4]}, "strides": "self"}.get(case, "attention")
+    path = teacher if case == "strides" else tmp_path / "t.pt"
     if case == "task":
         save_net(SegmentationModel("yolov8n-seg.yaml", nc=6, verbose=False), names, path, "segment")
     elif case == "count":
         save_net(DetectionModel("yolov8n.yaml", nc=2, verbose=False), {0: "a", 1: "b"}, path)
-    else:
+    elif case != "strides":
         save_net(DetectionModel("yolov8n.yaml", nc=6, verbose=False), classes(case, names), path)
     with pytest.raises(DSMoEError, match=message) as e:
         YOLO(student).train(
@@ -107,6 +109,14 @@ def test_a_stock_call_stays_the_hosts(
             ConfigError,
             "dsmoe_kd: expected this key beside distill_model=",
         ),
+        ({"dsmoe_kd": "self"}, ConfigError, "beside distill_model=teacher.pt or distill_model=auto, got dsmoe_kd=self"),
+        (
+            {"dsmoe_kd": {"method": "self", "cls_temperature": 0}, "distill_model": "auto"},
+            ConfigError,
+            "dsmoe_kd cls_temperature: expected a number above 0, at most 100, got 0",
+        ),
+        ({"distill_model": "auto"}, ConfigError, "distill_model: expected auto beside dsmoe_kd, such as dsmoe_kd=self"),
+        ({"dsmoe_kd": "self", "distill_model": "atuo"}, WeightsError, r"checkpoint \(.pt\) \(did you mean 'auto'\?\)"),
         ({"dsmoe_kd": "attentoin", "distill_model": "T"}, ConfigError, "did you mean 'attention'"),
         ({"dsmoe_kd": {"temprature": 3}, "distill_model": "T"}, ConfigError, "did you mean 'temperature'"),
         ({"dsmoe_kd": "no.yaml", "distill_model": "T"}, ConfigError, "dsmoe_kd: expected an existing YAML file"),
@@ -157,5 +167,5 @@ def test_hosts_without_a_distiller_say_so(monkeypatch: pytest.MonkeyPatch, teach
 def test_the_command_line_ends_in_one_line(run_yolo: Run, tiny_boards: Path, tmp_path: Path) -> None:
     done = run_yolo("train", "model=yolov8n.yaml", f"data={tiny_boards}", "dsmoe_kd=mimik", check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("error: dsmoe_kd: expected attention, mimic, host or a YAML")
+    assert done.stderr.strip().splitlines()[-1].startswith("error: dsmoe_kd: expected attention, mimic, self,")
     assert not (tmp_path / "runs").exists()

@@ -6,6 +6,7 @@ from ast import literal_eval
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,14 +49,17 @@ def images(boards: list[Path]) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def net(routed: Path) -> DSMoEModel:
-    return YOLO(routed).model
+    net: Any = YOLO(routed).model
+    return net
 
 
 # agreement ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_agrees_with_torch_and_chooses_the_same_experts(fmt: str, net, images, exported: Exported) -> None:
+def test_agrees_with_torch_and_chooses_the_same_experts(
+    fmt: str, net: DSMoEModel, images: torch.Tensor, exported: Exported
+) -> None:
     report = compare(net, exported(fmt), images)
     assert report.images == len(images) == 12
     assert report.experts_equal is True
@@ -63,14 +67,18 @@ def test_agrees_with_torch_and_chooses_the_same_experts(fmt: str, net, images, e
     assert len(set(report.routes)) > 1, "all images take one route: a frozen choice would pass"
 
 
-def test_two_images_choose_different_experts_inside_the_file(net, images, exported: Exported) -> None:
+def test_two_images_choose_different_experts_inside_the_file(
+    net: DSMoEModel, images: torch.Tensor, exported: Exported
+) -> None:
     run = exported_runner(exported("onnx"), gates=1)
     chosen = [frozenset(np.flatnonzero(run(image[None])[1][0][0])) for image in images]
     assert len(set(chosen)) > 1
     assert all(len(experts) == net.blocks(SparseMoE)[0].k for experts in chosen)
 
 
-def test_end_to_end_file(boards: list[Path], make_routed, images, tmp_path: Path) -> None:
+def test_end_to_end_file(
+    boards: list[Path], make_routed: Callable[..., Path], images: torch.Tensor, tmp_path: Path
+) -> None:
     net = DSMoEModel("yolo26n-dsmoe.yaml", nc=6, verbose=False)
     path = make_routed(net, images, tmp_path / "e2e.pt")
     file = YOLO(path).export(format="onnx", imgsz=SIZE, nms=False)
@@ -89,7 +97,7 @@ def test_predictor_finds_the_same_boxes_in_the_file(routed: Path, boards: list[P
     np.testing.assert_allclose(onnx_boxes.xyxy, torch_boxes.xyxy, atol=0.01)
 
 
-def test_dense_execution_is_exported_too(routed: Path, net, images, tmp_path: Path) -> None:
+def test_dense_execution_is_exported_too(routed: Path, net: DSMoEModel, images: torch.Tensor, tmp_path: Path) -> None:
     path = tmp_path / "dense.pt"
     path.write_bytes(routed.read_bytes())
     file = YOLO(path).export(format="onnx", imgsz=SIZE, dsmoe_moe="dense")
@@ -106,7 +114,7 @@ def metadata(path: str | Path) -> dict[str, str]:
 
 
 def test_static_file_keeps_what_the_validation_images_use(
-    routed: Path, net, images, tiny_boards: Path, tmp_path: Path
+    routed: Path, net: DSMoEModel, images: torch.Tensor, tiny_boards: Path, tmp_path: Path
 ) -> None:
     """The file agrees with torch; images whose experts are all kept get what gathered execution gives them."""
     path = tmp_path / "static.pt"
@@ -155,7 +163,7 @@ def test_eager_static_is_the_exported_one(routed: Path, tiny_boards: Path, tmp_p
 
 @pytest.mark.parametrize("mode", ["gather", "static"])
 def test_a_dynamic_file_takes_other_sizes_and_batches(
-    routed: Path, net, tiny_boards, tmp_path: Path, mode: str
+    routed: Path, net: DSMoEModel, tiny_boards: Path, tmp_path: Path, mode: str
 ) -> None:
     path = tmp_path / "dynamic.pt"
     path.write_bytes(routed.read_bytes())
@@ -170,7 +178,9 @@ def test_a_dynamic_file_takes_other_sizes_and_batches(
     assert len(YOLO(file, task="detect").predict(images, imgsz=(SIZE + 32, SIZE), project=str(tmp_path))) == 3
 
 
-def test_export_fails_where_the_file_moved(routed: Path, tiny_boards: Path, tmp_path: Path, monkeypatch) -> None:
+def test_export_fails_where_the_file_moved(
+    routed: Path, tiny_boards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "gated.pt"
     path.write_bytes(routed.read_bytes())
     call = {"format": "onnx", "imgsz": SIZE, "batch": 2, "data": tiny_boards}
@@ -188,7 +198,9 @@ def test_export_fails_where_the_file_moved(routed: Path, tiny_boards: Path, tmp_
 
 
 @pytest.mark.realdata
-def test_twenty_real_boards(shared_data: Callable[[str], Path], make_routed, trained: Path, tmp_path: Path) -> None:
+def test_twenty_real_boards(
+    shared_data: Callable[[str], Path], make_routed: Callable[..., Path], trained: Path, tmp_path: Path
+) -> None:
     data = shared_data("DeepPCB-mini")
     size = 160
     images = load_images(sorted(p for p in data.parent.rglob("*") if p.suffix in {".jpg", ".png"})[:20], size)
@@ -254,7 +266,9 @@ def raise_scores(model: onnx.ModelProto, by: float) -> None:
     sigmoid.input[0] = "raised"
 
 
-def test_a_wrong_box_and_a_wrong_score_are_seen(net, images, exported: Exported, tmp_path: Path) -> None:
+def test_a_wrong_box_and_a_wrong_score_are_seen(
+    net: DSMoEModel, images: torch.Tensor, exported: Exported, tmp_path: Path
+) -> None:
     box = tampered(exported("onnx"), tmp_path / "b.onnx", lambda m: shift(m, ".cv2.0.2.bias", 1e-2 * np.arange(64)))
     report = compare(net, box, images[:2])
     assert report.box_px > 0.01
@@ -266,7 +280,7 @@ def test_a_wrong_box_and_a_wrong_score_are_seen(net, images, exported: Exported,
     assert not report.agrees()
 
 
-def test_another_expert_is_seen(net, images, exported: Exported, tmp_path: Path) -> None:
+def test_another_expert_is_seen(net: DSMoEModel, images: torch.Tensor, exported: Exported, tmp_path: Path) -> None:
     def freeze(model: onnx.ModelProto) -> None:
         """Let the gate's softmax see a constant, as if a trace had kept one image's choice."""
         (node,) = [n for n in model.graph.node if n.op_type == "Softmax" and "/model.17/" in n.name]
@@ -280,13 +294,13 @@ def test_another_expert_is_seen(net, images, exported: Exported, tmp_path: Path)
     assert "OTHER EXPERTS" in str(report)
 
 
-def test_a_file_that_hides_its_gate_is_said_to(images, exported: Exported) -> None:
+def test_a_file_that_hides_its_gate_is_said_to(images: torch.Tensor, exported: Exported) -> None:
     assert exported_runner(exported("onnx"), gates=2)(images[:1])[1] == []
     assert ParityReport(1, 0.0, 0.0, None, ()).agrees()
     assert "not shown" in str(ParityReport(1, 0.0, 0.0, None, ()))
 
 
-def test_errors(net, images, exported: Exported, tmp_path: Path) -> None:
+def test_errors(net: DSMoEModel, images: torch.Tensor, exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"exported file: expected an existing .onnx .* got .*best.pt"):
         compare(net, tmp_path / "best.pt", images)
     with pytest.raises(DataError, match="images: expected at least one image, got none"):
@@ -320,7 +334,9 @@ def test_images_are_letterboxed_rgb(tmp_path: Path) -> None:
         ({"format": "onnx", "quantize": "int4"}, r"quantize: expected one of 8, 16, 32"),
     ],
 )
-def test_what_cannot_work_is_refused_before_any_work(routed: Path, tmp_path: Path, arguments, message: str) -> None:
+def test_what_cannot_work_is_refused_before_any_work(
+    routed: Path, tmp_path: Path, arguments: Any, message: str
+) -> None:
     path = tmp_path / "best.pt"
     path.write_bytes(routed.read_bytes())
     with pytest.raises(ConfigError, match=message):

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,11 +38,11 @@ def passes() -> Iterator[Passes]:
     seen: Passes = []
     ours, hosts, given = DSMoEModel.predict, DetectionModel.predict, []
 
-    def outer(self, x, *args, **kwargs):
+    def outer(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         given.append(x)
         return ours(self, x, *args, **kwargs)
 
-    def inner(self, x, *args, **kwargs):
+    def inner(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self, DSMoEModel) and hasattr(self, "stride"):
             seen.append((self.training, given[-1].clone(), x.clone()))
         return hosts(self, x, *args, **kwargs)
@@ -85,7 +86,8 @@ def test_another_exponent_holds_for_one_call_with_a_warning(
     gray: Path, passes: Passes, arguments: dict[str, object], boards: list[Path]
 ) -> None:
     call = {"imgsz": SIZE, "verbose": False, "project": arguments["project"], "device": "cpu"}
-    model, said = YOLO(gray), []
+    model = YOLO(gray)
+    said: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ultralytics.utils.LOGGER.warning", said.append)
         for gamma in (1.0, GAMMA):
@@ -112,7 +114,7 @@ def seeing(gray: Path, boards: list[Path], make_routed: Callable[..., Path]) -> 
 def in_full_precision(openvino: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the host's OpenVINO compute in fp32: CPUs with bf16 take that, and a gate near a tie then chooses others."""
 
-    class Core(openvino.Core):
+    class Core(openvino.Core):  # type: ignore[name-defined]  # of a fixture
         def __init__(self) -> None:
             super().__init__()
             self.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})

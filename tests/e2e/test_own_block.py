@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory, tiny_boards: Path) -> dict:
+def told(tmp_path_factory: pytest.TempPathFactory, tiny_boards: Path) -> dict[str, Any]:
     """Return what the script printed last."""
     folder = tmp_path_factory.mktemp("own")
     shutil.copytree(EXAMPLE, folder, dirs_exist_ok=True)
@@ -69,7 +70,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, tiny_boards: Path) -> dict:
     return {**json.loads(done.stdout.splitlines()[-1]), "output": done.stdout + done.stderr}
 
 
-def test_its_loss_terms_are_in_results_csv(told: dict) -> None:
+def test_its_loss_terms_are_in_results_csv(told: dict[str, Any]) -> None:
     with (Path(told["run"]) / "results.csv").open() as file:
         (row,) = csv.DictReader(file)
     row = {name.strip(): float(value) for name, value in row.items()}
@@ -79,21 +80,21 @@ def test_its_loss_terms_are_in_results_csv(told: dict) -> None:
     assert 0.0025 < row["train/aux_loss"] < 0.01, "a mean weight from 0.25 to 1, times the gain of the class"
 
 
-def test_its_option_and_gain_come_from_the_model_yaml(told: dict) -> None:
+def test_its_option_and_gain_come_from_the_model_yaml(told: dict[str, Any]) -> None:
     assert (told["floor"], told["gains"]) == (0.25, {"spot": 0.2})
 
 
-def test_what_can_be_switched_off_is_found_works_and_comes_back(told: dict) -> None:
+def test_what_can_be_switched_off_is_found_works_and_comes_back(told: dict[str, Any]) -> None:
     assert told["changed"] == {"spotlight-off": True, "spotlight-constant": True, "control": False}
     assert told["restored"]
 
 
-def test_its_setting_reaches_the_predictors_copy_and_its_fold_is_used(told: dict) -> None:
+def test_its_setting_reaches_the_predictors_copy_and_its_fold_is_used(told: dict[str, Any]) -> None:
     assert told["floors"] == [0.25, 0.75]
     assert told["folded"] == "Identity"
 
 
-def test_it_is_exported_with_parity(told: dict) -> None:
+def test_it_is_exported_with_parity(told: dict[str, Any]) -> None:
     onnx = pytest.importorskip("onnx")
     graph = onnx.load(told["file"]).graph
     assert Path(told["file"]).suffix == ".onnx"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -67,13 +68,13 @@ def test_predict_takes_any_picture_size(routed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reid", [{}, {"tracker_type": "botsort", "with_reid": True, "model": "auto"}])
-def test_track_a_video(reid: dict, routed: Path, boards: list[Path], tmp_path: Path) -> None:
+def test_track_a_video(reid: dict[str, Any], routed: Path, boards: list[Path], tmp_path: Path) -> None:
     pytest.importorskip("lap", reason="the host's trackers need lap")
     video = tmp_path / "boards.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 96))
     board = cv2.imread(str(boards[0]))
     for step in range(5):
-        writer.write(np.roll(board, 2 * step, axis=1))
+        writer.write(np.roll(np.asarray(board), 2 * step, axis=1))
     writer.release()
     tracker = tmp_path / "eager.yaml"  # a hardly trained net is sure of nothing
     settings = {"tracker_type": "bytetrack", "track_buffer": 30, "match_thresh": 0.9, "fuse_score": False}

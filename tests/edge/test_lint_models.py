@@ -23,7 +23,8 @@ NETS = {
     "yolov8-dsmoe.yaml": ("yolov8n-dsmoe", "yolov8s-dsmoe"),
     "yolo26-dsmoe.yaml": ("yolo26n-dsmoe", "yolo26s-dsmoe"),
 }
-ELSEWHERE = ["smodel.yaml", "tmodel.yaml"]  # no mixture, and sizes of 128: tests/e2e/test_tmodel.py
+# no mixture, and sizes of 128: tests/e2e/test_tmodel.py, tests/configs/test_gasnet.py
+ELSEWHERE = ["smodel.yaml", "tmodel.yaml", "gasnet.yaml", "yolov8-gasnet.yaml", "yolo26-gasnet.yaml"]
 SIZE = 64
 KEPT = range(8)  # any experts: a lint looks at operators
 ALL_MODES = "dsmoe-n"  # the net that tries each mode in the quick run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -166,9 +167,9 @@ def test_no_gpu() -> None:
 
 
 def test_wrong_plans_are_user_errors() -> None:
-    with pytest.raises(ConfigError, match="precision: expected fp32 or fp16 or int8, got half"):
+    with pytest.raises(ConfigError, match="precision: expected one of fp32, fp16, int8, got half"):
         check(PASCAL, Plan(precision="half"))
-    with pytest.raises(ConfigError, match="mode: expected gather"):
+    with pytest.raises(ConfigError, match="mode: expected one of gather"):
         check(PASCAL, Plan(mode="sparse"))
     with pytest.raises(ConfigError, match=r"tensorrt: expected a version such as 8\.6\.1, got new"):
         check(replace(PASCAL, tensorrt="new"))
@@ -265,7 +266,7 @@ def test_tensorrt_without_package_metadata_is_asked_itself(monkeypatch: pytest.M
     assert machine().tensorrt == "8.6.1"
 
 
-def test_driver_is_read_from_its_file(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "version"
     monkeypatch.setattr(preflight, "DRIVER_FILE", file)
     assert machine().driver is None

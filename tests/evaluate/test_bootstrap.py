@@ -1,5 +1,7 @@
 """Average precision over resampled images: against the host on repeated images, and what intervals then say."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from ultralytics.utils.metrics import ap_per_class
@@ -12,7 +14,7 @@ from ultra_dsmoe.explain.knockout import verdict
 CLASSES = 3
 
 
-def fake_stats(images=40, seed=0, skill=0.7):
+def fake_stats(images: int = 40, seed: int = 0, skill: float = 0.7) -> Any:
     """Return stats in which a label is found with probability ``skill`` and a detection is false as often as right.
 
     Some images have no label, some no detection.
@@ -31,14 +33,14 @@ def fake_stats(images=40, seed=0, skill=0.7):
     return stats
 
 
-def repeated(stats, counts):
+def repeated(stats: Any, counts: Any) -> ImageStats:
     """Return stats in which every image physically stands as often as it was drawn."""
     drawn = np.repeat(np.arange(len(counts)), counts)
     names = ("files", "tp", "conf", "pred_cls", "target_cls")
     return ImageStats(*([getattr(stats, name)[i] for i in drawn] for name in names))
 
 
-def reference_ap(hit, labels, *, ramps):
+def reference_ap(hit: Any, labels: Any, *, ramps: Any) -> Any:
     """Return the area under the 101 interpolated points of one curve, written out with ``np.interp``."""
     recall, precision = hit.cumsum() / labels, hit.cumsum() / np.arange(1, len(hit) + 1)
     r, p = [0, *recall, *([] if ramps else [recall[-1]]), 1], [1, *precision, *([] if ramps else [0]), 0]
@@ -48,13 +50,13 @@ def reference_ap(hit, labels, *, ramps):
     return ((y[1:] + y[:-1]) / 2 * 0.01).sum()
 
 
-def test_undrawn_sample_is_the_hosts_own_value():
+def test_undrawn_sample_is_the_hosts_own_value() -> None:
     stats = fake_stats()
     np.testing.assert_allclose(replicates(stats, np.ones((1, 40), int))[0], mean_ap(stats), rtol=1e-12)
     assert 0.1 < mean_ap(stats)[1] < mean_ap(stats)[0] < 0.9
 
 
-def test_f1_by_hand():
+def test_f1_by_hand() -> None:
     """Four labels of class 0, of which three detections find two; the one of class 1 is found and counts as much."""
     hit = np.array([True, False, True, True])[:, None].repeat(10, 1)
     confidence, predicted = np.array([0.9, 0.8, 0.7, 0.9]), np.array([0.0, 0.0, 0.0, 1.0])
@@ -64,13 +66,13 @@ def test_f1_by_hand():
     assert mean_f1(stats) == pytest.approx((of_class_0 + 1) / 2, abs=1e-6)
 
 
-def test_resampled_value_is_the_hosts_on_repeated_images():
+def test_resampled_value_is_the_hosts_on_repeated_images() -> None:
     stats, counts = fake_stats(), resamples(40, 30, seed=1)
     expected = [mean_ap(repeated(stats, row)) for row in counts]
     np.testing.assert_allclose(replicates(stats, counts), expected, rtol=1e-12)
 
 
-def test_class_without_labels_in_a_resample_does_not_count_there():
+def test_class_without_labels_in_a_resample_does_not_count_there() -> None:
     stats = fake_stats(images=4)
     stats.target_cls = [np.array([0.0, 0.0]), np.array([1.0]), np.zeros(0), np.array([0.0])]
     counts = np.array([[2, 0, 1, 1], [0, 4, 0, 0], [0, 0, 4, 0]])
@@ -81,7 +83,7 @@ def test_class_without_labels_in_a_resample_does_not_count_there():
 
 @pytest.mark.parametrize("ramps", [False, True])
 @pytest.mark.parametrize("labels", [7, 30, 100])
-def test_one_curve_against_interp(monkeypatch, ramps, labels):
+def test_one_curve_against_interp(monkeypatch: pytest.MonkeyPatch, ramps: bool, labels: int) -> None:
     monkeypatch.setattr(bootstrap, "host_ramps", lambda: ramps)
     rng = np.random.default_rng(labels)
     hit = (rng.random(60) < np.linspace(0.9, 0.02, 60)) & (np.arange(60) < 55)
@@ -92,13 +94,13 @@ def test_one_curve_against_interp(monkeypatch, ramps, labels):
     np.testing.assert_allclose(got[:, 0], expected, rtol=1e-12)
 
 
-def test_host_ramp_is_recognised():
+def test_host_ramp_is_recognised() -> None:
     tp, conf = np.array([[True]]), np.array([0.9])
     (ap,) = ap_per_class(tp, conf, np.zeros(1), np.zeros(2))[5]  # one of two objects found, nothing wrong
     assert bootstrap.host_ramps() == (ap[0] > 0.6)
 
 
-def test_hits_needed_by_hand():
+def test_hits_needed_by_hand() -> None:
     need = hits_needed(np.array([2, 10]))
     assert need[0, [0, 49, 50, 99, 100]].tolist() == [1, 1, 2, 2, 3]  # 1 of 2 is not above one half
     assert need[1, [0, 9, 10, 11, 100]].tolist() == [1, 1, 2, 2, 11]
@@ -108,7 +110,7 @@ def test_hits_needed_by_hand():
     assert ((need - 1) / n[:, None] <= levels).all()
 
 
-def test_no_detection_or_no_hit_gives_zero():
+def test_no_detection_or_no_hit_gives_zero() -> None:
     stats = fake_stats(images=5)
     for name, empty in (("tp", np.zeros((0, 10), bool)), ("conf", np.zeros(0)), ("pred_cls", np.zeros(0))):
         setattr(stats, name, [empty] * 5)
@@ -117,7 +119,7 @@ def test_no_detection_or_no_hit_gives_zero():
     assert not replicates(stats, resamples(5, 10, 0)).any()
 
 
-def test_resamples_draw_as_many_images_as_there_are_and_repeat_by_seed():
+def test_resamples_draw_as_many_images_as_there_are_and_repeat_by_seed() -> None:
     counts = resamples(20, 500, seed=3)
     assert counts.shape == (500, 20)
     assert (counts.sum(1) == 20).all()
@@ -126,18 +128,18 @@ def test_resamples_draw_as_many_images_as_there_are_and_repeat_by_seed():
     assert not np.array_equal(counts, resamples(20, 500, seed=4))
 
 
-def change(on, off, count=400):
+def change(on: Any, off: Any, count: int = 400) -> Any:
     counts = resamples(len(on.files), count, 0)
     low, high = interval(100 * (replicates(off, counts) - replicates(on, counts))[:, 0])
     return 100 * (mean_ap(off) - mean_ap(on))[0], low, high
 
 
-def test_identical_stats_differ_by_exactly_nothing():
+def test_identical_stats_differ_by_exactly_nothing() -> None:
     assert change(fake_stats(), fake_stats()) == (0, 0, 0)
     assert verdict(0, 0, 0) == "inert"
 
 
-def test_planted_difference_is_found_in_both_directions():
+def test_planted_difference_is_found_in_both_directions() -> None:
     on, off = fake_stats(images=120), fake_stats(images=120)
     rng = np.random.default_rng(9)
     off.tp = [t & (rng.random((len(t), 1)) < 0.7) for t in off.tp]
@@ -148,7 +150,7 @@ def test_planted_difference_is_found_in_both_directions():
     assert verdict(*change(off, on)) == "hurts"
 
 
-def test_pairing_narrows_the_interval():
+def test_pairing_narrows_the_interval() -> None:
     on, off = fake_stats(), fake_stats()
     off.tp[0] = np.zeros_like(off.tp[0])
     counts, others = resamples(40, 400, 0), resamples(40, 400, 1)
@@ -171,5 +173,5 @@ def test_pairing_narrows_the_interval():
         ((4.0, 2.0, 6.0), "hurts"),
     ],
 )
-def test_verdicts(numbers, expected):
+def test_verdicts(numbers: Any, expected: str) -> None:
     assert verdict(*numbers) == expected

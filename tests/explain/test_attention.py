@@ -18,7 +18,15 @@ from ultra_dsmoe.commands.pictures import COMMAND
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain.attention import CLASSES as CLASS_BRANCH
-from ultra_dsmoe.explain.attention import NECK, Look, attention_files, attentions, choose, look, sentence
+from ultra_dsmoe.explain.attention import (
+    NECK,
+    LevelAttention,
+    attention_files,
+    attentions,
+    choose,
+    level_attentions,
+    sentence,
+)
 from ultra_dsmoe.explain.plots.attention import draw, together
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.nn import CBAM, DualAttention
@@ -58,7 +66,7 @@ def checkpoint(net: DSMoEModel, boards: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "block"), [("da", DualAttention), ("cbam", CBAM)])
-def test_weights_are_those_that_the_blocks_use(nets: dict, kind: str, block: type) -> None:
+def test_weights_are_those_that_the_blocks_use(nets: dict[str, Any], kind: str, block: type) -> None:
     net, image = nets[kind], torch.rand(3, PIXELS, PIXELS)
     found = attentions(net)
     assert list(found.values()) == [(place, stride) for place in (NECK, CLASS_BRANCH) for stride in LEVELS]
@@ -67,7 +75,7 @@ def test_weights_are_those_that_the_blocks_use(nets: dict, kind: str, block: typ
     assert list(found)[:4] == [row.attention for row in rows]
     inputs: dict[Any, Tensor] = {}
     handles = [m.register_forward_pre_hook(lambda m, x: inputs.update({m: x[0]})) for m in found]
-    looks = look(net, image, QUARTER)
+    looks = level_attentions(net, image, QUARTER)
     for handle in handles:
         handle.remove()
     for (m, (place, stride)), x in zip(found.items(), looks, strict=True):
@@ -85,14 +93,16 @@ def test_weights_are_those_that_the_blocks_use(nets: dict, kind: str, block: typ
 
 def test_a_head_with_two_class_branches_shows_the_one_that_predicts() -> None:
     net = awaken(DSMoEModel("yolo26n-dsmoe.yaml", nc=CLASSES, verbose=False)).eval()
-    looks = look(net, torch.rand(3, PIXELS, PIXELS), QUARTER)
+    looks = level_attentions(net, torch.rand(3, PIXELS, PIXELS), QUARTER)
     assert [(x.place, x.stride) for x in looks] == [(CLASS_BRANCH, s) for s in (8, 16, 32)]
     mine = net.model[-1].one2one_cv3[0]
     fresh = [m for m in mine.modules() if isinstance(m, DualAttention)]
     for m in fresh:
         torch.nn.init.zeros_(m.channel_out.bn.weight)
         torch.nn.init.zeros_(m.spatial_out.bn.weight)
-    assert np.ptp(look(net, torch.rand(3, PIXELS, PIXELS), QUARTER)[0].weight) < 1e-3 < np.ptp(looks[0].weight)
+    assert (
+        np.ptp(level_attentions(net, torch.rand(3, PIXELS, PIXELS), QUARTER)[0].weight) < 1e-3 < np.ptp(looks[0].weight)
+    )
 
 
 def test_images_are_taken_from_every_class_in_turn() -> None:
@@ -101,8 +111,8 @@ def test_images_are_taken_from_every_class_in_turn() -> None:
     assert choose(labels, 2) == [2, 1]
 
 
-def a_look(place: str, inside: float, outside: float, spread: float = 1.0) -> Look:
-    return Look(place, 8, np.array([[1 - spread / 2, 1 + spread / 2]], np.float32), inside, outside)
+def a_look(place: str, inside: float, outside: float, spread: float = 1.0) -> LevelAttention:
+    return LevelAttention(place, 8, np.array([[1 - spread / 2, 1 + spread / 2]], np.float32), inside, outside)
 
 
 def test_what_is_told() -> None:
@@ -115,7 +125,7 @@ def test_what_is_told() -> None:
 
 def colours(weight: np.ndarray) -> int:
     image = np.full((PIXELS, PIXELS, 3), 128, np.uint8)
-    png = draw(image, QUARTER, [Look(NECK, 8, weight, 1.0, 1.0)], "title")
+    png = draw(image, QUARTER, [LevelAttention(NECK, 8, weight, 1.0, 1.0)], "title")
     picture = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
     found, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
     return int(((counts > 1000) & (np.ptp(found, axis=1) > 15)).sum())
@@ -130,13 +140,13 @@ def test_what_is_looked_at_shows_and_nothing_is_not_made_a_pattern() -> None:
 def test_together_is_the_mean_at_the_images_size() -> None:
     coarse, fine = np.full((1, 1), 3, np.float32), np.full((4, 4), 1, np.float32)
     fine[:2] = 5
-    both = together([Look(NECK, 8, fine, 1, 1), Look(NECK, 32, coarse, 1, 1)], (8, 8, 3))
+    both = together([LevelAttention(NECK, 8, fine, 1, 1), LevelAttention(NECK, 32, coarse, 1, 1)], (8, 8, 3))
     assert both.shape == (8, 8)
     assert (both[0, 0], both[7, 7]) == (4, 2)
 
 
 def test_the_command_draws_a_net_without_experts(
-    nets: dict, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    nets: dict[str, Any], tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = checkpoint(nets["da"], tiny_boards, tmp_path), tmp_path / "new"
     assert COMMAND.main([str(file), "device=cpu", "images=2", f"out={out}"]) == 0
@@ -156,12 +166,12 @@ def test_the_command_draws_a_net_without_experts(
         assert float(r["least"]) <= 1 <= float(r["most"])
 
 
-def test_a_net_with_nothing_to_show_is_refused(nets: dict, tiny_boards: Path, tmp_path: Path) -> None:
+def test_a_net_with_nothing_to_show_is_refused(nets: dict[str, Any], tiny_boards: Path, tmp_path: Path) -> None:
     file = checkpoint(nets["none"], tiny_boards, tmp_path)
     evaluation = Evaluation({"model": str(file), "device": "cpu"})
     note = "attention: left out, the model has none in neck and class branches"
     assert attention_files(evaluation) == ({}, [note])
-    with pytest.raises(ConfigError, match="model: expected a network with experts, hyperbolic distances or attention"):
+    with pytest.raises(ConfigError, match="model: expected a network with experts, hyperbolic distances, attention or"):
         COMMAND.main([str(file), "device=cpu", f"out={tmp_path / 'new'}"])
     with pytest.raises(ConfigError, match="images: expected a whole number from 1 to 50, got 0"):
         COMMAND.main([str(file), "images=0"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from ultra_dsmoe.explain.record import recording
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.knockout import Knockout, Record, constant, hooked
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
-from ultra_dsmoe.nn.registry import LAYERS, RowPlan, register
+from ultra_dsmoe.nn.registry import RowPlan, register
 
 ALL = {
     "mixture-constant", "routing-random", "routing-fixed", "offsets-zero", "hyperbolic-constant", "text-zero",
@@ -23,14 +22,7 @@ ALL = {
     "attention-constant", CONTROL,
 }  # fmt: skip
 
-
-@pytest.fixture(autouse=True)
-def no_trace() -> Iterator[None]:
-    """Leave the registry as it was."""
-    before = dict(LAYERS)
-    yield
-    LAYERS.clear()
-    LAYERS.update(before)
+pytestmark = pytest.mark.usefixtures("no_trace")
 
 
 def own(*knockouts: Knockout) -> Any:

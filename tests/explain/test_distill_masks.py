@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultra_dsmoe.commands.distill_masks import COMMAND
 from ultra_dsmoe.distill import attention_mask, scale_mask
 from ultra_dsmoe.errors import DSMoEError
-from ultra_dsmoe.explain.distill_masks import LevelMasks, level_masks, telling
+from ultra_dsmoe.explain.distill_masks import LevelMasks, level_masks, nesting_ratio
 from ultra_dsmoe.explain.plots.distill_masks import draw
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps
@@ -66,8 +66,10 @@ def test_a_necks_own_attention_gives_the_mask_of_the_attended_map() -> None:
 
 def test_nested_boxes_come_first() -> None:
     nested, apart = np.array([LARGE, SMALL]), np.array([[0.2, 0.2, 0.1, 0.1], [0.7, 0.7, 0.3, 0.3]])
-    assert telling(nested) == pytest.approx(64)
-    assert telling(nested) > telling(apart) > telling(apart[:1]) > telling(np.zeros((0, 4))) == 0
+    assert nesting_ratio(nested) == pytest.approx(64)
+    assert (
+        nesting_ratio(nested) > nesting_ratio(apart) > nesting_ratio(apart[:1]) > nesting_ratio(np.zeros((0, 4))) == 0
+    )
 
 
 def test_a_small_box_in_a_large_one_shows() -> None:
@@ -83,7 +85,7 @@ def test_a_small_box_in_a_large_one_shows() -> None:
 
 
 def test_the_command_writes_pictures(
-    checkpoint: Path, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    checkpoint: Path, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
         COMMAND.main([str(checkpoint), f"data={tiny_boards}", "imgsz=96", "images=2", f"out={tmp_path / 'new'}"]) == 0
@@ -94,7 +96,7 @@ def test_the_command_writes_pictures(
     assert Image.open(files[0]).size[0] > 1000
 
 
-def test_help(capsys: pytest.CaptureFixture) -> None:
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMAND.main(["help"]) == 0
     assert "usage: dsmoe-yolo distill-masks" in capsys.readouterr().out
 

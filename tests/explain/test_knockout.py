@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,21 +15,21 @@ from ultra_dsmoe.commands.knockout import COMMAND
 from ultra_dsmoe.commands.opening import output_folder
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
-from ultra_dsmoe.evaluate.paired import Effect
-from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.evaluate.paired_bootstrap import Effect
+from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain.catalogue import catalogue
 from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, markdown
 from ultra_dsmoe.files import write_files
 
 
-def data_yaml(folder, source, **changes):
+def data_yaml(folder: Any, source: Any, **changes: Any) -> str:
     content = {**yaml.safe_load(source.read_text()), "path": str(source.parent), **changes}
     path = folder / "data.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
     return f"data={path}"
 
 
-def test_arguments_are_read_in_the_hosts_style():
+def test_arguments_are_read_in_the_hosts_style() -> None:
     words = ["best.pt", "imgsz=96", "only=text-zero, control,text-zero", "boot=200", "seed=0", "split=test"]
     assert COMMAND.parse(words) == {
         "model": "best.pt",
@@ -51,7 +52,7 @@ def test_arguments_are_read_in_the_hosts_style():
         (["best.pt", "data="], "data: expected a value"),
         (["best.pt", "imgsz=large"], "imgsz: expected a whole number of at least 32, got large"),
         (["best.pt", "imgsz="], "imgsz: expected a value"),
-        (["best.pt", "batch=0"], "batch: expected a whole number of at least 1, got 0"),
+        (["best.pt", "batch=0"], "batch: expected a positive integer, got 0"),
         (["best.pt", "boot=10"], "boot: expected a whole number from 100 to 100000, got 10"),
         (["best.pt", "seed=-1"], "seed: expected"),
         (["best.pt", "seed=4294967296"], "seed: expected"),
@@ -60,12 +61,12 @@ def test_arguments_are_read_in_the_hosts_style():
         (["best.pt", "only=control,,"], "only: expected a value"),
     ],
 )
-def test_wrong_arguments_are_named(words, message):
+def test_wrong_arguments_are_named(words: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         COMMAND.main(words)
 
 
-def test_bad_checkpoints_are_named(tmp_path, tiny_boards, monkeypatch):
+def test_bad_checkpoints_are_named(tmp_path: Path, tiny_boards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = f"data={tiny_boards}"
     (tmp_path / "broken.pt").write_bytes(b"no archive")
@@ -98,14 +99,16 @@ def test_bad_checkpoints_are_named(tmp_path, tiny_boards, monkeypatch):
         ({"names": None}, [], "a data YAML with images"),
     ],
 )
-def test_bad_data_is_named(tmp_path, checkpoint, tiny_boards, changes, words, message):
+def test_bad_data_is_named(
+    tmp_path: Path, checkpoint: Path, tiny_boards: Path, changes: Any, words: Any, message: str
+) -> None:
     data = data_yaml(tmp_path, tiny_boards, **changes)
     with pytest.raises(DataError, match=f"data: expected {message}"):
         COMMAND.main([str(checkpoint), data, f"out={tmp_path / 'out'}", *words])
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_yaml_unknown_device_and_blocked_folder_are_named(tmp_path, checkpoint):
+def test_missing_yaml_unknown_device_and_blocked_folder_are_named(tmp_path: Path, checkpoint: Path) -> None:
     with pytest.raises(DataError, match="data: expected"):
         COMMAND.main([str(checkpoint), f"data={tmp_path / 'none.yaml'}"])
     with pytest.raises(ConfigError, match="device: expected cpu, or the number of a GPU"):
@@ -115,7 +118,7 @@ def test_missing_yaml_unknown_device_and_blocked_folder_are_named(tmp_path, chec
         COMMAND.main([str(checkpoint), f"out={tmp_path / 'file'}", "device=cpu"])
 
 
-def test_split_without_images_or_labels_is_named(tmp_path, checkpoint, tiny_boards):
+def test_split_without_images_or_labels_is_named(tmp_path: Path, checkpoint: Path, tiny_boards: Path) -> None:
     for place in ("bare", "empty"):
         (tmp_path / "images" / place).mkdir(parents=True)
     picture = next((tiny_boards.parent / "images" / "val").iterdir())
@@ -128,7 +131,9 @@ def test_split_without_images_or_labels_is_named(tmp_path, checkpoint, tiny_boar
     assert not (tmp_path / "out").exists()
 
 
-def test_command_line_prints_one_line_and_fails(monkeypatch, capsys, tmp_path):
+def test_command_line_prints_one_line_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dsmoe-yolo", "knockout", "none.pt", "data=x.yaml"])
     with pytest.raises(SystemExit) as stop:
@@ -143,13 +148,15 @@ def test_command_line_prints_one_line_and_fails(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["help"], ["--help"]])
-def test_help_names_every_key_and_knockout(words, capsys):
+def test_help_names_every_key_and_knockout(words: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert COMMAND.main(words) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in (*catalogue(), *(k for k in COMMAND.options if k != "model")))
 
 
-def test_whole_run(checkpoint, tmp_path, capsys, monkeypatch):
+def test_whole_run(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = checkpoint.read_bytes()
     only = "text-zero,mixture-constant,control"
@@ -172,7 +179,9 @@ def test_whole_run(checkpoint, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir()), "a run folder of the host was left behind"
 
 
-def test_score_is_the_hosts(checkpoint, tiny_boards, tmp_path, monkeypatch):
+def test_score_is_the_hosts(
+    checkpoint: Path, tiny_boards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ultralytics import YOLO
 
     # The untrained net scores 0 everywhere; labels instead of its predictions, in wrong places for one class, do not.
@@ -180,7 +189,7 @@ def test_score_is_the_hosts(checkpoint, tiny_boards, tmp_path, monkeypatch):
     from ultra_dsmoe.evaluate.bootstrap import mean_ap
 
     class Cheating(module.Collector):
-        def _process_batch(self, preds, batch):
+        def _process_batch(self, preds: Any, batch: Any) -> Any:
             result = super()._process_batch(preds, batch)
             result["tp"][: len(batch["cls"]), :5] = True
             return result
@@ -201,11 +210,11 @@ def test_score_is_the_hosts(checkpoint, tiny_boards, tmp_path, monkeypatch):
     assert own.tolist() == pytest.approx([host.box.map50, host.box.map], abs=1e-9)
 
 
-def _cheat(args, callbacks):
+def _cheat(args: Any, callbacks: Any) -> Any:
     from ultralytics.models.yolo.detect import DetectionValidator
 
     class Cheating(DetectionValidator):
-        def _process_batch(self, preds, batch):
+        def _process_batch(self, preds: Any, batch: Any) -> Any:
             result = super()._process_batch(preds, batch)
             result["tp"][: len(batch["cls"]), :5] = True
             return result
@@ -213,7 +222,9 @@ def _cheat(args, callbacks):
     return Cheating(args=args, _callbacks=callbacks)
 
 
-def test_switch_is_in_force_while_images_are_computed_and_off_after_an_error(checkpoint, tiny_boards):
+def test_switch_is_in_force_while_images_are_computed_and_off_after_an_error(
+    checkpoint: Path, tiny_boards: Path
+) -> None:
     from ultra_dsmoe.nn.knockout import hooked
 
     evaluation = Evaluation({"model": str(checkpoint), "device": "cpu", "batch": 2})
@@ -221,7 +232,7 @@ def test_switch_is_in_force_while_images_are_computed_and_off_after_an_error(che
     evaluation.run(hooked([evaluation.net], lambda m, args, out: shapes.append(args[0].shape)))
     assert [s[0] for s in shapes] == [2, 2], "warm-up images were seen, or batches missed"
 
-    def fail(m, args, out):
+    def fail(m: Any, args: Any, out: Any) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -230,14 +241,14 @@ def test_switch_is_in_force_while_images_are_computed_and_off_after_an_error(che
 
 
 @pytest.fixture
-def report():
+def report() -> Report:
     effect = Effect((40.0, 20.5), (-2.5, -1.0), ((-4.0, -1.0), (-2.0, -0.25)))
     outcome = Outcome("text-zero", "text vectors set to zero", effect, "earns its place")
     return Report((42.5, 21.5), [outcome], ["a note"])
 
 
-def test_table_is_aligned_and_complete(report):
-    lines = aligned(cells(report)).splitlines()
+def test_table_is_aligned_and_complete(report: Any) -> None:
+    lines = align_columns(cells(report)).splitlines()
     assert lines[1].split()[:3] == ["as", "trained", "nothing"]
     assert lines[2].split("  ")[-1] == "earns its place"
     assert "40.00  -2.50 [-4.00, -1.00]" in lines[2]
@@ -247,27 +258,27 @@ def test_table_is_aligned_and_complete(report):
     assert "- a note" in page
 
 
-def test_csv_holds_the_numbers(report):
+def test_csv_holds_the_numbers(report: Any) -> None:
     base, row = csv.DictReader(as_csv(report).splitlines())
     assert (float(base["map50"]), base["map50_change"], float(base["map50_95"])) == (42.5, "", 21.5)
     got = [float(row[f"map50_95{part}"]) for part in ("", "_change", "_low", "_high")]
     assert got == [20.5, -1.0, -2.0, -0.25]
 
 
-def test_default_folder_is_beside_the_weights(tmp_path):
+def test_default_folder_is_beside_the_weights(tmp_path: Path) -> None:
     assert output_folder(tmp_path / "weights" / "best.pt", None, "knockout") == tmp_path / "knockout"
     assert output_folder(tmp_path / "best.pt", None, "knockout") == tmp_path / "knockout"
     assert output_folder(Path("best.pt"), "here", "knockout") == Path("here")
 
 
-def test_files_are_written_whole(tmp_path):
+def test_files_are_written_whole(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("old")
     paths = write_files(tmp_path, {"a.csv": b"new", "b.md": b"page"})
     assert [p.read_bytes() for p in paths] == [b"new", b"page"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "b.md"]
 
 
-def test_console_script_knows_the_command():
+def test_console_script_knows_the_command() -> None:
     code = (
         "import sys; sys.argv = ['dsmoe-yolo', 'knockout', 'help']; from ultra_dsmoe.cli import main; sys.exit(main())"
     )

@@ -6,6 +6,7 @@ import csv
 import io
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import yaml
 from ultra_dsmoe.commands.paraphrases import COMMAND
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
-from ultra_dsmoe.evaluate.paired import Effect
+from ultra_dsmoe.evaluate.paired_bootstrap import Effect
 from ultra_dsmoe.explain.paraphrases import (
     Report,
     Wording,
@@ -33,7 +34,10 @@ from ultra_dsmoe.text import encode_bank
 GAIN = 30.0  # of the text in the class logits: an untrained net whose scores depend on it
 BIAS = 2.0  # of the class logits: scores of a tenth, where a fresh net has hundredths
 TRAINED = {"spur": ["a thin spike", "a thorn on an edge"], "short": ["a bridge of copper"]}
-OTHER = {"spur": ["a bright round blob far from everything"], "mouse_bite": "a nibbled edge"}
+OTHER: dict[str, str | list[str]] = {
+    "spur": ["a bright round blob far from everything"],
+    "mouse_bite": "a nibbled edge",
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +77,7 @@ def apart(one: list[np.ndarray], two: list[np.ndarray]) -> float:
     return largest
 
 
-def options(path: Path) -> dict:
+def options(path: Path) -> dict[str, Any]:
     return {"model": str(path), "device": "cpu", "batch": 4}
 
 
@@ -127,7 +131,9 @@ def test_single_vectors_come_where_the_net_was_trained_on_them(made: bool, other
     assert (None if bank.each is None else bank.each.shape[:2]) == ((2, 1) if made else None)
 
 
-def test_command_writes_its_table(described: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_command_writes_its_table(
+    described: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     words = [str(described), f"prompts={other},{other}", "device=cpu", "batch=4", "boot=100", f"out={out}"]
     assert COMMAND.main(words) == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import re
 import sys
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,17 +29,19 @@ ATTENTION = ["attention.csv", "attention.png"]
 DISK = ["poincare_disk.csv", "poincare_disk.png", "poincare_distances.csv"]
 
 
-def written(folder):
+def written(folder: Any) -> Any:
     """Return the files in a folder, those of the attention's images, which are named by image, as one."""
     return sorted({re.sub("attention_.*[.]png", "attention.png", p.name) for p in folder.iterdir()})
 
 
 @pytest.fixture
-def content(tiny_boards):
+def content(tiny_boards: Path) -> Any:
     return yaml.safe_load(tiny_boards.read_text())
 
 
-def test_one_command_draws_everything(checkpoint, tmp_path, capsys, monkeypatch):
+def test_one_command_draws_everything(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes = []
     monkeypatch.setattr(Evaluation, "run", lambda self, *a, run=Evaluation.run: passes.append(0) or run(self, *a))
     out = tmp_path / "pictures"
@@ -50,7 +54,13 @@ def test_one_command_draws_everything(checkpoint, tmp_path, capsys, monkeypatch)
         if name.endswith(".png"):
             assert min(cv2.imread(str(out / name)).shape[:2]) > 500
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == [*("gate", "sizes"), *["disk"] * 2, "attention", *["written"] * 12]
+    assert [line.split(":")[0] for line in lines] == [
+        *("gate", "sizes"),
+        *["disk"] * 2,
+        "attention",
+        "bands",
+        *["written"] * 12,
+    ]
     # The same routes as from the command of their own, to the last digit.
     assert (
         commands.routing.COMMAND.main([str(checkpoint), "device=cpu", f"out={tmp_path / 'alone'}", "shuffles=20"]) == 0
@@ -59,7 +69,7 @@ def test_one_command_draws_everything(checkpoint, tmp_path, capsys, monkeypatch)
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
-def test_titles_of_several_gates_name_their_row(checkpoint, monkeypatch):
+def test_titles_of_several_gates_name_their_row(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every picture says what it was made from; with two gates also which of them."""
     titles = []
     for module in (routing, pictures.routing_sizes):
@@ -76,7 +86,7 @@ def test_titles_of_several_gates_name_their_row(checkpoint, monkeypatch):
     assert ends == [f"{of}, row17)", f"{of}, row21)"] * 2 + [f"{of})"]
 
 
-def test_tables_hold_the_numbers(checkpoint, tmp_path):
+def test_tables_hold_the_numbers(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "pictures"
     commands.pictures.COMMAND.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"])
     rows = list(csv.DictReader((out / "routing_sizes.csv").open()))
@@ -94,14 +104,14 @@ def test_tables_hold_the_numbers(checkpoint, tmp_path):
         assert sum(float(r["mean_weight"]) for r in mine) == pytest.approx(1, abs=1e-3)
     nodes = list(csv.DictReader((out / "poincare_disk.csv").open()))
     assert [n["name"] for n in nodes] == [str(i) for i in range(6)]  # the names of a net built without a data set
-    radius = np.hypot(*([float(n[k]) for n in nodes] for k in "xy"))
+    radius = np.hypot([float(n["x"]) for n in nodes], [float(n["y"]) for n in nodes])
     np.testing.assert_allclose(2 * np.arctanh(radius), [float(n["centre_distance"]) for n in nodes], atol=1e-3)
     pairs = list(csv.DictReader((out / "poincare_distances.csv").open()))
     assert len(pairs) == 6 * 5 // 2
     assert all(float(p["ball"]) > 0 for p in pairs)
 
 
-def test_disk_follows_taxonomy_of_net_and_yaml(checkpoint, content):
+def test_disk_follows_taxonomy_of_net_and_yaml(checkpoint: Path, content: dict[str, Any]) -> None:
     evaluation = Evaluation({"model": str(checkpoint), "device": "cpu"})
     taxonomy = Taxonomy.parse(content["names"], content["taxonomy"])
     made, notes = pictures.disk_files(evaluation, taxonomy, seed=0)  # the fixture's net was trained without
@@ -120,9 +130,11 @@ def test_disk_follows_taxonomy_of_net_and_yaml(checkpoint, content):
     assert "No taxonomy: classes alone." in notes[0]
 
 
-def test_without_hyperbolic_part_the_disk_is_left_out(checkpoint, tmp_path, capsys, monkeypatch):
+def test_without_hyperbolic_part_the_disk_is_left_out(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Flat(Evaluation):
-        def __init__(self, options):
+        def __init__(self, options: Any) -> None:
             super().__init__(options)
             for fusion in blocks(self.net, HyperbolicFusion):
                 fusion.hyperbolic = False
@@ -134,7 +146,9 @@ def test_without_hyperbolic_part_the_disk_is_left_out(checkpoint, tmp_path, caps
     assert "disk: left out, the model compares nothing by hyperbolic distance\n" in capsys.readouterr().out
 
 
-def test_bad_input_is_one_line_and_writes_nothing(checkpoint, tmp_path, content, tiny_boards, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(
+    checkpoint: Path, tmp_path: Path, content: dict[str, Any], tiny_boards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert commands.pictures.COMMAND.main(["help"]) == 0
     assert capsys.readouterr().out.startswith("usage: dsmoe-yolo pictures MODEL")
     out = tmp_path / "pictures"

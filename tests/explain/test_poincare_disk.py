@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import geoopt
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ GROUPS = {"marks": ["pit", "scratch"], "areas": ["patch"], "all": ["marks", "are
 WIDTH = 32
 
 
-def fusion_of(taxonomy, classes, seed=0):
+def fusion_of(taxonomy: Any, classes: Any, seed: int = 0) -> Any:
     """Return a block as trained with a taxonomy, its text folded."""
     torch.manual_seed(seed)
     block = HyperbolicFusion(16, WIDTH, classes).eval()
@@ -31,7 +33,7 @@ def fusion_of(taxonomy, classes, seed=0):
     return block
 
 
-def random_disk(classes, groups, seed=0):
+def random_disk(classes: Any, groups: Any, seed: int = 0) -> Any:
     names = [f"a_long_defect_name_{i}" for i in range(classes)]
     taxonomy = None
     if groups:
@@ -39,7 +41,7 @@ def random_disk(classes, groups, seed=0):
     return read_disk(fusion_of(taxonomy, classes, seed), names, taxonomy)
 
 
-def flat_disk(norms, angles, classes=None, parents=None, ball=None):
+def flat_disk(norms: Any, angles: Any, classes: Any = None, parents: Any = None, ball: Any = None) -> Disk:
     points = np.tanh(norms) * np.exp(1j * np.asarray(angles))
     between = distance(points[:, None], points[None]) if ball is None else ball
     parents = np.full(len(norms), -1) if parents is None else np.array(parents)
@@ -47,7 +49,7 @@ def flat_disk(norms, angles, classes=None, parents=None, ball=None):
     return Disk(names, parents, classes or len(norms), 2, np.asarray(norms), between, np.asarray(angles))
 
 
-def test_distance_is_that_of_the_ball():
+def test_distance_is_that_of_the_ball() -> None:
     rng = np.random.default_rng(0)
     z, w = ((rng.uniform(-0.65, 0.65, 50) + 1j * rng.uniform(-0.65, 0.65, 50)) for _ in range(2))
     pairs = [torch.from_numpy(np.stack([p.real, p.imag], 1)) for p in (z, w)]
@@ -55,7 +57,7 @@ def test_distance_is_that_of_the_ball():
 
 
 @pytest.mark.parametrize(("z", "w"), [(0.3 + 0.1j, -0.2 + 0.8j), (0.9j, -0.9 + 0.1j), (0.1, 0.1), (0, 0.5), (0.2, 0.8)])
-def test_geodesic_is_the_shortest_way(z, w):
+def test_geodesic_is_the_shortest_way(z: Any, w: Any) -> None:
     way = geodesic(z, w, 31)
     np.testing.assert_allclose(way[[0, -1]], [z, w], atol=1e-12)
     # On a shortest way, and only there, distances add up; equal steps.
@@ -63,7 +65,7 @@ def test_geodesic_is_the_shortest_way(z, w):
     np.testing.assert_allclose(distance(way[:-1], way[1:]), distance(z, w) / 30, atol=1e-9)
 
 
-def test_geodesic_is_an_arc_that_meets_the_boundary_at_right_angles():
+def test_geodesic_is_an_arc_that_meets_the_boundary_at_right_angles() -> None:
     z, w = 0.3 + 0.1j, -0.2 + 0.8j
     # |p - c|^2 = |c|^2 - 1 for a circle of centre c orthogonal to the unit circle: two points give c.
     rows = np.array([[p.real, p.imag] for p in (z, w)])
@@ -71,7 +73,7 @@ def test_geodesic_is_an_arc_that_meets_the_boundary_at_right_angles():
     np.testing.assert_allclose(np.abs(geodesic(z, w) - centre), np.sqrt(abs(centre) ** 2 - 1), atol=1e-9)
 
 
-def test_radii_are_kept_and_a_flat_configuration_is_found_again():
+def test_radii_are_kept_and_a_flat_configuration_is_found_again() -> None:
     rng = np.random.default_rng(3)
     norms, angles = rng.uniform(0.2, 1.8, 9), rng.uniform(0, 2 * np.pi, 9)
     true = flat_disk(norms, angles)
@@ -83,7 +85,7 @@ def test_radii_are_kept_and_a_flat_configuration_is_found_again():
     assert flat_disk(norms, rng.permutation(angles), ball=true.ball).stress > 0.2
 
 
-def test_stress_and_rank_by_hand():
+def test_stress_and_rank_by_hand() -> None:
     ball = np.array([[0, 4, 2], [4, 0, 1], [2, 1, 0.0]])
     norms, angles = [0.5, 0.5, 1.0], [0, np.pi, np.pi]  # on one line: distances 2, 3 and 1
     disk = flat_disk(norms, angles, ball=ball)
@@ -95,7 +97,7 @@ def test_stress_and_rank_by_hand():
     assert kept(flat_disk([0.5], [0])) == "Distances to the centre are exact"
 
 
-def test_equidistant_points_are_not_passed_off_as_neighbours():
+def test_equidistant_points_are_not_passed_off_as_neighbours() -> None:
     ball = np.random.default_rng(0).uniform(3, 3.01, (12, 12))
     ball = (ball + ball.T) / 2
     norms = np.ones(12)
@@ -104,7 +106,7 @@ def test_equidistant_points_are_not_passed_off_as_neighbours():
     assert kept(disk).endswith("do not read neighbourhoods from it")
 
 
-def test_kinship_is_told_from_chance():
+def test_kinship_is_told_from_chance() -> None:
     parents = [8, 8, 8, 8, 9, 9, 9, 9, -1, -1]
     norms = np.array([1.0] * 8 + [0.4, 1.1])
     kin = flat_disk(norms, [0, 0.1, 0.2, 0.3, 3, 3.1, 3.2, 3.3, 0.1, 3.1], classes=8, parents=parents)
@@ -119,7 +121,7 @@ def test_kinship_is_told_from_chance():
     assert flat_disk(norms, norms).kin() is None
 
 
-def test_anchors_and_groups_are_those_of_the_net():
+def test_anchors_and_groups_are_those_of_the_net() -> None:
     taxonomy = Taxonomy.parse(NAMES, GROUPS)
     fusion = fusion_of(taxonomy, len(NAMES))
     disk = read_disk(fusion, NAMES, taxonomy)
@@ -133,7 +135,7 @@ def test_anchors_and_groups_are_those_of_the_net():
     np.testing.assert_allclose(disk.ball, expected, atol=1e-3)  # two nodes may coincide: a group of one class
 
 
-def test_groups_are_drawn_only_where_their_names_are_known():
+def test_groups_are_drawn_only_where_their_names_are_known() -> None:
     taxonomy = read_taxonomy({"names": dict(enumerate(NAMES)), "taxonomy": GROUPS})
     fusion = fusion_of(taxonomy, len(NAMES))
     other = Taxonomy.parse(NAMES, {"marks": ["pit", "patch"], "areas": ["scratch"], "all": ["marks", "areas"]})
@@ -149,7 +151,7 @@ def test_groups_are_drawn_only_where_their_names_are_known():
 
 
 @pytest.mark.parametrize(("classes", "groups"), [(6, 2), (10, 3), (20, 5), (20, 0), (30, 6), (1, 0)])
-def test_names_are_all_there_and_do_not_overlap(classes, groups):
+def test_names_are_all_there_and_do_not_overlap(classes: int, groups: int) -> None:
     disk = random_disk(classes, groups)
     figure = figure_of(disk, "A title")
     figure.draw_without_rendering()
@@ -170,7 +172,7 @@ def test_names_are_all_there_and_do_not_overlap(classes, groups):
         assert np.hypot(*(nearest - centre)) > circle
 
 
-def test_heights_keep_order_distance_and_room():
+def test_heights_keep_order_distance_and_room() -> None:
     wanted = np.array([-0.95, -0.94, 0.0, 0.9, 0.91, 0.92])
     placed = heights(wanted, 0.1)
     assert (np.diff(placed) >= 0.1 - 1e-12).all()
@@ -182,7 +184,7 @@ def test_heights_keep_order_distance_and_room():
     assert points[left].real.max() <= points[right].real.min()
 
 
-def test_picture_is_a_png_with_the_colours_of_groups():
+def test_picture_is_a_png_with_the_colours_of_groups() -> None:
     import cv2
 
     picture = cv2.imdecode(np.frombuffer(draw(random_disk(6, 2), "A title"), np.uint8), cv2.IMREAD_COLOR)

@@ -1,7 +1,10 @@
 """The routing map: counts by hand, information by hand, a planted gate through the whole command, the picture."""
 
 import csv
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,13 +25,13 @@ WEIGHTS = np.array([[0.75, 0.25, 0, 0], [0.5, 0, 0.5, 0], [0, 0.5, 0.5, 0], [0.5
 LABELS = [np.array([0.0, 0.0]), np.array([0.0, 2.0]), np.array([2.0]), np.zeros(0)]
 
 
-def by_hand(**changes):
+def by_hand(**changes: Any) -> Any:
     return routing_map(
         WEIGHTS, LABELS, ["scratch", "pit", "hole"], **{"text": True, "shuffles": 50, "seed": 0, **changes}
     )
 
 
-def test_counts_by_hand():
+def test_counts_by_hand() -> None:
     routes = by_hand()
     assert routes.rows == ["scratch", "hole", CLEAN]  # no image shows a pit
     assert routes.present.sum(0).tolist() == [2, 2, 1]
@@ -37,14 +40,14 @@ def test_counts_by_hand():
     np.testing.assert_allclose(routes.mean_weight, [[0.625, 0.125, 0.25, 0], [0.25, 0.25, 0.5, 0], [0.5, 0.5, 0, 0]])
 
 
-def test_experts_carry_the_text_of_their_class():
+def test_experts_carry_the_text_of_their_class() -> None:
     routes = routing_map(np.eye(8)[:4], LABELS, ["scratch", "pit", "hole"], text=True, shuffles=20, seed=0)
     assert routes.own_class.tolist() == [-1, -1, 0, -1, 1, 0, -1, 1]  # pit is not shown
     assert set(by_hand(text=False).own_class) == {-1}
     assert [kind(n) for n in (0, 1, 2, 31)] == ["local", "global", "cross-modal", "cross-modal"]
 
 
-def test_information_by_hand():
+def test_information_by_hand() -> None:
     eye, swap = np.eye(4, dtype=bool), np.eye(4, dtype=bool)[[1, 0, 3, 2]]
     assert mutual_information(eye, swap) == pytest.approx(2)  # four classes, each its own expert
     assert mutual_information(np.repeat(eye, 4, 0), np.tile(eye, (4, 1))) == pytest.approx(0, abs=1e-12)
@@ -57,7 +60,7 @@ def test_information_by_hand():
     assert got == pytest.approx(expected)
 
 
-def planted(depends, images=60, seed=0):
+def planted(depends: Any, images: int = 60, seed: int = 0) -> Any:
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, 3, images)
     chosen = classes if depends else rng.integers(0, 3, images)
@@ -66,7 +69,7 @@ def planted(depends, images=60, seed=0):
     )
 
 
-def test_dependence_is_told_from_chance():
+def test_dependence_is_told_from_chance() -> None:
     routes = planted(True)
     assert routes.bits == pytest.approx(routes.class_bits)
     assert routes.bits > 10 * routes.shuffled.mean()
@@ -77,13 +80,13 @@ def test_dependence_is_told_from_chance():
     assert sentence(planted(False, seed=flags.index(False))).startswith("No sign that experts depend")
 
 
-def test_shuffles_repeat_by_seed():
+def test_shuffles_repeat_by_seed() -> None:
     assert len(by_hand().shuffled) == 50
     np.testing.assert_array_equal(by_hand().shuffled, by_hand().shuffled)
     assert not np.array_equal(by_hand().shuffled, by_hand(seed=1).shuffled)
 
 
-def test_picture_shows_a_dark_cell_where_the_share_is_high():
+def test_picture_shows_a_dark_cell_where_the_share_is_high() -> None:
     dark, light = draw(planted(True), "a title"), draw(planted(False), "a title")
     pixels = [cv2.imdecode(np.frombuffer(p, np.uint8), cv2.IMREAD_COLOR) for p in (dark, light)]
     assert pixels[0].shape == pixels[1].shape
@@ -93,7 +96,7 @@ def test_picture_shows_a_dark_cell_where_the_share_is_high():
     assert counts[0] > 3 * counts[1] > 0  # the colour bar has it in both
 
 
-def test_table_and_images_hold_the_numbers():
+def test_table_and_images_hold_the_numbers() -> None:
     routes = by_hand()
     rows = list(csv.DictReader(command.table(routes).splitlines()))
     assert len(rows) == 3 * 4
@@ -109,18 +112,18 @@ def test_table_and_images_hold_the_numbers():
     assert lines[3]["classes"] == CLEAN
 
 
-def test_planted_gate_is_counted_image_by_image(checkpoint, monkeypatch):
+def test_planted_gate_is_counted_image_by_image(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = Evaluation({"model": str(checkpoint), "device": "cpu", "batch": 3})
     (gate,) = blocks(evaluation.net, ExpertGate)
     order, seen = np.array([[4, 7], [4, 9], [0, 7], [31, 1]]), [0]
 
-    def plant(m, args, out):
+    def plant(m: Any, args: Any, out: Any) -> Any:
         rows = torch.from_numpy(order[seen[0] : seen[0] + len(out)])
         seen[0] += len(out)
         return torch.zeros_like(out).scatter(1, rows, 0.5)
 
     @contextmanager
-    def from_the_first_real_image(net, record):
+    def from_the_first_real_image(net: Any, record: Any) -> Iterator[None]:
         seen[0] = 0  # the host has sent images of zeros through the network, to warm up and to count operations
         with recording(net, record):
             yield
@@ -139,7 +142,7 @@ def test_planted_gate_is_counted_image_by_image(checkpoint, monkeypatch):
         assert [routes.rows[i] for i in np.flatnonzero(shown)] == [evaluation.names[int(c)] for c in np.unique(row)]
 
 
-def test_whole_command(checkpoint, tmp_path, capsys):
+def test_whole_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "map"
     assert commands.routing.COMMAND.main([str(checkpoint), "device=cpu", f"out={out}", "shuffles=20"]) == 0
     assert sorted(p.name for p in out.iterdir()) == ["routing_images.csv", "routing_map.csv", "routing_map.png"]
@@ -150,7 +153,7 @@ def test_whole_command(checkpoint, tmp_path, capsys):
     assert "20 shuffles" in capsys.readouterr().out
 
 
-def test_several_gates_get_a_map_each(checkpoint, monkeypatch):
+def test_several_gates_get_a_map_each(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = Evaluation({"model": str(checkpoint), "device": "cpu"})
     evaluation.net.model[18].gate = ExpertGate(evaluation.net.model[18].bn.num_features, experts=4).eval()
     (row, own) = blocks(evaluation.net, ExpertGate)
@@ -158,7 +161,7 @@ def test_several_gates_get_a_map_each(checkpoint, monkeypatch):
     assert command.block_name(evaluation.net, own) == "row18_gate"
 
 
-def test_bad_input_is_named(tmp_path, tiny_boards):
+def test_bad_input_is_named(tmp_path: Path, tiny_boards: Path) -> None:
     assert commands.routing.COMMAND.main(["help"]) == 0
     with pytest.raises(ConfigError, match=r"shufles: expected .*did you mean 'shuffles'"):
         commands.routing.COMMAND.main(["best.pt", "shufles=3"])

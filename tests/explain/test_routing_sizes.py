@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -14,13 +17,13 @@ from ultra_dsmoe.explain.routing_sizes import permuted_within, size_classes, siz
 IMAGES, EXPERTS = 80, 4
 
 
-def joined(classes, sizes, chosen, shuffles=200):
+def joined(classes: Any, sizes: Any, chosen: Any, shuffles: int = 200) -> Any:
     weights = np.eye(EXPERTS)[chosen]
     routes = routing_map(weights, [np.array(c) for c in classes], list("abc"), text=False, shuffles=20, seed=0)
     return size_map(routes, [np.array(s, float) for s in sizes], shuffles=shuffles, seed=0)
 
 
-def planted(kind, seed=0):
+def planted(kind: Any, seed: int = 0) -> Any:
     """Return a map where experts follow the size, follow the class (as sizes do), or neither; a defect per image."""
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, 2, IMAGES)
@@ -29,7 +32,7 @@ def planted(kind, seed=0):
     return joined(classes[:, None], sizes[:, None], chosen[kind])
 
 
-def test_quartiles_part_sizes_and_keep_equal_ones_together():
+def test_quartiles_part_sizes_and_keep_equal_ones_together() -> None:
     classes, ranges = size_classes(np.array([9.0, 1, 2, 8, 3, 7, 4, 6]))
     assert classes.tolist() == [3, 0, 0, 3, 1, 2, 1, 2]
     assert ranges.tolist() == [[1, 2], [3, 4], [6, 7], [8, 9]]
@@ -39,7 +42,7 @@ def test_quartiles_part_sizes_and_keep_equal_ones_together():
     assert size_classes(np.full(3, 4.0))[1].tolist() == [[4, 4]]
 
 
-def test_rows_are_images_weighted_by_their_defects():
+def test_rows_are_images_weighted_by_their_defects() -> None:
     # Image 0 has three small defects and goes to expert 0; image 1 a small and two large ones, to expert 1.
     sizes = joined([[0, 0, 0], [0, 0, 0], []], [[1, 1, 1], [1, 9, 9], []], [0, 1, 2])
     assert sizes.rows == ["1-1 px", "9-9 px"]
@@ -53,7 +56,7 @@ def test_rows_are_images_weighted_by_their_defects():
     assert sizes.bits == pytest.approx(information(joint))
 
 
-def test_information_by_hand():
+def test_information_by_hand() -> None:
     two = np.eye(2)
     assert size_information(5 * two, two) == pytest.approx(1)  # how many defects an image has changes nothing here
     assert size_information(np.ones((2, 2)), two) == pytest.approx(0, abs=1e-12)
@@ -63,7 +66,7 @@ def test_information_by_hand():
     assert mutual_information(np.diag([3.0, 1.0]) > 0, two > 0) == pytest.approx(1)
 
 
-def test_size_is_told_from_chance_and_from_class():
+def test_size_is_told_from_chance_and_from_class() -> None:
     size, by_class, none = (planted(kind) for kind in ("size", "class", "none"))
     assert size.depends_on_size
     assert size.beyond_class
@@ -78,7 +81,7 @@ def test_size_is_told_from_chance_and_from_class():
     assert sum(flags) <= 4  # one in twenty by construction
 
 
-def test_images_without_partner_are_said():
+def test_images_without_partner_are_said() -> None:
     classes = [[0], [1], [2], [0, 1], [0, 2], [1, 2]]
     sizes = joined(classes, [[i] * len(c) for i, c in enumerate(classes, 1)], [0, 1, 2, 3, 0, 1])
     assert sizes.alike == 0
@@ -86,7 +89,7 @@ def test_images_without_partner_are_said():
     assert planted("none").alike == 1
 
 
-def test_one_size_leaves_nothing_to_compare():
+def test_one_size_leaves_nothing_to_compare() -> None:
     sizes = joined([[0], [1], [2]], [[4], [4], [4]], [0, 1, 2])
     assert sizes.bits == sizes.size_bits == 0
     assert sentence(sizes) == "Most defects have one size: there is nothing to compare"
@@ -94,7 +97,7 @@ def test_one_size_leaves_nothing_to_compare():
     assert draw(sizes, "a title").startswith(b"\x89PNG")
 
 
-def test_permutation_stays_within_groups():
+def test_permutation_stays_within_groups() -> None:
     groups = np.random.default_rng(0).integers(0, 5, 60)
     orders = [permuted_within(groups, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     for order in orders:
@@ -105,7 +108,7 @@ def test_permutation_stays_within_groups():
     assert (orders[0] != np.arange(60)).mean() > 0.5
 
 
-def test_picture_shows_a_dark_cell_where_the_share_is_high():
+def test_picture_shows_a_dark_cell_where_the_share_is_high() -> None:
     dark, light = (
         cv2.imdecode(np.frombuffer(draw(planted(kind), "a title"), np.uint8), cv2.IMREAD_COLOR)
         for kind in ("size", "none")
@@ -116,7 +119,7 @@ def test_picture_shows_a_dark_cell_where_the_share_is_high():
     assert counts[0] > 1000 + 3 * counts[1]
 
 
-def test_label_sizes_are_pixels_of_the_resized_image(tmp_path):
+def test_label_sizes_are_pixels_of_the_resized_image(tmp_path: Path) -> None:
     names = {"wide.png": (50, 100), "tall.png": (80, 40), "clean.png": (64, 64)}
     labels = {"wide": "0 0.5 0.5 0.2 0.4\n0 0.5 0.5 0.1 0.2\n", "tall": "0 0.5 0.5 0.5 0.25\n", "clean": ""}
     for folder in ("images", "labels"):

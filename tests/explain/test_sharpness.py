@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
 from ultra_dsmoe.explain import sharpness
 from ultra_dsmoe.explain.record import blocks
-from ultra_dsmoe.explain.sharpness import calibrate, cells, checkpoint_with, halves, part, sharpened
+from ultra_dsmoe.explain.sharpness import calibrate, cells, checkpoint_with, halves, sharpened, subset
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 
 IMAGES = 40
@@ -40,7 +41,7 @@ class Stub:
         self.net[0].set_tau(tau)
         self.seen: list[float] = []
 
-    def run(self, switch) -> ImageStats:
+    def run(self, switch: Any) -> ImageStats:
         with switch:
             self.seen.append(self.net[0].tau.item())
         return made_up(0.9 - 0.2 * abs(np.log2(self.seen[-1] / self.peak)))
@@ -55,9 +56,9 @@ def test_the_best_on_the_fitting_half_is_judged_on_the_other() -> None:
     assert stub.net[0].tau.item() == pytest.approx(0.1), "the net keeps its own"
     fitting = halves(made_up(1), stub.groups, 3)
     trained, best = made_up(0.7), made_up(0.9)
-    assert found.tried[2] == pytest.approx(100 * mean_ap(part(best, fitting)), abs=1e-3)
-    assert found.base == pytest.approx(100 * mean_ap(part(trained, ~fitting)), abs=1e-3)
-    change = 100 * (mean_ap(part(best, ~fitting)) - mean_ap(part(trained, ~fitting)))
+    assert found.tried[2] == pytest.approx(100 * mean_ap(subset(best, fitting)), abs=1e-3)
+    assert found.base == pytest.approx(100 * mean_ap(subset(trained, ~fitting)), abs=1e-3)
+    change = 100 * (mean_ap(subset(best, ~fitting)) - mean_ap(subset(trained, ~fitting)))
     assert found.effect.change == pytest.approx(change, abs=1e-3)
     assert found.effect.ranges[0][0] <= change[0] <= found.effect.ranges[0][1]
     assert f"fitted on {IMAGES // 2} images, judged on the other {IMAGES // 2}; " in found.notes[0]
@@ -79,7 +80,7 @@ def test_temperatures_stay_where_training_keeps_them() -> None:
         calibrate(stub, 200)
         assert len(stub.seen) == 5
         assert all(0.01 <= seen <= 1 for seen in stub.seen)
-    with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1.0, got 2"):
+    with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1, got 2"):
         stub.net[0].set_tau(2)
 
 

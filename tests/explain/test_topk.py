@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_lists_of_k() -> None:
 
 
 def test_command_fills_the_table(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run of the command: accuracy under its own k, work as the net counts it, one latency per engine."""
     out, run, evaluated = tmp_path / "table", Evaluation.run, []
@@ -66,7 +67,7 @@ def test_command_fills_the_table(
 
 
 def test_latency_is_interleaved_on_one_thread() -> None:
-    order: list = []
+    order: list[Any] = []
     torch.set_num_threads(2)
     runs = {("torch", k): (lambda image, k=k: order.append((k, torch.get_num_threads()))) for k in (1, 2)}
     times = latencies(runs, torch.zeros(1, 3, 4, 4), 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,14 +32,14 @@ class Toy(nn.Module):
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> tuple[Toy, Callable[[Callable], None]]:
+def toy(monkeypatch: pytest.MonkeyPatch) -> tuple[Toy, Callable[[Callable[..., Any]], None]]:
     """Return a net and a function that plants a fault into the runner of its 'file'."""
     net = Toy().eval()
 
-    def plant(fault: Callable) -> None:
+    def plant(fault: Callable[..., Any]) -> None:
         true = parity.torch_runner(net)
 
-        def runner(path: Path, gates: int, before_nms: bool = False) -> Callable:
+        def runner(path: Path, gates: int, before_nms: bool = False) -> Callable[..., Any]:
             if before_nms:
                 raise ConfigError("exported file", "one with suppression inside", "none")
             return lambda x: fault(*true(x))

@@ -36,32 +36,41 @@ def able(monkeypatch: pytest.MonkeyPatch, *lacking: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"half": True}, {"quantize": 16, "workspace": 2, "device": 0}])
-def test_the_host_builds_what_it_can(arguments: dict, stock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_builds_what_it_can(
+    arguments: dict[str, Any], stock: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     able(monkeypatch)
     given = {"format": "engine", "opset": 17, **arguments}
     assert export_engine(stock, given).endswith("best.engine")
     assert stock.given == given
 
 
-def test_without_a_gpu_there_is_a_file_and_a_recipe(stock, monkeypatch, tmp_path: Path, caplog) -> None:
+def test_without_a_gpu_there_is_a_file_and_a_recipe(
+    stock: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     able(monkeypatch, "no TensorRT", "no NVIDIA GPU")
     given = {"format": "engine", "opset": 17, "imgsz": 96, "half": True, "device": 0, "workspace": 4.0}
     assert export_engine(stock, given) == str(tmp_path / "best.onnx")
     assert stock.given == {"format": "onnx", "opset": 17, "imgsz": 96}
     first, _, command, _ = caplog.messages[-1].splitlines()
     assert first.endswith(f"format=engine: no engine can be built here, exported {tmp_path / 'best.onnx'} instead.")
-    assert command.strip() == "python -m ultra_dsmoe.runtime.engine best.onnx --fp16 --workspace 4"
+    assert command.strip() == "python -m ultra_dsmoe.runtime.engine best.onnx precision=fp16 workspace=4"
 
 
 def test_int8_is_explicit(
-    stock, install, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_boards: Path, caplog
+    stock: Callable[..., str],
+    install: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    tiny_boards: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     given = {"format": "engine", "opset": 17, "quantize": "int8", "data": str(tiny_boards), "device": 0}
     able(monkeypatch, "no NVIDIA GPU")
     assert export_engine(stock, given) == str(tmp_path / "best-int8.onnx")
     assert stock.given == {"format": "onnx", "opset": 17}
     command = caplog.messages[-1].splitlines()[2].split()
-    assert command[2:] == ["ultra_dsmoe.runtime.engine", "best-int8.onnx", "--int8", "--output", "best.engine"]
+    assert command[2:] == ["ultra_dsmoe.runtime.engine", "best-int8.onnx", "precision=int8", "out=best.engine"]
     able(monkeypatch)
     trt = install("8.6.1")
     assert export_engine(stock, given) == str(tmp_path / "best.engine")
@@ -93,7 +102,7 @@ def test_the_command_on_a_machine_without_gpu(
     assert read_onnx(file).metadata["dsmoe_moe"] == "gather"
 
 
-def test_engines_have_no_mixed_precision(stock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_have_no_mixed_precision(stock: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     able(monkeypatch)
     with pytest.raises(ConfigError, match="quantize: expected 8, 16 or 32 for an engine, got w8a16"):
         export_engine(stock, {"format": "engine", "quantize": "w8a16"})
@@ -104,7 +113,7 @@ def test_an_engine_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     require_engine("a/best.engine")
 
 
-def test_what_this_machine_lacks(install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_this_machine_lacks(install: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -147,8 +147,10 @@ def test_torch_traces_unless_it_is_told_otherwise(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("given", "wanted"), [({}, True), ({"dsmoe_parity": False}, False), ({"dsmoe_parity": "val"}, "val")]
 )
-def test_every_export_is_compared_unless_it_is_told_otherwise(given: dict, wanted: object, monkeypatch) -> None:
-    seen: list = []
+def test_every_export_is_compared_unless_it_is_told_otherwise(
+    given: dict[str, Any], wanted: object, monkeypatch: Any
+) -> None:
+    seen: list[Any] = []
 
     def check(model: Any, net: Any, wanted: object, kwargs: dict[str, Any]) -> None:
         seen.append((wanted, kwargs["opset"]))

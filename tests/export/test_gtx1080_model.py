@@ -60,7 +60,7 @@ def test_work_and_traffic_of_a_net(model: ModuleType) -> None:
 
 
 def test_report_says_what_it_is(
-    model: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    model: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(model, "measure", lambda name, imgsz: (8.0 if name == "a" else 30.0, 0.32))
     monkeypatch.setattr(sys, "argv", ["gtx1080_model.py", "a", "b", "--imgsz", "320"])
@@ -78,7 +78,7 @@ def test_report_says_what_it_is(
 
 
 def test_unknown_net_is_a_usage_error(
-    model: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    model: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["gtx1080_model.py", "dsmoe-huge"])
     with pytest.raises(SystemExit) as exit_info:

@@ -127,7 +127,9 @@ def test_other_channels_are_read_as_in_the_host(tmp_path: Path, channels: int) -
     np.testing.assert_allclose(image.permute(1, 2, 0) * 255, picture, atol=1e-4)
 
 
-def test_unreadable_images_are_skipped_with_a_warning(tiny_boards: Path, tmp_path: Path, caplog) -> None:
+def test_unreadable_images_are_skipped_with_a_warning(
+    tiny_boards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     good = split_images(tiny_boards)
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.jpg").write_text("text")

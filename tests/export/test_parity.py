@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,8 @@ from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR
 IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(3))
 
 
-def shifted(row: slice, by: float, image: int) -> Callable:
-    def fault(predictions: np.ndarray, gates: list) -> tuple:
+def shifted(row: slice, by: float, image: int) -> Callable[..., Any]:
+    def fault(predictions: np.ndarray, gates: list[Any]) -> tuple[Any, ...]:
         predictions = predictions.copy()
         predictions[image, row] += by
         return predictions, gates
@@ -27,7 +28,7 @@ def shifted(row: slice, by: float, image: int) -> Callable:
     return fault
 
 
-def test_the_worst_image_is_named(toy, file: Path) -> None:
+def test_the_worst_image_is_named(toy: Any, file: Path) -> None:
     net, plant = toy
     calls = iter(range(5))
     plant(lambda p, g: shifted(slice(0, 4), 0.1 if next(calls) == 3 else 0.02, 0)(p, g))
@@ -36,7 +37,7 @@ def test_the_worst_image_is_named(toy, file: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 5, 7])
-def test_every_image_is_compared_whatever_the_batch(toy, file: Path, batch: int) -> None:
+def test_every_image_is_compared_whatever_the_batch(toy: Any, file: Path, batch: int) -> None:
     net, plant = toy
     sizes = []
     plant(lambda p, g: sizes.append(len(p)) or (p, g))
@@ -49,7 +50,7 @@ def test_every_image_is_compared_whatever_the_batch(toy, file: Path, batch: int)
     assert compare(net, file, IMAGES, batch).box_px == pytest.approx(0.1, rel=1e-3)
 
 
-def test_suppressed_files_are_compared_after_suppression(toy, file: Path) -> None:
+def test_suppressed_files_are_compared_after_suppression(toy: Any, file: Path) -> None:
     """The host's suppression of the net's predictions is what a file with its own must give, in any order."""
     net, plant = toy
     nms = Suppression(conf=0.05, max_det=7)
@@ -63,7 +64,7 @@ def test_suppressed_files_are_compared_after_suppression(toy, file: Path) -> Non
     assert compare(net, file, IMAGES, nms=nms).score > 1e-3
 
 
-def test_other_experts_are_told_with_their_image(toy, file: Path) -> None:
+def test_other_experts_are_told_with_their_image(toy: Any, file: Path) -> None:
     net, plant = toy
     calls = iter(range(5))
     plant(lambda p, g: (p, [np.roll(g[0], 1, 1)] if next(calls) >= 2 else g))
@@ -77,7 +78,7 @@ def test_other_experts_are_told_with_their_image(toy, file: Path) -> None:
     assert compare(net, file, IMAGES).experts_equal is None, "the file does not show them"
 
 
-def test_the_class_that_moved_most_is_named(toy, file: Path) -> None:
+def test_the_class_that_moved_most_is_named(toy: Any, file: Path) -> None:
     net, plant = toy
     scores = parity.torch_runner(net)(IMAGES)[0][:, 4:]
     number = int(scores.max((0, 2)).argmax())  # the gate may leave the other at 0
@@ -138,18 +139,18 @@ def test_suppression_by_hand() -> None:
     assert parity._suppressed(predictions, Suppression(max_det=1)).shape == (1, 1, 6)
 
 
-def test_without_images_there_is_nothing_to_say(toy, file: Path) -> None:
+def test_without_images_there_is_nothing_to_say(toy: Any, file: Path) -> None:
     with pytest.raises(DataError, match="images: expected at least one image, got none"):
         compare(toy[0], file, IMAGES[:0])
 
 
-def test_the_net_is_left_as_it_is(toy, file: Path) -> None:
+def test_the_net_is_left_as_it_is(toy: Any, file: Path) -> None:
     net = toy[0].train()
     assert compare(net, file, IMAGES).box_px == 0
     assert net.training
 
 
-def test_a_net_without_gates_says_nothing_of_experts(toy, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_net_without_gates_says_nothing_of_experts(toy: Any, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = torch.nn.Module()
     net.model = torch.nn.ModuleList([torch.nn.Identity()])
     net.forward = lambda x: x.flatten(2).repeat(1, 2, 1)
@@ -158,12 +159,12 @@ def test_a_net_without_gates_says_nothing_of_experts(toy, file: Path, monkeypatc
     assert (report.experts_equal, report.routes[0]) == (None, ())
 
 
-def test_what_suppression_chooses_from_is_compared_where_it_is_shown(toy, file: Path, monkeypatch) -> None:
+def test_what_suppression_chooses_from_is_compared_where_it_is_shown(toy: Any, file: Path, monkeypatch: Any) -> None:
     """Here the file's suppression is right and all that it throws away is wrong."""
     net, nms = toy[0], Suppression(conf=0.05, max_det=7)
     true = parity.torch_runner(net)
 
-    def runner(path: Path, gates: int, before_nms: bool = False) -> Callable:
+    def runner(path: Path, gates: int, before_nms: bool = False) -> Callable[..., Any]:
         if before_nms:
             return lambda x: (parity._corners(true(x)[0]) + np.float32([[[0]] * 4 + [[0.5]] * 2]), [])
         return lambda x: (parity._suppressed(true(x)[0], nms), true(x)[1])

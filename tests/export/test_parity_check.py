@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ class Model:
         self.overrides = {"imgsz": 64, "data": data}
 
 
-def test_images_come_from_the_data_set_or_are_drawn(toy, tiny_boards: Path, tmp_path: Path) -> None:
+def test_images_come_from_the_data_set_or_are_drawn(toy: Any, tiny_boards: Path, tmp_path: Path) -> None:
     net = toy[0]
     named = ParityCheck(Model(), net, True, {"data": str(tiny_boards)})
     trained_on = ParityCheck(Model(str(tiny_boards)), net, True, {})
@@ -27,7 +28,7 @@ def test_images_come_from_the_data_set_or_are_drawn(toy, tiny_boards: Path, tmp_
     assert named._images((64, 96)).shape == (4, 3, 64, 96)
 
 
-def test_errors_come_before_the_export(toy, tiny_boards: Path, tmp_path: Path) -> None:
+def test_errors_come_before_the_export(toy: Any, tiny_boards: Path, tmp_path: Path) -> None:
     net = toy[0]
     with pytest.raises(DataError, match="data: expected a data YAML"):
         ParityCheck(Model(), net, True, {"data": str(tmp_path / "gone.yaml")})
@@ -40,8 +41,8 @@ def test_errors_come_before_the_export(toy, tiny_boards: Path, tmp_path: Path) -
     ParityCheck(Model(), net, False, {"data": str(tmp_path / "gone.yaml")})
 
 
-def test_what_the_gate_is_told(toy, monkeypatch: pytest.MonkeyPatch, tiny_boards: Path) -> None:
-    seen: list = []
+def test_what_the_gate_is_told(toy: Any, monkeypatch: pytest.MonkeyPatch, tiny_boards: Path) -> None:
+    seen: list[Any] = []
     monkeypatch.setattr(parity_verdict, "check_export", lambda *args: seen.append(args))
     call = {"batch": 2, "dynamic": True, "quantize": 16, "nms": True, "iou": 0.5}
     ParityCheck(Model(str(tiny_boards)), toy[0], "val", call).run("toy.onnx")
@@ -57,13 +58,13 @@ def test_what_the_gate_is_told(toy, monkeypatch: pytest.MonkeyPatch, tiny_boards
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 6])
-def test_images_have_the_nets_channels(toy, channels: int) -> None:
+def test_images_have_the_nets_channels(toy: Any, channels: int) -> None:
     net = toy[0]
     net.yaml = {"channels": channels}
     assert ParityCheck(Model(), net, True, {}).images[0].shape == (parity_check.IMAGES, channels, 64, 64)
 
 
-def test_an_unreadable_set_gives_way_to_drawn_images_unless_it_was_named(toy, tmp_path: Path) -> None:
+def test_an_unreadable_set_gives_way_to_drawn_images_unless_it_was_named(toy: Any, tmp_path: Path) -> None:
     data = tmp_path / "data.yaml"
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "empty.png").touch()
@@ -75,8 +76,8 @@ def test_an_unreadable_set_gives_way_to_drawn_images_unless_it_was_named(toy, tm
         ParityCheck(Model(), toy[0], True, {"data": str(data)})
 
 
-def test_one_size_and_batch_unless_they_are_dynamic(toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list = []
+def test_one_size_and_batch_unless_they_are_dynamic(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
     monkeypatch.setattr(parity_verdict, "check_export", lambda *args: seen.append(args))
     for call in ({}, {"batch": 3}, {"batch": 3, "dynamic": True, "imgsz": [64, 96]}):
         ParityCheck(Model(), toy[0], True, call).run("toy.onnx")

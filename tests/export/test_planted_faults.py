@@ -103,7 +103,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("level", "fmt", "nms"), CASES)
-def test_every_fault_is_refused_and_none_is_invented(files: Callable, level: str, fmt: str, nms: bool) -> None:
+def test_every_fault_is_refused_and_none_is_invented(
+    files: Callable[..., Any], level: str, fmt: str, nms: bool
+) -> None:
     net, file = files(level, fmt, nms)
     settings = Suppression() if nms else None
     check_export(Export(net, str(file), nms=settings), [IMAGES])
@@ -123,7 +125,7 @@ def test_every_fault_is_refused_and_none_is_invented(files: Callable, level: str
 
 
 @pytest.mark.parametrize("level", ["low", "high"])
-def test_swapped_classes_are_named_at_any_precision(files: Callable, level: str) -> None:
+def test_swapped_classes_are_named_at_any_precision(files: Callable[..., Any], level: str) -> None:
     """A net that finds nothing scores all classes nearly alike, and half precision has three digits to show it."""
     net, file = files(level, "onnx", half=level == "low")  # what fires without training is too rough for half's limits
     for bits in (16, 8):
@@ -134,7 +136,7 @@ def test_swapped_classes_are_named_at_any_precision(files: Callable, level: str)
             check_export(Export(net, str(file), bits=bits), [IMAGES])
 
 
-def test_a_file_of_no_numbers_is_refused_at_any_precision(files: Callable) -> None:
+def test_a_file_of_no_numbers_is_refused_at_any_precision(files: Callable[..., Any]) -> None:
     net, file = files("low", "onnx")
     graph = onnx.load(file)
     (output,) = [o.name for o in graph.graph.output]

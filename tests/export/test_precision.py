@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ultralytics import cfg
 
@@ -29,13 +31,13 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("call", "bits"), CALLS)
-def test_gate_and_builder_read_the_same(call: dict, bits: int) -> None:
+def test_gate_and_builder_read_the_same(call: dict[str, Any], bits: int) -> None:
     assert bits_of(call) == bits
     assert precision_of(call) == {32: "fp32", 16: "fp16", 8: "int8"}[bits]
 
 
 @pytest.mark.parametrize(("call", "bits"), CALLS)
-def test_the_host_reads_the_same(call: dict, bits: int) -> None:
+def test_the_host_reads_the_same(call: dict[str, Any], bits: int) -> None:
     if not hasattr(cfg, "QUANTIZE_ALIASES"):
         pytest.skip("a host without these words")
     given = cfg._handle_deprecation(dict(call))

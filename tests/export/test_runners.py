@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -103,7 +104,7 @@ def test_the_scores_are_followed_and_nothing_else() -> None:
     nms = SimpleNamespace(kind="NMS", inputs=[("b", boxes), ("s", cut)])
     nodes = [boxes, transpose, cut, nms]
 
-    def source(nodes: list) -> object:
+    def source(nodes: list[Any]) -> object:
         return _source_of_nms(nodes, lambda n: n.kind, lambda n: n.inputs, "NMS")
 
     assert source(nodes) == "wanted"

@@ -20,7 +20,7 @@ class Model:
     """Keeps callbacks as the host's ``YOLO`` does, and exports as its exporter does."""
 
     def __init__(self, file: Path) -> None:
-        self.callbacks: dict[str, list] = {"on_export_start": []}
+        self.callbacks: dict[str, list[Any]] = {"on_export_start": []}
         self.file = file
 
     def add_callback(self, event: str, function: Any) -> None:
@@ -51,7 +51,9 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_good_file_takes_its_place(model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture, before) -> None:
+def test_a_good_file_takes_its_place(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture, before: bool
+) -> None:
     if before:
         (tmp_path / "best.onnx").write_text("old")
     with staged(model) as stage, caplog.at_level(logging.INFO):
@@ -116,7 +118,7 @@ def test_two_files_of_one_export_arrive_together(model: Model, tmp_path: Path) -
     assert names(tmp_path) == ["best.engine", "best.onnx"]
 
 
-def test_a_failed_swap_of_folders_is_taken_back(model: Model, tmp_path: Path, monkeypatch) -> None:
+def test_a_failed_swap_of_folders_is_taken_back(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with staged(model) as stage:
         model.export("_openvino_model/", "good")
         stage.publish()

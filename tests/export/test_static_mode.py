@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -61,9 +62,9 @@ def test_other_classes_say_nothing_about_the_experts(tmp_path: Path) -> None:
 
 
 def test_experts_are_found_once_on_the_validation_half(tiny_boards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list = []
+    seen: list[Any] = []
 
-    def found(net: object, files: list, size: tuple, keep: object) -> list:
+    def found(net: object, files: list[Any], size: tuple[Any, ...], keep: object) -> list[Any]:
         seen.append((len(files), {Path(f).parent.name for f in files}, size, keep))
         return [SimpleNamespace(kept=(1, 2)), SimpleNamespace(kept=(0,))]
 

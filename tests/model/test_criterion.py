@@ -259,8 +259,8 @@ def test_criterion_survives_copies(build: Build, batch: Batch) -> None:
         ({"gains": {"bal": "much"}}, "dsmoe.gains.bal: expected a number >= 0, got much"),
         ({"gains": {"bal": float("nan")}}, "dsmoe.gains.bal: expected a number >= 0, got nan"),
         ({"gains": [0.5]}, "dsmoe.gains: expected a mapping of gains"),
-        ({"loss": "focal"}, "dsmoe.loss: expected dsmoe or host, got focal"),
-        ({"cls_loss": "focal"}, "dsmoe.cls_loss: expected qfl or bce, got focal"),
+        ({"loss": "focal"}, "dsmoe.loss: expected one of dsmoe, host, got focal"),
+        ({"cls_loss": "focal"}, "dsmoe.cls_loss: expected one of qfl, bce, got focal"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str, build: Build) -> None:

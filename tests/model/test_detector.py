@@ -6,29 +6,31 @@ import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from net_checks import NAMES, described, hub, run
 from torch import Tensor, nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 
-from ultra_dsmoe.errors import ConfigError, ShapeError, TextError, WeightsError
+from ultra_dsmoe.errors import ConfigError, ShapeError, WeightsError
 from ultra_dsmoe.model import detector as model_module
 from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.settings import read, write
 from ultra_dsmoe.nn.base import TextFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
-from ultra_dsmoe.text import Taxonomy, TextBank, encode_bank
+from ultra_dsmoe.text import Taxonomy, TextBank
 
 Build = Callable[..., DSMoEModel]
 Batch = Callable[..., dict[str, Tensor]]
 WEIGHTS = Path(__file__).resolve().parents[3] / "shared" / "weights" / "yolov8n_coco_from_int8.pt"
-NAMES = {0: "scratch", 1: "dent", 2: "stain"}
 PAIRS = [("yolov8n", "yolov8n-dsmoe"), ("yolo26n", "yolo26n-dsmoe")]
 
 
@@ -42,21 +44,6 @@ def pretrained(name: str) -> DetectionModel:
             nn.init.uniform_(m.weight, 0.5, 1.5)
     net.names = {i: f"class {i}" for i in range(80)}
     return net.eval()
-
-
-def run(net: nn.Module, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return net.eval()(images)[0]
-
-
-def hub(net: DSMoEModel, images: Tensor) -> Tensor:
-    """Return the output of the ten stages, which a fresh net's predictions do not show yet."""
-    seen: list[Tensor] = []
-    with torch.no_grad():
-        handle = net.eval().model[21].register_forward_hook(lambda _m, _x, y: seen.append(y))
-        net(images)
-        handle.remove()
-    return seen[0]
 
 
 # transfer -------------------------------------------------------------------------------------------------------------
@@ -211,135 +198,6 @@ def test_a_state_dict_of_other_classes_is_refused(build: Build) -> None:
         build(nc=3).load_state_dict(build(nc=4).state_dict())
 
 
-# text -----------------------------------------------------------------------------------------------------------------
-
-
-def described(net: DSMoEModel) -> DSMoEModel:
-    net.names = NAMES
-    net.set_text(encode_bank(NAMES, {"dent": ["a round hollow"]}, encoder="hash"))
-    return net
-
-
-def test_rewording_a_class_changes_its_vector_alone(build: Build) -> None:
-    net = described(build(nc=3))
-    (row,) = net.blocks(TextSemantics)
-    before = row.bank.clone()
-    net.set_prompts({"scratch": "a long thin bright line"})
-    changed = (row.bank != before).any(1).tolist()
-    assert changed == [True, False, False]
-    assert net.text_info["prompts"][0] == ["a photo of a scratch defect: a long thin bright line"]
-    assert net.text_info["prompts"][1] == ["a photo of a dent defect: a round hollow"]
-    whole = encode_bank(NAMES, {"scratch": "a long thin bright line", "dent": ["a round hollow"]}, encoder="hash")
-    np.testing.assert_allclose(row.bank.numpy(), whole.vectors, atol=1e-6)
-    assert net.text_info["key"] == whole.key
-
-
-def test_rewording_refolds_a_fused_net(build: Build) -> None:
-    net = described(build(nc=3))
-    plain = deepcopy(net)
-    images = torch.rand(1, 3, 64, 64)
-    net.fuse(verbose=False)
-    before = hub(net, images)
-    for each in (net, plain):
-        each.set_prompts({"scratch": "a long thin bright line"})
-    after = hub(net, images)
-    assert (after - before).abs().max() > 1e-3, "the folded constants are those of the old text"
-    torch.testing.assert_close(after, hub(plain, images), rtol=0, atol=1e-4)
-
-
-def test_a_net_that_attends_over_descriptions(tmp_path: Path, batch: Batch) -> None:
-    """Rewording with another number of them works, and so does a checkpoint; folded and exported it is constant."""
-    cfg = yaml_model_load("dsmoe-n.yaml")
-    cfg["dsmoe"]["descriptions"] = "attended"
-    net = DSMoEModel(cfg, nc=3, verbose=False)
-    net.names = NAMES
-    net.set_text(encode_bank(NAMES, {"dent": ["a round hollow", "a pit"]}, encoder="hash", each=True))
-    (row,) = net.blocks(TextSemantics)
-    assert row.bank.shape == (3, 2, 1536)
-    images, plain = torch.rand(1, 3, 64, 64), deepcopy(net)
-    before = hub(net, images)
-    torch.save({"model": net, "train_args": {"task": "detect"}}, tmp_path / "net.pt")
-    loaded = YOLO(tmp_path / "net.pt").model.float()
-    assert torch.equal(hub(loaded, images), before)
-    net.fuse(verbose=False)
-    for each in (net, plain, loaded):
-        each.set_prompts({"scratch": ["a line", "a long line", "a bright line"]})
-        assert each.blocks(TextSemantics)[0].bank.shape == (3, 3, 1536)
-    assert net.text_bank().each.shape == (3, 3, 1536)
-    assert net.text_info["prompts"][1][1] == "a photo of a dent defect: a pit"
-    assert (hub(plain, images) - before).abs().max() > 1e-3
-    torch.testing.assert_close(hub(net, images), hub(plain, images), rtol=0, atol=1e-4)
-    pooling = described(DSMoEModel("dsmoe-n.yaml", nc=3, verbose=False))
-    pooling.copy_text(plain)
-    np.testing.assert_allclose(pooling.blocks(TextSemantics)[0].bank.numpy(), plain.text_bank().vectors, atol=1e-6)
-
-
-def test_another_encoder_renews_the_projection(build: Build) -> None:
-    net = build(nc=3)
-    vectors = np.eye(3, 32, dtype=np.float32)
-    net.set_text(TextBank(("scratch", "dent", "stain"), (("a",), ("b",), ("c",)), "test:32", vectors, "0"))
-    assert net.blocks(TextSemantics)[0].project.in_features == 32
-    assert run(net, torch.rand(1, 3, 64, 64)).shape == (1, 7, 84)
-
-
-@pytest.mark.parametrize(
-    ("prompts", "message"),
-    [
-        ({"scrach": "x"}, r"prompts: expected a class of this data set: .*'scrach' \(did you mean 'scratch'\?\)"),
-        ({"scratch": " "}, r"prompts\[scratch\]: expected texts that are not empty"),
-        ({"scratch": []}, r"prompts\[scratch\]: expected a text or a list of at least one text, got \[\]"),
-        (["scratch"], r"prompts: expected a mapping"),
-    ],
-)
-def test_wrong_prompts_change_nothing(prompts, message: str, build: Build) -> None:
-    net = described(build(nc=3))
-    before, info = net.blocks(TextSemantics)[0].bank.clone(), deepcopy(net.text_info)
-    with pytest.raises(TextError, match=message):
-        net.set_prompts(prompts)
-    assert torch.equal(net.blocks(TextSemantics)[0].bank, before)
-    assert net.text_info == info
-
-
-def test_text_needs_one_vector_per_class(build: Build) -> None:
-    with pytest.raises(TextError, match=r"text vectors: expected shape \(6, d\), .*, got \(3, 1536\)"):
-        build(nc=6).set_text(encode_bank(NAMES, encoder="hash"))
-
-
-def test_text_must_be_finite(build: Build) -> None:
-    vectors = np.ones((3, 8), np.float32)
-    vectors[1, 2] = np.nan
-    with pytest.raises(TextError, match=r"text vectors: expected finite vectors, got NaN"):
-        TextBank(tuple(NAMES.values()), (("a",), ("b",), ("c",)), "test", vectors, "0")
-    with pytest.raises(TextError, match="text vectors: expected finite numbers, got NaN or infinity"):
-        build(nc=3).blocks(TextSemantics)[0].set_bank(torch.from_numpy(vectors))
-
-
-def test_a_net_without_text_has_no_prompts() -> None:
-    cfg = yaml_model_load("dsmoe-n.yaml")
-    cfg["dsmoe"]["text"] = False
-    net = DSMoEModel(cfg, nc=3, verbose=False)
-    net.names = NAMES
-    with pytest.raises(TextError, match="prompts: expected a model with text"):
-        net.set_prompts({"scratch": "x"})
-    assert run(net, torch.rand(1, 3, 64, 64)).shape == (1, 7, 84)
-
-
-def test_taxonomy_sets_radii_and_starts_the_hierarchy_loss(build: Build, batch: Batch) -> None:
-    net = build(nc=3)
-    (block,) = net.blocks(HyperbolicFusion)
-    taxonomy = Taxonomy.parse(NAMES, {"surface": ["scratch", "stain"], "fault": ["surface", "dent"]})
-    net.set_taxonomy(taxonomy)
-    assert block.members.tolist() == [[1, 0, 1], [1, 1, 1]]
-    surface, fault = block.parent_radius.tolist()
-    scratch, dent, stain = block.radius.flatten().tolist()
-    assert fault < surface < min(scratch, stain), "parents lie nearer the origin than their children"
-    assert fault < dent
-    net.train()(batch(nc=3)["img"])
-    assert block.aux["hier"] >= 0
-    net.init_criterion()(net(batch(nc=3)["img"]), batch(nc=3))[0][4].backward()
-    assert block.parent_radius.grad is not None
-
-
 # copies, fusing -------------------------------------------------------------------------------------------------------
 
 
@@ -401,6 +259,34 @@ def test_modes_agree_and_topk_takes_effect(build: Build) -> None:
     assert [g.k for g in DSMoEModel(net.yaml, nc=6, verbose=False).blocks(ExpertGate)] == [1]
 
 
+def test_a_row_with_a_k_of_its_own_follows_too() -> None:
+    cfg = yaml_model_load("dsmoe-n.yaml")
+    rows = {row[2]: row for row in cfg["head"]}
+    rows["ExpertGate"][3] = [8, 3]
+    rows["SparseMoE"][3] = [8]
+    net = DSMoEModel(cfg, nc=3, verbose=False)
+    assert [m.k for m in (*net.blocks(ExpertGate), *net.blocks(SparseMoE))] == [3, 3]
+    own = read(net)
+    net.set_topk(2)
+    again = DSMoEModel(net.yaml, nc=3, verbose=False)
+    assert [m.k for m in (*again.blocks(ExpertGate), *again.blocks(SparseMoE))] == [2, 2]
+    write(net, own)
+    assert [m.k for m in DSMoEModel(net.yaml, nc=3, verbose=False).blocks(SparseMoE)] == [3]
+    rows["SparseMoE"][3] = [8, 5]
+    with pytest.raises(ConfigError, match="topk in model YAML row SparseMoE: expected none, or 3 as its gate has, got"):
+        DSMoEModel(cfg, nc=3, verbose=False)
+
+
+def test_a_k_that_one_gate_cannot_have_changes_none() -> None:
+    head = [[-1, 1, "SparseMoE", [8, 2]], [-1, 1, "SparseMoE", [4, 2]], [[3, 4], 1, "Detect", ["nc"]]]
+    rows = [[-1, 1, "Conv", [16, 3, 2]]] * 3
+    net = DSMoEModel({"nc": 2, "backbone": rows, "head": head}, verbose=False)
+    with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 4"):
+        net.set_topk(6)
+    assert [m.k for m in net.blocks(SparseMoE)] == [2, 2]
+    assert net.yaml["head"][0][3] == [8, 2]
+
+
 def test_a_net_built_from_the_yaml_of_another_leaves_that_one_alone(build: Build) -> None:
     first = build()
     before = deepcopy(first.yaml)
@@ -430,7 +316,7 @@ def test_fresh_experts_of_all_kinds_have_one_scale(name: str, build: Build) -> N
 
 
 @pytest.mark.parametrize("topk", [0, 33, -1, 2.5, "all", True, None])
-def test_wrong_topk_changes_nothing(topk, build: Build) -> None:
+def test_wrong_topk_changes_nothing(topk: Any, build: Build) -> None:
     net = build()
     with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 32"):
         net.set_topk(topk)

@@ -31,8 +31,12 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "hyperbolic": [(0, "true or false")],
     "residual_path": [("yes", "true or false")],
     "neck_down": [([], "true or false")],
-    "loss": [("hosts", "dsmoe or host (did you mean 'host'?)"), (None, "dsmoe or host"), (["host"], "dsmoe or host")],
-    "cls_loss": [("focal", "qfl or bce"), (True, "qfl or bce")],
+    "loss": [
+        ("hosts", "one of dsmoe, host (did you mean 'host'?)"),
+        (None, "one of dsmoe, host"),
+        (["host"], "one of dsmoe, host"),
+    ],
+    "cls_loss": [("focal", "one of qfl, bce"), (True, "one of qfl, bce")],
     "qfl": [([0.5], "a mapping with alpha and beta"), (None, "a mapping with alpha and beta")],
     "gamma": [(value, "a number above 0, the exponent of the gray transform") for value in (None, 0, True, "2")],
     "gains": [([1], "a mapping of gains"), (1.0, "a mapping of gains")],
@@ -71,7 +75,7 @@ def test_no_mapping(section: Any) -> None:
 
 def test_an_unknown_key_hears_of_its_neighbour() -> None:
     with pytest.raises(
-        ConfigError, match=r"expected keys out of attention, .* \(did you mean 'hyperbolic'\?\), got hyperbolik"
+        ConfigError, match=r"expected keys out of allocation_gate, .* \(did you mean 'hyperbolic'\?\), got hyperbolik"
     ):
         check_options({"text": True, "hyperbolik": True})
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from ultralytics.nn.tasks import yaml_model_load
 
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.model.settings import align, in_force, read, write
@@ -26,7 +27,7 @@ def state(net: DSMoEModel) -> list[Any]:
 
 def test_which_blocks_have_settings(build: Build) -> None:
     kinds = [type(m) for m in build().modules() if isinstance(m, SettingsMixin)]
-    assert kinds == [TextSemantics, ExpertGate, SparseMoE]
+    assert kinds == [ExpertGate, SparseMoE]
 
 
 def test_everything_is_put_back_and_brought_to_a_copy(build: Build) -> None:
@@ -74,10 +75,13 @@ def test_equal_text_is_left_alone(build: Build) -> None:
     assert torch.equal(other.bank, row.bank.half())
 
 
-def test_a_table_in_place_of_text_has_no_settings(build: Build) -> None:
-    row = TextSemantics(3, text=False)
-    assert row.read_settings() == {}
-    row.write_settings({})
+def test_a_net_without_text_has_settings_too(build: Build) -> None:
+    cfg = yaml_model_load("dsmoe-n.yaml")
+    cfg["dsmoe"]["text"] = False
+    net = DSMoEModel(cfg, nc=3, verbose=False)
+    with in_force(net, {"dsmoe_topk": 2}):
+        assert net.blocks(ExpertGate)[0].k == 2
+    assert net.blocks(ExpertGate)[0].k == 5
 
 
 def test_settings_of_a_block_of_ones_own() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_another_architecture_is_refused_in_one_line(name: str, other: str, buil
     "moves",
     [{1: "22"}, {1: "csp"}, {1: "22.csp.m"}, {"a": 1}, {"yolov5": {1: -1}}, {"yolov5": [1]}, {"yolov5": {1: 2}, 3: 4}],
 )
-def test_wrong_maps(moves: dict) -> None:
+def test_wrong_maps(moves: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"dsmoe\.transfer: expected a mapping of row numbers"):
         check_options({"transfer": moves})
     for good in ({1: 2}, {1: "2.csp"}, {"yolov5": {1: "2.csp"}, "tmodel": {}}, {}):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -11,29 +12,29 @@ from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin, autocast_off
 
 
 class Leaver(AuxLossMixin, nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(2))
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         y = x * self.weight
         self.aux = {"term": y.sum()}
         return y
 
 
 class Folder(TextFoldMixin):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(3, 2)
 
-    def text_constants(self, text):
+    def text_constants(self, text: Any) -> Any:
         return self.linear(text), text.mean(0)
 
-    def forward(self, text):
+    def forward(self, text: Any) -> Any:
         return self.constants(text)
 
 
-def test_aux_is_popped_once():
+def test_aux_is_popped_once() -> None:
     block = Leaver()
     assert block.pop_aux() == {}
     block(torch.ones(2))
@@ -41,7 +42,7 @@ def test_aux_is_popped_once():
     assert block.pop_aux() == {}
 
 
-def test_aux_is_left_out_of_copies():
+def test_aux_is_left_out_of_copies() -> None:
     block = Leaver()
     block(torch.ones(2))
     for twin in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
@@ -50,7 +51,7 @@ def test_aux_is_left_out_of_copies():
     assert block.aux is not None
 
 
-def test_the_mixin_is_needed():
+def test_the_mixin_is_needed() -> None:
     """Guard of the reason: without the mixin the copy behind the moving average fails."""
 
     class Careless(nn.Module):
@@ -63,7 +64,7 @@ def test_the_mixin_is_needed():
         copy.deepcopy(block)
 
 
-def test_fold_freezes_the_text():
+def test_fold_freezes_the_text() -> None:
     block, text = Folder().eval(), torch.randn(4, 3)
     wanted = block(text)
     block.fold_text(text)
@@ -73,7 +74,7 @@ def test_fold_freezes_the_text():
             assert not got.requires_grad
 
 
-def test_fold_is_no_alias_and_is_not_saved():
+def test_fold_is_no_alias_and_is_not_saved() -> None:
     block, text = Folder().eval(), torch.randn(4, 3)
     block.fold_text(text)
     before = block(None)[0].clone()
@@ -85,13 +86,13 @@ def test_fold_is_no_alias_and_is_not_saved():
     assert block.double()(None)[0].dtype == torch.float64  # follows the module
 
 
-def test_a_constant_that_is_a_parameter_is_folded_as_a_copy():
+def test_a_constant_that_is_a_parameter_is_folded_as_a_copy() -> None:
     class Table(TextFoldMixin):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.table = nn.Parameter(torch.ones(1, 2, 3))
 
-        def text_constants(self, text):
+        def text_constants(self, text: Any) -> Any:
             return (self.table[0],)
 
     block = Table().eval()
@@ -100,7 +101,7 @@ def test_a_constant_that_is_a_parameter_is_folded_as_a_copy():
     assert block.constants(None)[0].tolist() == [[1.0] * 3] * 2
 
 
-def test_training_unfolds_and_evaluation_does_not():
+def test_training_unfolds_and_evaluation_does_not() -> None:
     block, text = Folder().eval(), torch.randn(4, 3)
     block.fold_text(text)
     assert block.eval().folded
@@ -110,12 +111,12 @@ def test_training_unfolds_and_evaluation_does_not():
     assert not block.folded
 
 
-def test_a_subclass_must_say_what_it_folds():
+def test_a_subclass_must_say_what_it_folds() -> None:
     with pytest.raises(NotImplementedError, match=r"TextFoldMixin.text_constants"):
         TextFoldMixin().constants(torch.ones(1, 1))
 
 
-def test_autocast_off():
+def test_autocast_off() -> None:
     x = torch.randn(4, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16

@@ -13,7 +13,7 @@ from ultra_dsmoe.nn.folding import LinearFoldMixin, closed, plain, split_inputs
 
 
 @pytest.mark.parametrize(("k", "bias"), [(1, True), (3, True), (3, False)])
-def test_split_inputs_adds_up(k, bias):
+def test_split_inputs_adds_up(k: int, bias: bool) -> None:
     conv, x = nn.Conv2d(7, 5, k, padding=k // 2, bias=bias), torch.randn(2, 7, 6, 4)
     first, second = split_inputs(conv, 3)
     torch.testing.assert_close(first(x[:, :3]) + second(x[:, 3:]), conv(x), atol=1e-5, rtol=1e-5)
@@ -22,13 +22,13 @@ def test_split_inputs_adds_up(k, bias):
     assert split_inputs(conv.half(), 3)[1].weight.dtype == torch.float16
 
 
-def test_closed_has_the_normalisation_in_it():
+def test_closed_has_the_normalisation_in_it() -> None:
     block, x = shake(Conv(4, 6, 3)).eval(), torch.randn(1, 4, 5, 5)
     wanted = block(x)
     torch.testing.assert_close(block.act(closed(block)(x)), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_plain_refuses_convolutions_that_were_replaced():
+def test_plain_refuses_convolutions_that_were_replaced() -> None:
     class QuantConv2d(nn.Conv2d):
         pass
 
@@ -38,7 +38,7 @@ def test_plain_refuses_convolutions_that_were_replaced():
 
 
 @pytest.mark.parametrize("name", ["dsmoe-n", "yolov8n-dsmoe", "smodel-n"])
-def test_fused_nets_compute_what_they_did(name):
+def test_fused_nets_compute_what_they_did(name: str) -> None:
     torch.manual_seed(0)
     net = shake(DSMoEModel(f"{name}.yaml", nc=3, verbose=False), 0.02).eval()
     for m in net.modules():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ BLOCKS = [
 ]
 
 
-def test_what_a_row_and_a_plan_are_where_nothing_is_said():
+def test_what_a_row_and_a_plan_are_where_nothing_is_said() -> None:
     ctx, plan = RowContext("X", 8, []), RowPlan([], 8)
     assert (ctx.n, ctx.nc, ctx.width, ctx.reg_max, ctx.end2end, ctx.options) == (1, 80, 1.0, 16, False, {})
     assert (plan.kwargs, plan.repeats) == ({}, 1)
@@ -45,25 +46,16 @@ def test_what_a_row_and_a_plan_are_where_nothing_is_said():
             value.c1 = value.c2 = 3
 
 
-@pytest.fixture
-def no_trace():
-    """Leave the registry as it was."""
-    before = dict(LAYERS)
-    yield
-    LAYERS.clear()
-    LAYERS.update(before)
-
-
 @pytest.mark.parametrize("name", BLOCKS)
-def test_importing_the_package_enrols_the_block(name):
+def test_importing_the_package_enrols_the_block(name: Any) -> None:
     assert LAYERS[name] is getattr(ultra_dsmoe.nn, name)
     assert issubclass(LAYERS[name], nn.Module)
 
 
-def test_register(no_trace):
+def test_register(no_trace: Any) -> None:
     class Fresh(nn.Module):
         @staticmethod
-        def parse(ctx):
+        def parse(ctx: Any) -> RowPlan:
             return RowPlan([], 1)
 
     assert register(Fresh) is Fresh
@@ -71,7 +63,7 @@ def test_register(no_trace):
     assert register(Fresh) is Fresh  # again is no error: a module may be reloaded
 
 
-def test_register_errors(no_trace):
+def test_register_errors(no_trace: Any) -> None:
     class Ruleless(nn.Module):
         pass
 
@@ -87,11 +79,11 @@ def test_register_errors(no_trace):
     ("channels", "width", "limit", "wanted"),
     [(256, 0.5, math.inf, 128), (256, 0.25, 64, 16), (100, 0.33, math.inf, 40), (64, 1.0, 1024, 64)],
 )
-def test_scaled_rounds_up_to_eights(channels, width, limit, wanted):
+def test_scaled_rounds_up_to_eights(channels: int, width: float, limit: Any, wanted: int) -> None:
     assert RowContext("X", 8, [], width=width, max_channels=limit).scaled(channels) == wanted
 
 
-def test_inputs():
+def test_inputs() -> None:
     assert RowContext("X", 8, []).inputs(1) == [8]
     assert RowContext("X", [8, 16], []).inputs(1, 2) == [8, 16]
     with pytest.raises(ConfigError, match="model YAML row X: expected 'from' with 2 inputs, got 1"):
@@ -99,10 +91,10 @@ def test_inputs():
     with pytest.raises(ConfigError, match="'from' with 1 to 2 inputs, got 3"):
         RowContext("X", [1, 2, 3], []).inputs(1, 2)
     with pytest.raises(ConfigError, match="tensor inputs"):
-        RowContext("X", [8, [8, 16]], []).inputs(2)
+        RowContext("X", [8, [8, 16]], []).inputs(2)  # type: ignore[list-item]
 
 
-def test_arg():
+def test_arg() -> None:
     row = RowContext("X", 8, [5])
     assert (row.arg(0, 1), row.arg(1, 7), row.arg(2)) == (5, 7, None)
 
@@ -110,18 +102,18 @@ def test_arg():
 # contracts ------------------------------------------------------------------------------------------------------------
 
 
-def own(**attributes):
+def own(**attributes: Any) -> Any:
     """Return a block class of a user's with these attributes."""
 
-    def parse(ctx):
+    def parse(ctx: Any) -> RowPlan:
         (c,) = ctx.inputs(1)
         return RowPlan([bool(ctx.option("own_switch"))] if "options" in attributes else [], c)
 
-    def __init__(self, on=True):
+    def __init__(self: Any, on: bool = True) -> None:
         nn.Module.__init__(self)
         self.on = on
 
-    def forward(self, x):
+    def forward(self: Any, x: Any) -> Any:
         if self.training:
             self.aux = {"near": x.float().square().mean(), "far": x.float().mean((2, 3))}
         return x
@@ -130,14 +122,14 @@ def own(**attributes):
     return type("Own", (AuxLossMixin, nn.Module), body)
 
 
-def net_of(name, **section):
+def net_of(name: Any, **section: Any) -> DSMoEModel:
     """Return a net with a row of the class ``name`` before the detector."""
     rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, name, []]]
     d = {"nc": 2, "dsmoe": section, "backbone": rows, "head": [[[3], 1, "Detect", ["nc"]]]}
     return DSMoEModel(d, verbose=False)
 
 
-def test_an_option_is_read_checked_and_allowed(no_trace):
+def test_an_option_is_read_checked_and_allowed(no_trace: Any) -> None:
     register(own(options={"own_switch": Option(True, flag)}))
     assert net_of("Own").model[3].on is True
     assert net_of("Own", own_switch=False).model[3].on is False
@@ -149,12 +141,12 @@ def test_an_option_is_read_checked_and_allowed(no_trace):
         check_options({"own_switch": 0})  # also beside blocks that do not read it
 
 
-def test_an_option_that_the_class_does_not_declare():
+def test_an_option_that_the_class_does_not_declare() -> None:
     with pytest.raises(ConfigError, match=r"^option 'topq' of SparseMoE: expected an entry in the class's options"):
         RowContext("SparseMoE", 8, []).option("topq")
 
 
-def test_terms_are_summed_by_column_with_their_gains(no_trace, batch):
+def test_terms_are_summed_by_column_with_their_gains(no_trace: Any, batch: Any) -> None:
     labelled = AuxTerm(0.5, lambda left, batch: left.sum() * len(batch["cls"]), "far_loss")
     register(own(aux_terms={"near": AuxTerm(0.25), "far": labelled}))
     found = {}
@@ -179,7 +171,7 @@ def test_terms_are_summed_by_column_with_their_gains(no_trace, batch):
         net_of("Own", gains={"naer": 1})
 
 
-def test_a_term_that_the_class_does_not_declare(no_trace, batch):
+def test_a_term_that_the_class_does_not_declare(no_trace: Any, batch: Any) -> None:
     register(own(aux_terms={"near": AuxTerm(1.0)}))
     block = LAYERS["Own"]().train()
     block(torch.ones(1, 2, 3, 3))
@@ -204,7 +196,7 @@ def test_a_term_that_the_class_does_not_declare(no_trace, batch):
         ({"knockouts": (Knockout("a", "", constant),) * 2}, "knockouts: expected names that are not taken, got a, a"),
     ],
 )
-def test_contracts_that_clash(attributes, message, no_trace):
+def test_contracts_that_clash(attributes: Any, message: str, no_trace: Any) -> None:
     bases = (nn.Module,) if "base" in attributes else (AuxLossMixin, nn.Module)
     cls = type("Own", bases, {**attributes, "parse": len})
     with pytest.raises(ConfigError) as e:
@@ -214,7 +206,7 @@ def test_contracts_that_clash(attributes, message, no_trace):
     assert "Own" not in LAYERS
 
 
-def test_a_shared_option_is_one_object_and_an_inherited_knockout_counts_once():
+def test_a_shared_option_is_one_object_and_an_inherited_knockout_counts_once() -> None:
     assert ExpertGate.options["topk"] is SparseMoE.options["topk"] is options()["topk"]
     names = [knockout.name for _, knockout in knockouts()]
     assert len(names) == len(set(names))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from net_checks import fake_batch
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import yaml_model_load
@@ -21,7 +22,7 @@ LEVELS = {"tmodel": [4.0, 8.0, 16.0, 32.0, 64.0, 128.0], "smodel": [4.0, 8.0, 16
 MEGABYTES = {"tmodel-m": 81.6, "smodel-m": 25.1}  # of the paper, two bytes per parameter at four classes
 MILLIONS = {"tmodel-s": 21.4, "smodel-s": 7.1, "tmodel-n": 8.9, "smodel-n": 3.2}
 SMALL = ["tmodel-n", "smodel-n"]
-Change = Callable[[dict], object]
+Change = Callable[[dict[str, Any]], object]
 SWITCHES: dict[str, Change] = {
     "residual_path": lambda d: d["dsmoe"].update(residual_path=False),
     "neck_down": lambda d: d["dsmoe"].update(neck_down=False),
@@ -44,15 +45,6 @@ def build(name: str, change: Change | None = None, nc: int = NC) -> DSMoEModel:
 
 def millions(net: nn.Module) -> float:
     return sum(p.numel() for p in net.parameters()) / 1e6
-
-
-def fake_batch(images: int = 2) -> dict[str, Tensor]:
-    return {
-        "img": torch.rand(images, 3, SIZE, SIZE),
-        "cls": torch.arange(images).float().view(-1, 1) % NC,
-        "bboxes": torch.tensor([[0.4, 0.5, 0.3, 0.4]]).repeat(images, 1),
-        "batch_idx": torch.arange(images).float(),
-    }
 
 
 def predictions(net: DSMoEModel, images: Tensor) -> Tensor:
@@ -126,7 +118,7 @@ def test_every_level_ends_in_an_attention(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_trains_a_step(name: str) -> None:
-    net, batch = build(name), fake_batch()
+    net, batch = build(name), fake_batch(2, SIZE, NC)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
     losses = []
     for _ in range(3):
@@ -146,7 +138,7 @@ def test_trains_a_step(name: str) -> None:
 def test_mixed_precision_is_finite() -> None:
     net = build("tmodel-n")
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = net.train()(fake_batch())
+        loss, _ = net.train()(fake_batch(2, SIZE, NC))
     loss.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
     assert torch.isfinite(net.half().eval()(torch.rand(1, 3, SIZE, SIZE).half())[0]).all()
@@ -161,7 +153,7 @@ def test_a_switch_changes_the_net_and_the_rest_stays(name: str, switch: str) -> 
     common = {k: v for k, v in full.state_dict().items() if theirs.get(k) == v.shape}
     assert len(common) > len(theirs) / 2
     ablated.load_state_dict(common, strict=False)
-    batch = fake_batch()
+    batch = fake_batch(2, SIZE, NC)
     outputs = []
     for net in (full, ablated):  # in training mode: the statistics of a fresh net fade all differences out
         for attention in net.blocks(DualAttention):
@@ -187,7 +179,7 @@ def test_what_the_switches_take_away() -> None:
 
 
 def test_a_row_may_have_an_attention_of_its_own() -> None:
-    def mixed(d: dict) -> None:
+    def mixed(d: dict[str, Any]) -> None:
         d["head"][-2][3].append("cbam")  # u5 alone
         d["head"][-1][3].append("none")
 
@@ -200,9 +192,9 @@ def test_a_row_may_have_an_attention_of_its_own() -> None:
     [
         ("residual_path", "no", "dsmoe.residual_path: expected true or false, got no"),
         ("neck_down", 0, "dsmoe.neck_down: expected true or false, got 0"),
-        ("detector", "decoupled-da", "DecoupledDetect detector: expected decoupled_da or decoupled or coupled"),
-        ("attention", "cbm", "dsmoe attention: expected da or cbam or none (did you mean 'cbam'?), got cbm"),
-        ("attention", 0, "dsmoe attention: expected da or cbam or none, got 0"),
+        ("detector", "decoupled-da", "DecoupledDetect detector: expected one of decoupled_da, decoupled, coupled"),
+        ("attention", "cbm", "dsmoe.attention: expected one of da, cbam, none (did you mean 'cbam'?), got cbm"),
+        ("attention", 0, "dsmoe.attention: expected one of da, cbam, none, got 0"),
         ("residual", False, "did you mean 'residual_path'"),
         ("qfl", 0.25, "dsmoe.qfl: expected a mapping with alpha and beta, got 0.25"),
         ("qfl", {"alfa": 0.25}, "dsmoe.qfl: expected names out of alpha, beta (did you mean 'alpha'?), got alfa"),
@@ -218,7 +210,7 @@ def test_wrong_switches(option: str, value: object, message: str) -> None:
 
 
 def test_a_net_without_such_blocks_refuses_a_wrong_attention_too() -> None:
-    with pytest.raises(ConfigError, match="dsmoe attention: expected da or cbam or none, got se"):
+    with pytest.raises(ConfigError, match=r"dsmoe\.attention: expected one of da, cbam, none, got se"):
         build("dsmoe-n", lambda d: d["dsmoe"].update(attention="se"))
 
 
@@ -241,7 +233,7 @@ def test_images_of_a_wrong_size(name: str, size: tuple[int, int], multiple: int)
 def test_scale_letters_and_levels_are_the_yamls() -> None:
     """A net without P2: rows and head lists with one entry less."""
 
-    def coarse(d: dict) -> None:
+    def coarse(d: dict[str, Any]) -> None:
         d["head"][-1][0] = d["head"][-1][0][1:]
 
     assert build("smodel-n", coarse).stride.tolist() == [8.0, 16.0, 32.0]
@@ -250,6 +242,6 @@ def test_scale_letters_and_levels_are_the_yamls() -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_survives_copies(name: str) -> None:
     net = build(name)
-    net.train()(fake_batch())[0].sum().backward()
+    net.train()(fake_batch(2, SIZE, NC))[0].sum().backward()
     twin, images = deepcopy(net), torch.rand(1, 3, SIZE, SIZE)
     assert torch.equal(predictions(twin, images), predictions(net, images))

@@ -1,5 +1,7 @@
 """The Poincaré ball against geoopt in float64, its laws, and its edges."""
 
+from typing import Any
+
 import geoopt
 import pytest
 import torch
@@ -10,25 +12,25 @@ NORMS = [0.01, 0.1, 0.5, 1.0, 1.5, 2.0]
 CURVATURES = [0.25, 1.0, 2.0]
 
 
-def tangent(n, d, norm, dtype=torch.float32, seed=0):
+def tangent(n: Any, d: Any, norm: Any, dtype: Any = torch.float32, seed: int = 0) -> Any:
     """``n`` random vectors of a norm."""
     u = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (norm * u / u.norm(dim=-1, keepdim=True)).to(dtype)
 
 
-def ball(c):
+def ball(c: Any) -> Any:
     return geoopt.PoincareBall(c=torch.tensor(c, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2), (2, 5, 7)])
-def test_shapes(shape):
+def test_shapes(shape: Any) -> None:
     u = torch.randn(shape)
     for function in (poincare.exp0, poincare.log0, poincare.project, poincare.clip_norm):
         assert function(0.1 * u).shape == shape
     assert poincare.norm(u).shape == (*shape[:-1], 1)
 
 
-def test_distance_shapes():
+def test_distance_shapes() -> None:
     assert poincare.distance(torch.randn(2, 3, 5, 4), torch.randn(6, 4)).shape == (2, 3, 5, 6)
     assert poincare.distance(torch.randn(1, 4), torch.randn(1, 4)).shape == (1, 1)
     assert poincare.pair_distance(torch.randn(5, 4), torch.randn(5, 4)).shape == (5,)
@@ -36,7 +38,7 @@ def test_distance_shapes():
 
 @pytest.mark.parametrize("c", CURVATURES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_maps_match_geoopt(norm, c):
+def test_maps_match_geoopt(norm: Any, c: Any) -> None:
     for dtype, atol in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         u = tangent(16, 8, norm / c**0.5, dtype)
         x = ball(c).expmap0(u.double())
@@ -46,7 +48,7 @@ def test_maps_match_geoopt(norm, c):
 
 @pytest.mark.parametrize("c", CURVATURES)
 @pytest.mark.parametrize(("small", "large"), [(a, b) for a in NORMS for b in NORMS if a <= b])
-def test_distance_matches_geoopt(small, large, c):
+def test_distance_matches_geoopt(small: Any, large: Any, c: Any) -> None:
     u, a = tangent(9, 8, small / c**0.5, torch.float64), tangent(4, 8, large / c**0.5, torch.float64, seed=1)
     wanted = ball(c).dist(ball(c).expmap0(u).unsqueeze(1), ball(c).expmap0(a))
     torch.testing.assert_close(poincare.distance(u, a, c), wanted, atol=1e-6, rtol=1e-9)
@@ -57,7 +59,7 @@ def test_distance_matches_geoopt(small, large, c):
 
 
 @pytest.mark.parametrize("norm", [n for n in NORMS if n >= 0.1])
-def test_distance_of_near_points(norm):
+def test_distance_of_near_points(norm: Any) -> None:
     """In half the bits, down to a tenth of the norm apart, in any direction, along the ray included."""
     a = tangent(40, 16, norm)
     step = torch.cat([tangent(30, 16, 0.1 * norm, seed=1), -0.1 * a[30:]])
@@ -67,24 +69,24 @@ def test_distance_of_near_points(norm):
     torch.testing.assert_close(poincare.pair_distance(u, a).double(), wanted, rtol=rounding, atol=0)
 
 
-def test_distance_takes_either_side_first():
+def test_distance_takes_either_side_first() -> None:
     u, a = tangent(5, 8, 1.2), torch.stack([tangent(7, 8, n, seed=i) for i, n in enumerate((0.3, 1.9))])
     torch.testing.assert_close(poincare.distance(u, a), poincare.distance(a, u).transpose(-1, -2))
 
 
-def test_distance_takes_maps():
+def test_distance_takes_maps() -> None:
     u, a = tangent(5, 8, 1.2), tangent(7, 8, 1.9, seed=1)
     torch.testing.assert_close(poincare.distance(u.T, a, dim=-2), poincare.distance(u, a).T)
     torch.testing.assert_close(poincare.clip_norm(u.T, 0.3, dim=0), poincare.clip_norm(u, 0.3).T)
 
 
-def test_distance_by_hand():
+def test_distance_by_hand() -> None:
     """On one ray distances are twice the difference of the tangent norms; across the origin, twice the sum."""
     u, a = torch.tensor([[0.5, 0.0]]), torch.tensor([[1.25, 0.0], [-1.0, 0.0]])
     torch.testing.assert_close(poincare.distance(u, a), torch.tensor([[1.5, 3.0]]))
 
 
-def test_distance_is_a_metric():
+def test_distance_is_a_metric() -> None:
     u = torch.cat([tangent(6, 8, n, seed=i) for i, n in enumerate(NORMS)])
     d = poincare.distance(u, u)
     torch.testing.assert_close(d, d.T, atol=1e-5, rtol=1e-5)
@@ -98,12 +100,12 @@ def test_distance_is_a_metric():
 
 
 @pytest.mark.parametrize("norm", [1e-4, *NORMS])
-def test_log_inverts_exp(norm):
+def test_log_inverts_exp(norm: Any) -> None:
     u = tangent(32, 16, norm)
     torch.testing.assert_close(poincare.log0(poincare.exp0(u)), u, atol=1e-5, rtol=0)
 
 
-def test_exp_preserves_angles():
+def test_exp_preserves_angles() -> None:
     """The map is conformal at the origin: angles between tangent vectors survive within five degrees."""
     u, v = tangent(64, 8, 1.7), tangent(64, 8, 0.3, seed=1)
     angle = torch.rad2deg(torch.arccos(torch.cosine_similarity(u, v)))
@@ -112,7 +114,7 @@ def test_exp_preserves_angles():
     assert (angle - mapped).abs().max() < 5
 
 
-def test_flat_limit():
+def test_flat_limit() -> None:
     """For curvature to 0 the maps are identities and the distance is twice the Euclidean one."""
     u, a = tangent(5, 4, 0.8, torch.float64), tangent(3, 4, 0.6, torch.float64, seed=1)
     torch.testing.assert_close(poincare.exp0(u, 1e-6), u, atol=1e-6, rtol=0)
@@ -120,7 +122,7 @@ def test_flat_limit():
     torch.testing.assert_close(poincare.distance(u, a, 1e-5), 2 * torch.cdist(u, a), atol=1e-3, rtol=0)
 
 
-def test_clip_and_project():
+def test_clip_and_project() -> None:
     u = torch.tensor([[3.0, 4.0], [0.3, 0.4]])
     torch.testing.assert_close(poincare.clip_norm(u), torch.tensor([[1.2, 1.6], [0.3, 0.4]]))
     torch.testing.assert_close(poincare.clip_norm(u, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
@@ -130,7 +132,7 @@ def test_clip_and_project():
         assert torch.isfinite(poincare.log0(100 * u, c)).all()
 
 
-def test_edges_by_hand():
+def test_edges_by_hand() -> None:
     """Norms have a floor of 1e-6, not its square; `project` leaves a margin of 1e-5, at curvature 1 by default."""
     zero = torch.zeros(2, 3, 5, dtype=torch.float64)
     for dim, shape in ((-1, (2, 3, 1)), (-2, (2, 1, 5))):
@@ -145,14 +147,14 @@ def test_edges_by_hand():
     torch.testing.assert_close(poincare.log0(far / 60), poincare.log0(far / 60, 1.0))
 
 
-def test_sums_over_either_axis():
+def test_sums_over_either_axis() -> None:
     x = torch.arange(24.0).view(2, 3, 4)
     torch.testing.assert_close(poincare.total(x), torch.stack([x[..., i] for i in range(4)]).sum(0).unsqueeze(-1))
     torch.testing.assert_close(poincare.total(x, -2), (x[:, 0] + x[:, 1] + x[:, 2]).unsqueeze(1))
     torch.testing.assert_close(poincare.total(x, 0), (x[0] + x[1]).unsqueeze(0))
 
 
-def test_gradcheck():
+def test_gradcheck() -> None:
     u, a = tangent(3, 4, 0.7, torch.float64), tangent(2, 4, 1.3, torch.float64, seed=1)
     u.requires_grad_()
     a.requires_grad_()
@@ -163,7 +165,7 @@ def test_gradcheck():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-6, 1.0, 2.0])
-def test_gradients_are_finite_at_the_edges(scale):
+def test_gradients_are_finite_at_the_edges(scale: float) -> None:
     u = (scale * tangent(3, 4, 1.0)).requires_grad_()
     twin = u.detach().clone().requires_grad_()
     total = poincare.distance(u, twin).sum() + poincare.log0(poincare.exp0(u)).sum() + poincare.clip_norm(1e8 * u).sum()

@@ -11,6 +11,7 @@ import sys
 import types
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -158,7 +159,7 @@ def test_this_host_fits(name: str) -> None:
 def test_misfits_are_named() -> None:
     class Tasks:
         @staticmethod
-        def parse_model(d, channels, verbose=True): ...
+        def parse_model(d: Any, channels: Any, verbose: bool = True) -> None: ...
 
     name = "ultralytics.nn.tasks"
     assert host.misfit(name, Tasks) == f"{name}.parse_model(d, channels, verbose) instead of (d, ch, verbose, ...)"

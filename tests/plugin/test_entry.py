@@ -13,8 +13,8 @@ import ultralytics.cfg
 
 from ultra_dsmoe import cli
 from ultra_dsmoe.causes import user_error
-from ultra_dsmoe.commands.arguments import Command
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.parsing import Command
 from ultra_dsmoe.plugin import host
 from ultra_dsmoe.plugin.entry import names_ours, one_line_errors
 
@@ -113,7 +113,7 @@ def test_both_scripts_end_with_one_line(run_yolo: Run, script: str) -> None:
     done = run_yolo("val", "model=dsmoe-n.yaml", "dsmoe_moe=sparse", script=script, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
-    assert done.stderr.strip().splitlines()[-1] == "error: dsmoe_moe: expected gather or static or dense, got sparse"
+    assert done.stderr.strip().splitlines()[-1] == "error: dsmoe_moe: expected one of gather, static, dense, got sparse"
 
 
 def test_our_script_is_the_hosts_command_line(run_yolo: Run) -> None:

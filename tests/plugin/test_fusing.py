@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from net_checks import same_state
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.engine.validator import BaseValidator
@@ -28,7 +30,7 @@ class Looks(DetectionTrainer):
 
     seen: dict[str, torch.Tensor]
 
-    def get_model(self, cfg=None, weights=None, verbose=True):
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> None:
         Looks.seen = {k: v.clone() for k, v in weights.state_dict().items()}
         raise Stop
 
@@ -56,39 +58,39 @@ def fused(yolo: YOLO, monkeypatch: pytest.MonkeyPatch) -> tuple[YOLO, dict[str, 
     return yolo, before
 
 
-def same(state: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> bool:
-    return state.keys() == before.keys() and all(torch.equal(v, before[k]) for k, v in state.items())
-
-
-def test_a_training_starts_from_all_weights(fused, tiny_boards: Path, tmp_path: Path) -> None:
+def test_a_training_starts_from_all_weights(
+    fused: tuple[YOLO, dict[str, torch.Tensor]], tiny_boards: Path, tmp_path: Path
+) -> None:
     yolo, before = fused
     yolo.predictor = object()
     with pytest.raises(Stop):
         yolo.train(trainer=Looks, data=tiny_boards, imgsz=64, device="cpu", project=str(tmp_path), dsmoe_text=None)
-    assert same(Looks.seen, before)
+    assert same_state(Looks.seen, before)
     assert yolo.predictor is None, "it holds the fused network"
 
 
-def test_a_saved_file_has_all_weights_and_the_model_stays_as_it_is(fused, tmp_path: Path) -> None:
+def test_a_saved_file_has_all_weights_and_the_model_stays_as_it_is(
+    fused: tuple[YOLO, dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
     yolo, before = fused
     net = yolo.model
     yolo.save(tmp_path / "saved.pt")
-    assert same(YOLO(tmp_path / "saved.pt").model.state_dict(), before)
+    assert same_state(YOLO(tmp_path / "saved.pt").model.state_dict(), before)
     assert yolo.model is net
 
 
-def test_loaded_weights_all_arrive(fused) -> None:
+def test_loaded_weights_all_arrive(fused: tuple[YOLO, dict[str, torch.Tensor]]) -> None:
     yolo, before = fused
     twin = YOLO(yolo.ckpt_path)
     with torch.no_grad():
         for p in twin.model.parameters():
             p.add_(1)
     yolo.load(twin.model)
-    assert same(yolo.model.state_dict(), twin.model.state_dict())
-    assert not same(yolo.model.state_dict(), before)
+    assert same_state(yolo.model.state_dict(), twin.model.state_dict())
+    assert not same_state(yolo.model.state_dict(), before)
 
 
-def test_what_was_set_since_stays(fused) -> None:
+def test_what_was_set_since_stays(fused: tuple[YOLO, dict[str, torch.Tensor]]) -> None:
     yolo, _ = fused
     yolo.model.names = {i: f"kind {i}" for i in range(80)}
     if ours := isinstance(getattr(yolo.model, "text_info", 0), (dict, type(None))):
@@ -102,7 +104,7 @@ def test_what_was_set_since_stays(fused) -> None:
         assert yolo.model.text_info == text
 
 
-def test_a_network_of_the_users_own_is_left_alone(fused) -> None:
+def test_a_network_of_the_users_own_is_left_alone(fused: tuple[YOLO, dict[str, torch.Tensor]]) -> None:
     yolo, _ = fused
     yolo.model = other = YOLO("yolo11n.yaml").model
     fusing.restore(yolo)
@@ -132,4 +134,4 @@ def test_this_host(verb: str, yolo: YOLO, tiny_boards: Path, tmp_path: Path) -> 
     calls[verb]()
     calls["predict"]()  # a second call finds it fused
     fusing.restore(yolo)
-    assert same(yolo.model.state_dict(), before)
+    assert same_state(yolo.model.state_dict(), before)

@@ -36,7 +36,8 @@ def test_good_values_arrive(tmp_path: Path) -> None:
     args = get_cfg(overrides={**given, "dsmoe_keep": 8, "dsmoe_dynamic_conv": False, "dsmoe_parity": "val"})
     assert (args.dsmoe_topk, args.dsmoe_moe, args.dsmoe_text) == (3, "dense", "hash")
     assert (args.dsmoe_keep, args.dsmoe_dynamic_conv, args.dsmoe_parity) == (8, False, "val")
-    assert keys.take({"dsmoe_parity": False, "dsmoe_moe": "static"}) == {"dsmoe_parity": False, "dsmoe_moe": "static"}
+    both = {"dsmoe_parity": False, "dsmoe_moe": "static"}
+    assert keys.pop_keys(dict(both)) == both
     assert args.dsmoe_prompts == str(tmp_path / "p.yaml")  # text, so that it can be saved
     for kd in ("mimic", str(tmp_path / "kd.yaml"), {"adaptive": "none"}):
         assert get_cfg(overrides={"dsmoe_kd": kd}).dsmoe_kd == kd
@@ -48,7 +49,7 @@ def test_good_values_arrive(tmp_path: Path) -> None:
 def test_a_word_that_the_host_evaluated_is_taken_back(evaluated: object, meant: str) -> None:
     """Hosts before 8.4.60 evaluate ``dsmoe_text=hash`` of the command line."""
     assert get_cfg(overrides={"dsmoe_text": evaluated}).dsmoe_text == meant
-    assert keys.take({"dsmoe_text": evaluated}) == {"dsmoe_text": meant}
+    assert keys.pop_keys({"dsmoe_text": evaluated}) == {"dsmoe_text": meant}
 
 
 @pytest.mark.parametrize(
@@ -59,13 +60,13 @@ def test_a_word_that_the_host_evaluated_is_taken_back(evaluated: object, meant: 
         ("dsmoe_topk", 2.5, "an integer from 1 .*got 2.5"),
         ("dsmoe_topk", True, "an integer from 1 .*got True"),
         ("dsmoe_topk", "five", "an integer from 1 .*got five"),
-        ("dsmoe_moe", "gahter", "gather or static or dense .did you mean 'gather'.*got gahter"),
-        ("dsmoe_moe", 1, "gather or static or dense, got 1"),
+        ("dsmoe_moe", "gahter", "one of gather, static, dense .did you mean 'gather'.*got gahter"),
+        ("dsmoe_moe", 1, "one of gather, static, dense, got 1"),
         ("dsmoe_keep", 0, "an integer from the experts per image .*got 0"),
         ("dsmoe_keep", True, "an integer from the experts per image .*got True"),
         ("dsmoe_keep", "all", "an integer from the experts per image .*got all"),
-        ("dsmoe_dynamic_conv", 0, "True or False, got 0"),
-        ("dsmoe_dynamic_conv", "off", "True or False, got off"),
+        ("dsmoe_dynamic_conv", 0, "true or false, got 0"),
+        ("dsmoe_dynamic_conv", "off", "true or false, got off"),
         ("dsmoe_parity", 1.5, "True, False or a split .train, val, test., got 1.5"),
         ("dsmoe_parity", "vla", "True, False or a split .train, val, test. .did you mean 'val'.*got vla"),
         ("dsmoe_prompts", "prompts.txt", "a YAML file .*got prompts.txt"),
@@ -74,12 +75,12 @@ def test_a_word_that_the_host_evaluated_is_taken_back(evaluated: object, meant: 
         ("dsmoe_text", " ", "auto, hash, sentence"),
         ("dsmoe_text", 7, "auto, hash, sentence"),
         ("dsmoe_text", len, "auto, hash, sentence.*got <built-in function len>"),
-        ("dsmoe_kd", "attentoin", "attention, mimic, host or a YAML file .did you mean 'attention'.*got attentoin"),
+        ("dsmoe_kd", "attentoin", "attention, mimic, .*, host or a YAML file .did you mean 'attention'.*got attentoin"),
         ("dsmoe_gamma", 0, "a number above 0, the exponent of the gray transform, got 0"),
         ("dsmoe_gamma", -1.5, "a number above 0, .*got -1.5"),
         ("dsmoe_gamma", True, "a number above 0, .*got True"),
         ("dsmoe_gamma", "dark", "a number above 0, .*got dark"),
-        ("dsmoe_kd", 2, "attention, mimic, host or a YAML file, got 2"),
+        ("dsmoe_kd", 2, "attention, mimic, .*, host or a YAML file, got 2"),
     ],
 )
 def test_bad_values_are_one_line(key: str, value: object, message: str) -> None:
@@ -109,10 +110,10 @@ def test_the_hosts_own_typos_stay_the_hosts() -> None:
 
 def test_take_leaves_no_key_behind() -> None:
     kwargs = {"imgsz": 64, "dsmoe_topk": 2, "dsmoe_moe": None}
-    assert keys.take(kwargs) == {"dsmoe_topk": 2}
+    assert keys.pop_keys(kwargs) == {"dsmoe_topk": 2}
     assert kwargs == {"imgsz": 64}
     with pytest.raises(ConfigError, match=r"dsmoe_tpok.*unknown key"):
-        keys.take({"dsmoe_tpok": 1})
+        keys.pop_keys({"dsmoe_tpok": 1})
 
 
 @pytest.mark.parametrize(
@@ -129,10 +130,10 @@ def test_take_leaves_no_key_behind() -> None:
 )
 def test_keys_have_their_verbs(verb: str, key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{key}: expected {message}"):
-        keys.suit(verb, {key: value})
-    keys.suit("train" if key in keys.TRAIN_ONLY else "export", {key: value})
+        keys.check_verb(verb, {key: value})
+    keys.check_verb("train" if key in keys.TRAIN_ONLY else "export", {key: value})
     if verb == "train" and key != "dsmoe_parity":
-        keys.suit("val", {key: value})
+        keys.check_verb("val", {key: value})
 
 
 def test_prompts_are_read(tmp_path: Path) -> None:

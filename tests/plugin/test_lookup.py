@@ -40,6 +40,10 @@ def local(path: str, text: str = "nc: 1\nbackbone: []\nhead: []\nmine: true\n") 
         ("tmodel.yaml", "tmodel.yaml", ""),
         ("tmodel-n.yaml", "tmodel.yaml", "n"),
         ("smodels.yaml", "smodel.yaml", "s"),
+        ("gasnet-n.yaml", "gasnet.yaml", "n"),
+        ("gasnets.yaml", "gasnet.yaml", "s"),
+        ("yolov8n-gasnet.yaml", "yolov8-gasnet.yaml", "n"),
+        ("yolo26x-gasnet.yaml", "yolo26-gasnet.yaml", "x"),
     ],
 )
 def test_models_by_name_from_an_empty_folder(asked: str, file: str, scale: str) -> None:

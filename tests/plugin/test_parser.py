@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from ultra_dsmoe.plugin.parser import Graph
 
 
 @pytest.fixture(autouse=True)
-def _activation_as_found():
+def _activation_as_found() -> Iterator[None]:
     before = Conv.default_act
     yield
     Conv.default_act = before  # older hosts leave a YAML's activation behind
@@ -28,7 +30,7 @@ def digest(model: nn.Module) -> str:
     return hashlib.sha256(b"".join(v.numpy().tobytes() for v in model.state_dict().values())).hexdigest()
 
 
-def build(d: dict, verbose: bool = False) -> nn.Sequential:
+def build(d: dict[str, Any], verbose: bool = False) -> nn.Sequential:
     return tasks.parse_model(d, 3, verbose)[0]
 
 
@@ -177,7 +179,10 @@ BROKEN = {
     "no input": (with_row(8, [[], 1, "ToyNeck", [[256]]]), "row 8 .*rows that come before it"),
     "no argument": (with_row(6, [-1, 1, "ToyChain", []]), "row 6 .*arguments that the layer accepts"),
     "wrong type": (with_row(6, [-1, 1, "ToyChain", ["wide"]]), "row 6 .*arguments that the layer accepts"),
-    "too many inputs": (with_row(6, [[4, 5], 1, "ToyChain", [512]]), "ToyChain: expected 'from' with 1 inputs, got 2"),
+    "too many inputs": (
+        with_row(6, [[4, 5], 1, "ToyChain", [512]]),
+        r"row 6 \(ToyChain\): expected 'from' with 1 inputs, got 2",
+    ),
     "stock row on a list": (with_row(9, [8, 1, "Conv", [64]]), "row 9 .*through Pick.*row 8 .ToyNeck"),
     "list row in a list": (with_row(12, [[8, 7], 1, "Concat", [1]]), "row 12 .*through Pick"),
     "our row on a list row": (with_row(9, [8, 1, "ToyChain", [64]]), "expected 'from' with 1 inputs, got 3"),

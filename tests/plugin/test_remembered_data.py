@@ -111,7 +111,7 @@ def test_the_traps_work(requests: tuple[str, list[str]], trap: tuple[Path, Path]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands(
-    command: str, saved: Callable, requests: tuple[str, list[str]], trap: tuple[Path, Path], folder: Path
+    command: str, saved: Callable[..., Any], requests: tuple[str, list[str]], trap: tuple[Path, Path], folder: Path
 ) -> None:
     path = saved(requests[0])
     with pytest.raises(ConfigError, match=r"^data: expected a data YAML \(that of the training is not on this disk\)"):
@@ -126,7 +126,12 @@ def test_commands(
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kind", ["address", "download", "name"])
 def test_verbs(
-    verb: str, kind: str, saved: Callable, requests: tuple[str, list[str]], trap: tuple[Path, Path], folder: Path
+    verb: str,
+    kind: str,
+    saved: Callable[..., Any],
+    requests: tuple[str, list[str]],
+    trap: tuple[Path, Path],
+    folder: Path,
 ) -> None:
     data = {"address": requests[0], "download": str(trap[0]), "name": "coco8.yaml"}[kind]
     with pytest.raises(DSMoEError, match=r"^data: expected ") as caught:
@@ -136,7 +141,7 @@ def test_verbs(
 
 
 def test_an_export_leaves_its_file_alone(
-    saved: Callable, requests: tuple[str, list[str]], folder: Path, caplog: pytest.LogCaptureFixture
+    saved: Callable[..., Any], requests: tuple[str, list[str]], folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The gate compares on drawn images, as where nothing is remembered."""
     path = saved(requests[0])
@@ -147,7 +152,7 @@ def test_an_export_leaves_its_file_alone(
 
 
 def test_remembered_images_that_are_here_are_used(
-    saved: Callable, tiny_boards: Path, trap: tuple[Path, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Callable[..., Any], tiny_boards: Path, trap: tuple[Path, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither they nor named ones make the host ask for its fonts, which its own export does not need."""
 
@@ -165,7 +170,7 @@ def test_remembered_images_that_are_here_are_used(
 
 
 def test_an_encoder_that_a_checkpoint_names_is_not_asked_for(
-    net: DSMoEModel, saved: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
+    net: DSMoEModel, saved: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import socket
 
@@ -176,7 +181,7 @@ def test_an_encoder_that_a_checkpoint_names_is_not_asked_for(
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
     (folder / "p.yaml").write_text("spur: a thin spike\n")
-    own = net.text_info
+    own: Any = net.text_info
     for encoder in ("causal-lm:no-owner/no-such-model", "sentence:no-owner/no-such-model"):
         net.text_info = {**own, "encoder": encoder}
         model = YOLO(saved(None))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from toys import toy_yaml
+from torch import nn
+from toys import ToyChain, toy_yaml
 from ultralytics.nn import tasks
 
+from ultra_dsmoe.errors import WeightsError
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.nn.registry import LAYERS
 from ultra_dsmoe.plugin import safeload
 
 RESTRICTED = hasattr(tasks, "_SafeLoad") and hasattr(torch.serialization, "get_safe_globals")
@@ -57,25 +62,65 @@ def test_our_checkpoints_load(cfg: str, tmp_path: Path) -> None:
     assert all(torch.equal(v, loaded[k]) for k, v in net.state_dict().items())
 
 
-@restricted
-def test_foreign_classes_stay_refused(tmp_path: Path) -> None:
-    """The toy layers live outside the package."""
-    torch.save({"model": tasks.DetectionModel(toy_yaml(), verbose=False)}, tmp_path / "net.pt")
-    with pytest.raises(Exception, match="outside the supported"):
-        tasks.torch_safe_load(str(tmp_path / "net.pt"), safe_only=True)
-
-
-@restricted
-def test_without_us_ours_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safeload, "permitted", lambda names: [])
+@pytest.fixture
+def nothing_known() -> Iterator[None]:
+    """Take back what earlier loads have let torch build."""
     known = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
-    try:
-        torch.save({"model": DSMoEModel("dsmoe-n.yaml", nc=2, verbose=False)}, tmp_path / "net.pt")
-        with pytest.raises(Exception, match="outside the supported"):
-            tasks.torch_safe_load(str(tmp_path / "net.pt"), safe_only=True)
-    finally:
-        torch.serialization.add_safe_globals(known)
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(known)
+
+
+class Stranger(nn.Module):
+    """Registered by nobody."""
+
+
+@restricted
+@pytest.mark.usefixtures("nothing_known")
+def test_a_layer_that_is_registered_here_loads(tmp_path: Path) -> None:
+    """The toy layers live outside the package, as a user's."""
+    torch.save({"model": tasks.DetectionModel(toy_yaml(), verbose=False)}, tmp_path / "net.pt")
+    checkpoint, _ = tasks.torch_safe_load(str(tmp_path / "net.pt"), safe_only=True)
+    assert type(checkpoint["model"].model[2]) is ToyChain
+
+
+@restricted
+@pytest.mark.usefixtures("nothing_known")
+def test_what_is_not_registered_stays_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"model": nn.Sequential(Stranger())}, tmp_path / "foreign.pt")
+    with pytest.raises(TypeError, match="outside the supported"):  # nothing in it is ours: the host's own words
+        tasks.torch_safe_load(str(tmp_path / "foreign.pt"), safe_only=True)
+    net = DSMoEModel("dsmoe-n.yaml", nc=2, verbose=False)
+    net.model[1].own = Stranger()
+    torch.save({"model": net}, tmp_path / "own.pt")
+    file, named = str(tmp_path / "own.pt"), rf"got {__name__}\.Stranger$"
+    with pytest.raises(WeightsError, match=r"registered layers alone \(one that you trust .*\), " + named):
+        tasks.torch_safe_load(file, safe_only=True)
+    monkeypatch.delitem(sys.modules, __name__)
+    with pytest.raises(WeightsError, match=rf"\(import {__name__} first, if it is yours\), " + named):
+        tasks.torch_safe_load(file, safe_only=True)
+    assert __name__ not in sys.modules, "a checkpoint made this process import a user's module"
+    assert not any("Stranger" in str(entry) for entry in torch.serialization.get_safe_globals())
+
+
+def test_only_the_registered_class_itself_is_permitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that stands beside it, nothing of another module under its name, and modules alone."""
+    assert safeload.permitted(["toys.ToyChain"]) == [(ToyChain, "toys.ToyChain")]
+    assert safeload.permitted(["toys.deepcopy", "toys.Conv", "other.ToyChain", "toys.ToyChain.forward"]) == []
+    monkeypatch.setitem(LAYERS, "Path", Path)  # no decorator lets that happen
+    assert safeload.permitted([f"{Path.__module__}.Path"]) == []
+    monkeypatch.delitem(LAYERS, "ToyChain")
+    assert safeload.permitted(["toys.ToyChain", "ultra_dsmoe.nn.neck.sparse_moe.SparseMoE"])[1:] == []
+
+
+@restricted
+@pytest.mark.usefixtures("nothing_known")
+def test_without_us_ours_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safeload, "permitted", lambda names: [])
+    torch.save({"model": DSMoEModel("dsmoe-n.yaml", nc=2, verbose=False)}, tmp_path / "net.pt")
+    with pytest.raises(WeightsError, match=r"registered layers alone .* got ultra_dsmoe\."):
+        tasks.torch_safe_load(str(tmp_path / "net.pt"), safe_only=True)
 
 
 @restricted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_a_distillation_wrapper_is_looked_through(ours: YOLO) -> None:
 @pytest.mark.parametrize(
     "key", [{"dsmoe_topk": 2}, {"dsmoe_moe": "dense"}, {"dsmoe_text": "hash"}, {"dsmoe_gamma": 1.5}]
 )
-def test_stock_models_refuse_our_keys(stock: YOLO, verb: str, key: dict) -> None:
+def test_stock_models_refuse_our_keys(stock: YOLO, verb: str, key: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"{next(iter(key))}: expected a DS-MoE model .*, got {STOCK_FILE}"):
         getattr(stock, verb)(**key)
 
@@ -131,12 +132,12 @@ def test_unknown_keys_are_refused_by_every_verb(ours: YOLO, stock: YOLO, verb: s
 
 
 @pytest.fixture
-def inside(monkeypatch: pytest.MonkeyPatch) -> dict:
+def inside(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Record what a network is set to while it runs, whichever copy of it does."""
-    seen: dict = {}
+    seen: dict[str, Any] = {}
     forward = DSMoEModel.forward
 
-    def watched(self, x, *args, **kwargs):
+    def watched(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         moe = self.blocks(SparseMoE)[0]
         seen.update(k=moe.k, mode=moe.mode, prompts=self.text_info["prompts"][0], topk=self.options["topk"])
         return forward(self, x, *args, **kwargs)
@@ -149,7 +150,7 @@ GIVEN = {"dsmoe_topk": 2, "dsmoe_moe": "dense"}
 REWORDED = "a photo of a spur defect: a spike of copper"  # the texts of a prompt file go into the template
 
 
-def state(ours: YOLO) -> tuple:
+def state(ours: YOLO) -> tuple[Any, ...]:
     moe, net = ours.model.blocks(SparseMoE)[0], ours.model
     bank = next(m.bank.clone() for m in net.modules() if hasattr(m, "bank"))
     return moe.k, moe.mode, net.options["topk"], net.text_info, bank
@@ -158,7 +159,7 @@ def state(ours: YOLO) -> tuple:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("cached", [False, True])
 def test_keys_hold_for_one_call(
-    ours: YOLO, prompts: Path, tmp_path: Path, inside: dict, stream: bool, cached: bool
+    ours: YOLO, prompts: Path, tmp_path: Path, inside: dict[str, Any], stream: bool, cached: bool
 ) -> None:
     """Whether the predictor, which may hold a copy of the network, comes from this call or an earlier one."""
     before, own_prompts = state(ours), ours.model.text_info["prompts"][0]
@@ -177,7 +178,7 @@ def test_keys_hold_for_one_call(
     assert torch.equal(after[4], before[4])
 
 
-def test_settings_made_by_hand_reach_a_cached_predictor(ours: YOLO, tmp_path: Path, inside: dict) -> None:
+def test_settings_made_by_hand_reach_a_cached_predictor(ours: YOLO, tmp_path: Path, inside: dict[str, Any]) -> None:
     call = {"imgsz": 64, "verbose": False, "project": str(tmp_path), "device": "cpu"}
     ours.predict(torch.zeros(1, 3, 64, 64), **call)
     ours.set_topk(7)
@@ -227,7 +228,7 @@ def test_another_encoder_is_refused(ours: YOLO) -> None:
         ({"format": "ENGINE"}, 17),
     ],
 )
-def test_opset(given: dict, expected: int | None) -> None:
+def test_opset(given: dict[str, Any], expected: int | None) -> None:
     exporting.set_opset(given)
     assert given.get("opset") == expected
 
@@ -238,7 +239,7 @@ def test_stock_exports_keep_the_hosts_opset(monkeypatch: pytest.MonkeyPatch, our
     seen = []
 
     class Exporter:
-        def __init__(self, overrides: dict, **_: object) -> None:
+        def __init__(self, overrides: dict[str, Any], **_: object) -> None:
             seen.append((overrides.get("opset"), torch.onnx.export.__module__))
 
         def __call__(self, model: object) -> str:
@@ -256,7 +257,7 @@ def test_stock_exports_keep_the_hosts_opset(monkeypatch: pytest.MonkeyPatch, our
 # static experts -------------------------------------------------------------------------------------------------------
 
 
-def settings_of(net: DSMoEModel) -> tuple:
+def settings_of(net: DSMoEModel) -> tuple[Any, ...]:
     moe, gate = net.blocks(SparseMoE)[0], net.blocks(ExpertGate)[0]
     return moe.mode, moe.kept, gate.kept, moe.dynamic_conv, moe.k
 

@@ -9,6 +9,7 @@ import venv
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -265,11 +266,12 @@ def test_images_that_are_none(exported: Export, tmp_path: Path) -> None:
 
 def test_arguments_out_of_range(exported: Export, pictures: dict[str, np.ndarray]) -> None:
     runtime = Runtime(exported("yolov8n.yaml"))
-    with pytest.raises(ConfigError, match="conf: expected a number between 0 and 1, got 25"):
+    with pytest.raises(ConfigError, match="conf: expected a number from 0 to 1, got 25"):
         runtime.predict(pictures["square"], conf=25)
-    with pytest.raises(ConfigError, match="iou: expected a number between 0 and 1"):
+    with pytest.raises(ConfigError, match="iou: expected a number from 0 to 1"):
         runtime.predict(pictures["square"], iou=-0.1)
-    for images in ([], "board.jpg", pictures["square"]):
+    wrong: list[Any] = [[], "board.jpg", pictures["square"]]
+    for images in wrong:
         with pytest.raises(ConfigError, match="images: expected a list of at least one image"):
             runtime.predict_batch(images)
 

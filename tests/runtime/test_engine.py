@@ -37,7 +37,9 @@ def quantized(path: Path, target: Path) -> Path:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_calls_of_both_generations(version: str, precision: str, install, source: Path, tmp_path: Path) -> None:
+def test_calls_of_both_generations(
+    version: str, precision: str, install: Callable[..., Any], source: Path, tmp_path: Path
+) -> None:
     trt = install(version)
     build_engine(source, tmp_path / "a.engine", precision=precision, workspace=1.5)
     explicit = 1 if version.startswith("8") else 0  # 1 << EXPLICIT_BATCH
@@ -48,7 +50,9 @@ def test_calls_of_both_generations(version: str, precision: str, install, source
 
 @pytest.mark.parametrize("version", [*VERSIONS, "11.0.0"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_nodes_of_the_file_decide_on_int8(version: str, precision: str, install, source: Path, tmp_path: Path) -> None:
+def test_nodes_of_the_file_decide_on_int8(
+    version: str, precision: str, install: Callable[..., Any], source: Path, tmp_path: Path
+) -> None:
     trt = install(version)
     file = quantized(source, tmp_path / "q.onnx")
     build_engine(file, precision=precision)
@@ -57,7 +61,9 @@ def test_nodes_of_the_file_decide_on_int8(version: str, precision: str, install,
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_dynamic_graph_gets_a_profile(version: str, install, exported: Export, tmp_path: Path) -> None:
+def test_dynamic_graph_gets_a_profile(
+    version: str, install: Callable[..., Any], exported: Export, tmp_path: Path
+) -> None:
     trt = install(version)
     build_engine(exported("yolov8n.yaml", opset=17, dynamic=True, batch=2), tmp_path / "d.engine")
     most = (2, 3, 96, 96)
@@ -65,7 +71,7 @@ def test_dynamic_graph_gets_a_profile(version: str, install, exported: Export, t
     assert ("profile",) in trt.calls
 
 
-def test_file_has_the_hosts_header(install, source: Path, tmp_path: Path) -> None:
+def test_file_has_the_hosts_header(install: Callable[..., Any], source: Path, tmp_path: Path) -> None:
     install("8.6.1")
     path = build_engine(source, tmp_path / "best.engine")
     data = path.read_bytes()
@@ -78,14 +84,14 @@ def test_file_has_the_hosts_header(install, source: Path, tmp_path: Path) -> Non
     assert header["engine_bytes"] == len(data) - 4 - length
 
 
-def test_the_host_reads_the_header(install, source: Path, tmp_path: Path) -> None:
-    base = pytest.importorskip("ultralytics.nn.backends.base", reason="hosts before 8.4.100 read it elsewhere")
+def test_the_host_reads_the_header(install: Callable[..., Any], source: Path, tmp_path: Path) -> None:
+    base: Any = pytest.importorskip("ultralytics.nn.backends.base", reason="hosts before 8.4.100 read it elsewhere")
     install("8.6.1")
     path = build_engine(source, tmp_path / "best.engine")
     offset, metadata = base.BaseBackend.engine_header(path)
     assert path.read_bytes()[offset:].startswith(b"8.6.1\n")
 
-    class Backend(base.BaseBackend):
+    class Backend(base.BaseBackend):  # type: ignore[name-defined]  # a module that not every host has
         def load_model(self, weight: Any) -> None:
             self.apply_metadata(metadata)
 
@@ -97,7 +103,9 @@ def test_the_host_reads_the_header(install, source: Path, tmp_path: Path) -> Non
     assert backend.end2end is False
 
 
-def test_nothing_half_written_is_left(install, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_half_written_is_left(
+    install: Callable[..., Any], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install("10.3.0")
     target = tmp_path / "best.engine"
     target.write_bytes(b"the engine of yesterday")
@@ -119,7 +127,7 @@ def test_module_needs_neither_torch_nor_onnx(source: Path, tmp_path: Path) -> No
         "\nfrom ultra_dsmoe.runtime.engine import main\nsys.exit(main(sys.argv[1:]))"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    command = [sys.executable, "-c", block, str(source), "--output", str(tmp_path / "a.engine")]
+    command = [sys.executable, "-c", block, str(source), f"out={tmp_path / 'a.engine'}"]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     expected = "error: tensorrt: expected TensorRT 8.5 or newer (8.6.1 for a GTX 1080), got none"
@@ -140,11 +148,17 @@ def test_module_needs_neither_torch_nor_onnx(source: Path, tmp_path: Path) -> No
         ("11.0.0", {}, {"precision": "fp16"}, "fp16: expected TensorRT 10 or older .* got 11.0.0"),
         ("8.6.1", {}, {"precision": "int8"}, "int8: expected an ONNX file with Q/DQ nodes .*quantize makes one"),
         ("8.6.1", {}, {"precision": "fp8"}, "precision: expected one of fp32, fp16, int8, got fp8"),
-        ("8.6.1", {}, {"workspace": 0}, "workspace: expected a number of GiB above 0, got 0"),
+        ("8.6.1", {}, {"workspace": 0}, "workspace: expected a number from 0.001 to 1024, got 0"),
     ],
 )
 def test_settings_that_cannot_be_met(
-    version: str, settings: dict, arguments: dict, message: str, install, source: Path, tmp_path: Path
+    version: str,
+    settings: dict[str, Any],
+    arguments: dict[str, Any],
+    message: str,
+    install: Callable[..., Any],
+    source: Path,
+    tmp_path: Path,
 ) -> None:
     install(version, **settings)
     with pytest.raises(ConfigError, match=message):
@@ -152,7 +166,9 @@ def test_settings_that_cannot_be_met(
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_cannot_be_built(install, source: Path, exported: Export, tmp_path: Path) -> None:
+def test_files_that_cannot_be_built(
+    install: Callable[..., Any], source: Path, exported: Export, tmp_path: Path
+) -> None:
     trt = install("8.6.1")
     with pytest.raises(ConfigError, match=r"expected opset 17 or lower for TensorRT 8\.6\.1, got 18"):
         build_engine(exported("yolov8n.yaml", opset=18), tmp_path / "a.engine")
@@ -162,7 +178,7 @@ def test_files_that_cannot_be_built(install, source: Path, exported: Export, tmp
         build_engine(tmp_path / "best.pt")
     with pytest.raises(WeightsError, match="expected a readable file"):
         build_engine(tmp_path / "gone.onnx")
-    with pytest.raises(ConfigError, match="output: expected a file in an existing folder"):
+    with pytest.raises(ConfigError, match="output: expected a file in a folder that exists and can be written"):
         build_engine(source, tmp_path / "gone" / "a.engine")
     (tmp_path / "half.onnx").write_bytes(source.read_bytes()[:100000])
     with pytest.raises(WeightsError, match="expected a complete ONNX file"):
@@ -179,16 +195,29 @@ def test_files_that_cannot_be_built(install, source: Path, exported: Export, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["half.onnx", "q.onnx"]
 
 
-def test_command(install, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(install: Callable[..., Any], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trt = install("10.3.0")
     out = tmp_path / "b.engine"
-    assert main([str(source), "--fp16", "--workspace", "2", "--output", str(out)]) == 0
+    assert main([str(source), "precision=fp16", "--workspace", "2", f"out={out}"]) == 0
     assert ("memory", "workspace", 2 << 30) in trt.calls
     assert ("flag", "fp16") in trt.calls
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{out}: ")
     with pytest.raises(SystemExit) as stop:
-        main([str(source), "--int8", "--output", str(out)])
+        main([str(source), "precision=int8", f"out={out}"])
     assert stop.value.code == 1
     assert capsys.readouterr().err.startswith("error: int8: expected an ONNX file with Q/DQ nodes")
-    with pytest.raises(SystemExit):
-        main([str(source), "--int8", "--fp16"])
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: python -m ultra_dsmoe.runtime.engine MODEL [key=value ...]")
+
+
+def test_words_of_before(install: Callable[..., Any], source: Path, tmp_path: Path) -> None:
+    trt = install("10.3.0")
+    out = tmp_path / "b.engine"
+    with pytest.warns(FutureWarning) as said:
+        assert main([str(source), "--fp16", "--output", str(out)]) == 0
+    assert [str(w.message).split(";")[0] for w in said] == [
+        "'fp16' is called 'precision=fp16' now",
+        "'output' is called 'out' now",
+    ]
+    assert out.is_file()
+    assert ("flag", "fp16") in trt.calls

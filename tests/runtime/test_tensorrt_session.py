@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,12 @@ Export = Callable[..., Path]
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("arguments", [{}, {"dynamic": True, "batch": 2}])
 def test_runtime_of_an_engine(
-    version: str, arguments: dict, install, exported: Export, pictures: dict[str, np.ndarray], tmp_path: Path
+    version: str,
+    arguments: dict[str, Any],
+    install: Callable[..., Any],
+    exported: Export,
+    pictures: dict[str, np.ndarray],
+    tmp_path: Path,
 ) -> None:
     install(version)
     onnx_file = exported("yolov8n.yaml", opset=17, **arguments)
@@ -36,7 +42,9 @@ def test_runtime_of_an_engine(
         assert found == reference.predict(picture)
 
 
-def test_memory_is_reused(install, source: Path, pictures: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_memory_is_reused(
+    install: Callable[..., Any], source: Path, pictures: dict[str, np.ndarray], tmp_path: Path
+) -> None:
     install("8.6.1")
     runtime = Runtime(build_engine(source, tmp_path / "a.engine"))
     for _ in range(3):
@@ -46,7 +54,7 @@ def test_memory_is_reused(install, source: Path, pictures: dict[str, np.ndarray]
 
 
 def test_engines_that_cannot_be_run(
-    install, source: Path, exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    install: Callable[..., Any], source: Path, exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("8.6.1")
     path = build_engine(source, tmp_path / "a.engine")
@@ -73,7 +81,7 @@ def test_engines_that_cannot_be_run(
         Runtime(path)
 
 
-def test_an_engine_of_the_hosts_own_exporter(install, source: Path, tmp_path: Path) -> None:
+def test_an_engine_of_the_hosts_own_exporter(install: Callable[..., Any], source: Path, tmp_path: Path) -> None:
     """It has no length and no version in its header."""
     install("8.6.1")
     metadata = json.dumps(read_onnx(source).metadata)
@@ -88,7 +96,9 @@ def test_an_engine_of_the_hosts_own_exporter(install, source: Path, tmp_path: Pa
         Runtime(path)
 
 
-def test_a_failing_gpu(install, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_gpu(
+    install: Callable[..., Any], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install("8.6.1")
     path = build_engine(source, tmp_path / "a.engine")
     monkeypatch.setattr(FakeDriver, "cuInit", staticmethod(lambda *_: 100))

@@ -28,7 +28,7 @@ def test_kept_matches_give_the_hosts_map(
 
     rng = np.random.default_rng(0)
 
-    class Knowing(cell.Collector):
+    class Knowing(cell.Collector):  # type: ignore[name-defined]  # loaded by its path
         """Replaces what the net finds by most of the labels, a little beside their places, and some nonsense."""
 
         def preprocess(self, batch: Any) -> Any:

@@ -69,7 +69,7 @@ def validate(folder: Path, seed: int) -> Seen:
     rng, kept = np.random.default_rng(seed), []
     times = TIMES if by_confidence() else [TIMES[0], 1 - TIMES[0], 0]
 
-    class Knowing(cell.Collector):
+    class Knowing(cell.Collector):  # type: ignore[name-defined]  # loaded by its path
         """Replaces what the net finds by most labels, some twice, a little beside their places, some as another."""
 
         def preprocess(self, batch: Any) -> Any:

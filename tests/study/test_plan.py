@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultra_dsmoe.commands.study import COMMAND
 from ultra_dsmoe.errors import ConfigError, DataError, TextError
 from ultra_dsmoe.study.reader import read_plan
-from ultra_dsmoe.study.table import read_rows
+from ultra_dsmoe.study.results_csv import read_rows
 from ultra_dsmoe.study.variant import as_file
 
 
@@ -42,9 +42,9 @@ def test_baselines(write: Callable[..., Path]) -> None:
     [
         ({"seeds": []}, r"seeds: expected a value, got \[\]"),
         ({"epochs": None}, "epochs: expected a value, got none"),
-        ({"epochs": 0}, "epochs: expected whole numbers of at least 1, got 0"),
+        ({"epochs": 0}, "epochs: expected a positive integer, got 0"),
         ({"seeds": [1, 1]}, "seeds: expected every entry once; .*, got 1 twice"),
-        ({"seeds": [0.5]}, "seeds: expected 0 to 4294967295, got 0.5"),
+        ({"seeds": [0.5]}, "seeds: expected a whole number from 0 to 4294967295, got 0.5"),
         ({"seed": 3}, r"seed: expected one of name, .* \(did you mean 'seeds'\?\), got unknown"),
         ({"models": ["yolo11m", "yolov8nn"]}, r"models: expected a model YAML .*did you mean 'yolov8n'.*got yolov8nn"),
         ({"models": ["dsmoe-q"]}, r"models: expected a model YAML .*did you mean 'dsmoe-"),
@@ -57,7 +57,7 @@ def test_baselines(write: Callable[..., Path]) -> None:
         ({"data": ["neu-dett"]}, r"data: expected a data YAML whose images are there \(did you mean 'neu-det'\?\)"),
         ({"data": [3]}, "data: expected names of data YAMLs, or mappings with the key 'data', got 3"),
         ({"data": [{"data": "neu-det", "epoch": 3}]}, r"data: neu-det: epoch: expected one of .*did you mean 'epochs'"),
-        ({"data": [{"data": "neu-det", "imgsz": 16}]}, "data: neu-det: imgsz: expected whole numbers of at least 32,"),
+        ({"data": [{"data": "neu-det", "imgsz": 16}]}, "data: neu-det: imgsz: expected a whole number of at least 32,"),
         ({"overrides": {"lr00": 1}}, r"overrides: lr00: expected .*did you mean 'lr0'"),
         ({"overrides": {"lr0": "fast"}}, "overrides: expected values that Ultralytics accepts"),
         ({"overrides": {"seed": 1}}, "overrides: seed: expected arguments that the study does not give itself"),
@@ -165,7 +165,7 @@ def test_changes_of_the_command_line(write: Callable[..., Path], boards: Path) -
         ("epochs", "change: expected KEY=VALUE, of a key .*, got epochs"),
         ("models=[yolov8n]", "change: expected KEY=VALUE"),
         ("seeds=[", r"seeds: expected a value as in YAML, got \["),
-        ("epochs=many", "epochs: expected whole numbers of at least 1, got many"),
+        ("epochs=many", "epochs: expected a positive integer, got many"),
         ("lr00=1", r"overrides: lr00: expected .*did you mean 'lr0'"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from ultra_dsmoe.evaluate.bootstrap import mean_f1
 from ultra_dsmoe.evaluate.evaluation import ImageStats
 from ultra_dsmoe.study import report, store, verdict
-from ultra_dsmoe.study.table import read_rows
+from ultra_dsmoe.study.results_csv import read_rows
 
 
 def test_nothing_learned(

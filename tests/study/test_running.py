@@ -19,9 +19,10 @@ import pytest
 import torch
 
 from ultra_dsmoe.commands.study import results
+from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.study import runner
-from ultra_dsmoe.study.table import read_rows
+from ultra_dsmoe.study.results_csv import read_rows
 
 PATIENCE = 120  # seconds until a stand-in gives up, on a busy machine
 DSMOE_YOLO = (sys.executable, "-m", "ultra_dsmoe.cli")
@@ -90,6 +91,37 @@ def test_side_by_side(
     assert len(read_rows(tmp_path / "out" / "tiny.csv")) == 4
 
 
+def lasting(host_class: type[Any], meets: bool = False) -> Any:
+    """Return a stand-in whose training of dsmoe-n with seed 0 lasts until it is ended.
+
+    Args:
+        host_class: The stand-in whose trainings end at once.
+        meets: Whether validations wait until that training has begun.
+    """
+
+    class Lasting(host_class):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stopped, self.begun = threading.Event(), threading.Event()
+
+        def __call__(self, command: list[str], **kwargs: Any) -> Any:
+            if "seed=0" in command and "model=dsmoe-n.yaml" in command:
+                self.commands.append(command)
+                (train := Path(next(w for w in command if w.startswith("project="))[8:]) / "train").mkdir()
+                (train / "results.csv").write_text("epoch,time\n1,1\n")  # else the other waits, should this be first
+                self.begun.set()
+                ends = {"wait": lambda process: self.wait(), "terminate": lambda process: self.stopped.set()}
+                return type("Process", (), {**ends, "pid": 0})()
+            if meets and command[1] != "train":
+                assert self.begun.wait(PATIENCE)
+            return super().__call__(command, **kwargs)
+
+        def wait(self) -> int:
+            return -15 if self.stopped.wait(PATIENCE) else 0
+
+    return Lasting()
+
+
 def test_stopped(
     host_class: type[Any],
     write: Callable[..., Path],
@@ -98,29 +130,19 @@ def test_stopped(
     monkeypatch: Any,
 ) -> None:
     """Ctrl-C ends what is running, begins nothing else, and leaves the rows that are there."""
-    stopped, added = threading.Event(), runner.append_row
-
-    class Lasting(host_class):
-        """Its second training lasts until it is ended."""
-
-        def __call__(self, command: list[str], **kwargs: Any) -> Any:
-            child = super().__call__(command, **kwargs)
-            if "seed=0" in command and "model=dsmoe-n.yaml" in command:
-                child.wait = lambda: -15 if stopped.wait(PATIENCE) else 0
-                child.terminate = stopped.set
-            return child
+    added = runner.append_row
 
     def add_and_stop(file: Path, row: dict[str, Any]) -> None:
         added(file, row)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "append_row", add_and_stop)
-    host = Lasting()
+    host = lasting(host_class)
     code, _, err = run(write(), host)
     assert (code, err) == (130, "study: stopped; the same command goes on from here\n")
     assert len(read_rows(tmp_path / "out" / "tiny.csv")) == 1
     assert not any("seed=1" in command for command in host.commands[3:])
-    assert stopped.is_set() or len(host.commands) == 2
+    assert host.stopped.is_set() or len(host.commands) == 2
 
 
 def test_full_disk(
@@ -131,23 +153,6 @@ def test_full_disk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first row does not fit: one line, the other training ends, and nothing is trained twice later."""
-    stopped, begun = threading.Event(), threading.Event()
-
-    class Lasting(host_class):
-        """Its second training lasts until it is ended; the first one's validation waits for it to begin."""
-
-        def __call__(self, command: list[str], **kwargs: Any) -> Any:
-            if "model=dsmoe-n.yaml" in command:
-                self.commands.append(command)
-                (train := Path(next(w for w in command if w.startswith("project="))[8:]) / "train").mkdir()
-                (train / "results.csv").write_text("epoch,time\n1,1\n")  # else the other waits, should this be first
-                begun.set()
-                ended = {"wait": lambda self: -15 if stopped.wait(PATIENCE) else 0}
-                return type("Process", (), {**ended, "terminate": lambda self: stopped.set(), "pid": 0})()
-            if command[1] != "train":
-                assert begun.wait(PATIENCE)
-            return super().__call__(command, **kwargs)
-
     write_elsewhere = os.write
 
     def full(handle: int, content: bytes) -> int:
@@ -155,13 +160,13 @@ def test_full_disk(
             raise OSError(errno.ENOSPC, "No space left on device")
         return write_elsewhere(handle, content)
 
-    file, host, table = write(seeds=[0]), Lasting(), tmp_path / "out" / "tiny.csv"
+    file, host, table = write(seeds=[0]), lasting(host_class, meets=True), tmp_path / "out" / "tiny.csv"
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         code, _, err = run(file, host, "--jobs", "2")
     assert code == 1
     assert err == f"error: {table}: expected space for the row of boards-yolov8n-0, got No space left on device\n"
-    assert stopped.is_set()
+    assert host.stopped.is_set()
     host = host_class()
     code, _, err = run(file, host)
     assert (code, err) == (0, "")
@@ -332,7 +337,7 @@ def frozen_in_the_middle(process: psutil.Process, train: Path) -> list[psutil.Pr
             for each in everyone:
                 each.suspend()
             epoch = runner.last_epoch(last)
-            if epoch not in (None, runner.FINISHED) and len(table.read_text().splitlines()) == epoch + 2:
+            if epoch not in (None, FINISHED) and len(table.read_text().splitlines()) == epoch + 2:
                 return everyone
             for each in everyone:
                 each.resume()

@@ -14,6 +14,7 @@ from ultralytics.cfg import get_cfg
 
 from ultra_dsmoe.data.packaged import load
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.nn import BandSplit
 from ultra_dsmoe.study import reader
 from ultra_dsmoe.study.data import Data
 from ultra_dsmoe.text import encode_bank
@@ -34,14 +35,15 @@ def at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return Data(name, f"{name}.yaml", "0", None, list(content["names"].values()), content["prompts"], sizes)
 
     monkeypatch.setattr(reader, "read_data", packaged)
-    for name in ("yolov8n", "yolo11n", "yolo26n", "yolov8s", "yolo11s", "yolo26s", "tmodel-n"):
+    for name in ("yolov8n", "yolo11n", "yolo26n", "yolov8s", "yolo11s", "yolo26s", "tmodel-n", "teacher-yolov8n"):
         (tmp_path / f"{name}.pt").write_text(name)
     monkeypatch.setenv("WEIGHTS", str(tmp_path))
 
 
 def pixels(net: Any) -> int:
-    """Return the side of a small image that suits a net: the T-model takes multiples of 128."""
-    return max(IMAGE, int(net.stride.max()))
+    """Return the side of a small image that suits a net: multiples of 128 for T and for patches of 8."""
+    patches = [16 * m.patch for m in net.modules() if isinstance(m, BandSplit)]
+    return max(IMAGE, int(net.stride.max()), *patches)
 
 
 def nets(plan: Any, folder: Path) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import ImageStats
 from ultra_dsmoe.study import store
-from ultra_dsmoe.study.table import read_rows
+from ultra_dsmoe.study.results_csv import read_rows
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_null_takes_a_key_out_of_the_section() -> None:
         ({"rows": {"15 HyperbolicFusion": [2, 1, "Conv", [64]]}}, "a net that can be built, got .* two maps of equal"),
         ({"rows": {"14 CBAM": [3, 1, "nn.Identity", []]}}, "a net that can be built"),
         ({"dsmoe": {"expert": 8}}, r"a net that can be built, got .*did you mean 'experts'"),
-        ({"dsmoe": {"experts": 1}}, "a net that can be built, got experts: expected an integer of at least 3"),
+        ({"dsmoe": {"experts": 1}}, "a net that can be built, got experts: expected a whole number of at least 3"),
         ({"dsmoe": [1]}, r"models: x: dsmoe: expected keys for the dsmoe section that the base has, got \[1\]"),
         ({"model": "yolov8n", "dsmoe": {"experts": 8}}, "got a base without one"),
         ({"model": "yolov8n.pt", "rows": {"9 SPPF": IDENTITY}}, "rows: expected a model YAML as base, got yolov8n.pt"),

@@ -150,7 +150,9 @@ def assert_round_trips(
         assert torch.equal(twin.eval()(*inputs), wanted)
 
 
-def assert_refuses_others(block: type[nn.Module], *switches: str, given: dict[str, Any] | None = None, **sizes: Any):
+def assert_refuses_others(
+    block: type[nn.Module], *switches: str, given: dict[str, Any] | None = None, **sizes: Any
+) -> Any:
     """Each size must be a positive integer, of a list each entry, and each switch true or false; or the block says so.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def awaken(net: nn.Module) -> nn.Module:
     """Give the parts that start at zero, or as the identity, weights as a training would."""
     torch.manual_seed(1)
     for m in net.modules():
-        zero_start = []
+        zero_start: list[Any] = []
         if isinstance(m, HubInject):
             zero_start = [m.project]
         elif isinstance(m, SpaceBroadcast):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ def write_voc() -> Callable[..., None]:
     """Return a function that writes one image and its Pascal VOC file."""
     import cv2
 
-    def write(folder: Path, stem: str, kind: str = "spur", box: tuple = BOX, size: tuple = (100, 200)) -> None:
+    def write(
+        folder: Path, stem: str, kind: str = "spur", box: tuple[Any, ...] = BOX, size: tuple[Any, ...] = (100, 200)
+    ) -> None:
         """Write one image and its XML in the folders of the published board set."""
         for name in ("images", "Annotations"):
             (folder / name / "Spur").mkdir(parents=True, exist_ok=True)

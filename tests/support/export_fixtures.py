@@ -83,7 +83,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         path = folder / f"{stem}.onnx"
         if not path.exists():
             torch.manual_seed(0)
-            net = type(YOLO(yaml).model)(yaml, nc=len(NAMES), verbose=False)
+            kind: Any = type(YOLO(yaml).model)
+            net = kind(yaml, nc=len(NAMES), verbose=False)
             net.names = NAMES
             fire(net)
             torch.save({"model": net, "train_args": {"task": "detect", "imgsz": SIZE}}, path.with_suffix(".pt"))

@@ -25,7 +25,7 @@ class FakeTensorRT(ModuleType):
         super().__init__("tensorrt")
         self.__version__ = version
         self.major = int(version.split(".")[0])
-        self.calls: list[tuple] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.fast, self.gpu, self.faults, self.builds = fast, gpu, faults, True
         self.MemoryPoolType = SimpleNamespace(WORKSPACE="workspace")
         self.TensorIOMode = SimpleNamespace(INPUT="input", OUTPUT="output")
@@ -138,7 +138,7 @@ class FakeDriver:
     """The driver's functions, on this process's memory."""
 
     def __init__(self, name: str) -> None:
-        self.held: dict[int, ctypes.Array] = {}
+        self.held: dict[int, ctypes.Array[Any]] = {}
         self.freed = 0
 
     cuInit = cuDeviceGet = cuDevicePrimaryCtxRetain = cuCtxSetCurrent = staticmethod(lambda *_: 0)

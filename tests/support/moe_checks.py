@@ -1,5 +1,7 @@
 """A small mixture, gates that choose given experts, and what the mixture must compute, by plain loops."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,11 +12,11 @@ from ultra_dsmoe.nn import ExpertGate, SparseMoE
 C, D, N, K = 8, 10, 7, 3
 
 
-def moe_of(topk=3, **kwargs):
+def moe_of(topk: int = 3, **kwargs: Any) -> SparseMoE:
     return SparseMoE(C, N, topk, text_width=D, **kwargs)
 
 
-def gate_of(*chosen, n=N):
+def gate_of(*chosen: Any, n: Any = N) -> Any:
     """G from lists of chosen experts, random weights that sum to one."""
     g = torch.zeros(len(chosen), n)
     for row, ids in zip(g, chosen, strict=True):
@@ -22,15 +24,15 @@ def gate_of(*chosen, n=N):
     return g
 
 
-def random_gate(b, k, n=N):
+def random_gate(b: Any, k: Any, n: Any = N) -> Any:
     return gate_of(*(torch.randperm(n)[:k].tolist() for _ in range(b)), n=n)
 
 
-def inputs(g, h=5, w=6):
+def inputs(g: Any, h: int = 5, w: int = 6) -> Any:
     return [torch.randn(len(g), C, h, w), torch.randn(K, D), g]
 
 
-def experts_by_loop(moe, x, text, g):
+def experts_by_loop(moe: Any, x: Any, text: Any, g: Any) -> Any:
     """Equation 21: one expert after the other, one image after the other."""
     out = torch.zeros_like(x)
     for b in range(len(x)):
@@ -52,7 +54,7 @@ def experts_by_loop(moe, x, text, g):
     return out
 
 
-def work_of(moe, x):
+def work_of(moe: Any, x: Any) -> Any:
     with FlopCounterMode(display=False) as counter:
         moe(x)
     return counter.get_total_flops()
@@ -61,10 +63,10 @@ def work_of(moe, x):
 class Routed(nn.Module):
     """Stages 7 and 8 as a model wires them."""
 
-    def __init__(self, topk=2):
+    def __init__(self, topk: int = 2) -> None:
         super().__init__()
         self.gate, self.moe = ExpertGate(C, N, topk, D), SparseMoE(C, N, topk, text_width=D)
 
-    def forward(self, x, text):
+    def forward(self, x: Any, text: Any) -> Any:
         g = self.gate([x, text])
         return self.moe([x, text, g]), g

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,8 +10,18 @@ from torch import Tensor
 from ultralytics.cfg import get_cfg
 
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.nn.registry import LAYERS
 
 SIZE = 64
+
+
+@pytest.fixture
+def no_trace() -> Iterator[None]:
+    """Leave the registry as it was."""
+    before = dict(LAYERS)
+    yield
+    LAYERS.clear()
+    LAYERS.update(before)
 
 
 @pytest.fixture

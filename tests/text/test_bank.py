@@ -199,7 +199,7 @@ def test_one_vector_for_different_texts_is_an_error_that_names_the_classes() -> 
     assert str(caught.value).endswith("got one vector for '划痕' and '凹坑', '划痕' and '裂纹', '凹坑' and '裂纹'")
     with pytest.raises(TextError, match=r"hash tells apart \(describe them in words that it knows\)"):
         encode_bank(["C+", "C-"], encoder="hash")
-    assert len(encode_bank(CHINESE, encoder=Blind("sentence:blind"), apart=False).names) == 3
+    assert len(encode_bank(CHINESE, encoder=Blind("sentence:blind"), check_separation=False).names) == 3
     assert len(encode_bank(CHINESE, encoder="zero").names) == 3  # a control gives one vector on purpose
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_key_is_the_same_on_every_machine() -> None:
         ((("a spur", "a thorn", "a short"),), "sentence:x"),
     ],
 )
-def test_other_content_is_not_found(tmp_path: Path, prompts: tuple, encoder: str) -> None:
+def test_other_content_is_not_found(tmp_path: Path, prompts: tuple[Any, ...], encoder: str) -> None:
     cache.save(tmp_path, PROMPTS, "sentence:x", VECTORS)
     assert cache.load(tmp_path, prompts, encoder) is None
 
@@ -90,7 +91,7 @@ def test_files_with_unusable_vectors_are_ignored(
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cache.save(tmp_path, PROMPTS, "sentence:x", VECTORS)
 
-    def full_disk(stream, **arrays) -> None:
+    def full_disk(stream: Any, **arrays: Any) -> None:
         stream.write(b"half")
         raise OSError("No space left on device")
 

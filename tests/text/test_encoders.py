@@ -138,7 +138,7 @@ def test_wrong_texts(texts: object) -> None:
 
 
 def test_wrong_seed() -> None:
-    with pytest.raises(TextError, match="RandomEncoder seed: expected an integer of at least 0, got -1"):
+    with pytest.raises(TextError, match="RandomEncoder seed: expected a whole number of at least 0, got -1"):
         RandomEncoder(8, -1)
 
 
@@ -229,8 +229,8 @@ def test_language_model_without_a_name_is_the_papers_and_never_fetched() -> None
         ("sentence:x#bf16", "expected auto, hash, sentence:"),
         ("auto:x", "expected auto, hash, sentence:"),
         ("hash:abc", "expected auto, hash, sentence:"),
-        ("hash:0", "an integer of at least 1"),
-        ("random:0", "an integer of at least 1"),
+        ("hash:0", "a positive integer"),
+        ("random:0", "a positive integer"),
         ("random:x", "random:<width>"),
         ("random:8:1:2", "random:<width>"),
         ("random:8:-1", "random:<width>"),

@@ -20,7 +20,8 @@ class Loader:
     """Loads where its answer is no exception; remembers how it was asked."""
 
     def __init__(self, on_disk: object, from_hub: object = "fetched") -> None:
-        self.answers, self.asked = {True: on_disk, False: from_hub}, []
+        self.answers = {True: on_disk, False: from_hub}
+        self.asked: list[bool] = []
 
     def __call__(self, local_only: bool) -> Any:
         self.asked.append(local_only)

@@ -27,7 +27,7 @@ class Length:
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
 def test_every_packaged_data_yaml_has_its_vectors(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a change of prompts: ``python -m ultra_dsmoe.text.package datasets/*.yaml --encoder auto --prune``."""
+    """After a change of prompts: ``python -m ultra_dsmoe.text.package datasets/*.yaml encoder=auto prune=True``."""
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
     monkeypatch.setattr(bank, "local_encoders", lambda foreign: iter(()))
     made = encode_bank(data["names"], data.get("prompts"), cache_dir=tmp_path)
@@ -85,7 +85,7 @@ def test_hash_vectors_are_not_shipped(tmp_path: Path) -> None:
         package_vectors([], HashEncoder(), tmp_path)
 
 
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "a.yaml"
     source.write_text("names: {0: spur}\n")
     monkeypatch.setattr(package, "make_encoder", lambda spec: Length())
@@ -95,7 +95,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 @pytest.mark.parametrize("arguments", [["nope.yaml"], ["nope.yaml", "--encoder", "hash"], ["a", "--encoder", "foo"]])
-def test_command_with_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+def test_command_with_a_mistake_ends_with_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 1

@@ -10,8 +10,8 @@ import yaml
 
 from ultra_dsmoe.text import TextBank, class_names, encode_bank, make_encoder
 from ultra_dsmoe.text import prompt_lint as module
-from ultra_dsmoe.text.apart import class_cosines
 from ultra_dsmoe.text.cache import content_key
+from ultra_dsmoe.text.class_separation import class_cosines
 from ultra_dsmoe.text.prompt_lint import PromptFinding, lint_length, lint_section, lint_vectors, lint_wording
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
@@ -63,9 +63,10 @@ def test_form_of_the_section() -> None:
 def test_a_class_without_an_entry_is_a_caution() -> None:
     usable, findings = lint_section(LABELS, {"short": "a bridge", 7: "x"})
     assert usable == {"short": ["a bridge"]}
-    assert kinds(findings) == [("unknown", ("7",)), ("missing", ("spur",)), ("missing", ("pin_hole",))]
-    assert [f.is_fault for f in findings] == [True, False, False]
-    assert str(findings[1]).startswith("caution: spur: no description; ")
+    assert kinds(findings) == [("unknown", ("7",)), ("missing", ("spur", "pin_hole"))]
+    assert [f.is_fault for f in findings] == [True, False]
+    assert str(findings[1]).startswith("caution: spur, pin_hole: no description; ")
+    assert lint_section(LABELS, SOUND)[1] == []
 
 
 def test_the_same_words_in_two_classes_are_a_fault_and_twice_in_one_a_caution() -> None:
@@ -111,6 +112,7 @@ def test_the_common_part_of_a_causal_models_vectors_does_not_count() -> None:
     assert cosine == pytest.approx(float(two.vectors[0] @ two.vectors[1]), abs=1e-6)
     twins = bank([[1, 0], [1, 0], [1, 0]], "causal-lm:toy")
     assert np.isfinite(class_cosines(twins.vectors, twins.encoder)).all()
+    assert kinds(lint_vectors(twins)) == [("close", ("c0", "c1", "c2"))]
 
 
 def test_pictograms_and_vowel_marks_are_words_too() -> None:

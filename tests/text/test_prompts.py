@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from ultra_dsmoe.errors import TextError
@@ -21,7 +24,7 @@ def test_one_list_per_class_in_class_order() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
-def test_no_prompts_gives_templates(nothing: dict | None) -> None:
+def test_no_prompts_gives_templates(nothing: dict[str, Any] | None) -> None:
     assert class_prompts(["spur", "short"], nothing) == [["a photo of a spur defect"], ["a photo of a short defect"]]
 
 
@@ -86,7 +89,7 @@ def test_wrong_names_are_one_line(names: object, match: str) -> None:
         class_names(names)  # type: ignore[arg-type]
 
 
-def test_read_prompts_from_a_bare_mapping_and_from_a_section(tmp_path) -> None:
+def test_read_prompts_from_a_bare_mapping_and_from_a_section(tmp_path: Path) -> None:
     bare, section = tmp_path / "bare.yaml", tmp_path / "data.yaml"
     bare.write_text("spur: [a spike, a thorn]\n")
     section.write_text("names: {0: spur}\nprompts:\n  spur: [a spike, a thorn]\n")
@@ -94,7 +97,7 @@ def test_read_prompts_from_a_bare_mapping_and_from_a_section(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("text", ["spur: [", "- a\n- b\n", "", "prompts: 3\n", "\x00"])
-def test_read_prompts_refuses_what_is_no_mapping(tmp_path, text: str) -> None:
+def test_read_prompts_refuses_what_is_no_mapping(tmp_path: Path, text: str) -> None:
     file = tmp_path / "p.yaml"
     file.write_text(text)
     with pytest.raises(TextError, match="prompts file") as caught:
@@ -102,7 +105,7 @@ def test_read_prompts_refuses_what_is_no_mapping(tmp_path, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_read_prompts_of_a_missing_file(tmp_path) -> None:
+def test_read_prompts_of_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(TextError, match=r"a readable YAML file, got .*nope\.yaml"):
         read_prompts(tmp_path / "nope.yaml")
 

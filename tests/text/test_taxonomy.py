@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_three_ways_to_write_the_same_tree() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
-def test_no_taxonomy_is_a_tree_without_groups(nothing: dict | None) -> None:
+def test_no_taxonomy_is_a_tree_without_groups(nothing: dict[str, Any] | None) -> None:
     tree = Taxonomy.parse(["a", "b", "a"], nothing)  # two classes of one name are fine where no tree must tell them
     assert tree.nodes == ["a", "b", "a"]
     assert tree.edges == []
@@ -119,7 +120,7 @@ def test_a_tree_needs_different_class_names() -> None:
 
 @pytest.mark.parametrize(("names", "tree"), [(BOARD, TREE), ([f"c{i}" for i in range(18)], WIDE)])
 @pytest.mark.parametrize("dim", [2, 5])
-def test_embedding_orders_norms_and_keeps_siblings_together(names: list[str], tree: dict, dim: int) -> None:
+def test_embedding_orders_norms_and_keeps_siblings_together(names: list[str], tree: dict[str, Any], dim: int) -> None:
     taxonomy = Taxonomy.parse(names, tree)
     points = taxonomy.embed(dim=dim)
     assert points.shape == (len(taxonomy.nodes), dim)
@@ -174,7 +175,7 @@ def test_embedding_under_no_grad_and_inference_mode() -> None:
 
 
 def test_a_deep_chain_stays_inside_and_in_order() -> None:
-    chain: dict = {"g0": ["leaf"]}
+    chain: dict[str, Any] = {"g0": ["leaf"]}
     for i in range(1, 20):
         chain = {f"g{i}": chain}
     taxonomy = Taxonomy.parse(["leaf", "other"], chain)
@@ -200,6 +201,6 @@ def test_embedding_is_fast() -> None:
 
 
 @pytest.mark.parametrize("options", [{"dim": 1}, {"dim": 2.5}, {"dim": True}, {"seed": -1}, {"seed": "a"}])
-def test_wrong_embedding_options(options: dict) -> None:
-    with pytest.raises(TextError, match="an integer of at least"):
+def test_wrong_embedding_options(options: dict[str, Any]) -> None:
+    with pytest.raises(TextError, match="a whole number of at least"):
         Taxonomy.parse(["a"], None).embed(**options)

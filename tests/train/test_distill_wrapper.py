@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from net_checks import hook_count, save_net
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
@@ -43,10 +45,6 @@ def pair(student: str | nn.Module = "yolov8n", teacher: str | nn.Module = "yolov
     nets = [make(net) if isinstance(net, str) else net for net in (student, teacher)]
     nets[1].eval().requires_grad_(False)
     return FeatureDistillation(nets[0], nets[1], resolve(kd)).train()
-
-
-def hooks(net: nn.Module) -> int:
-    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in net.modules())
 
 
 def attention_neck() -> dict[str, Any]:
@@ -219,7 +217,7 @@ def test_a_method_may_read_what_the_heads_say(softness: float, logits: str, batc
     torch.testing.assert_close(items["logit_loss"], (taught - said).square().mean() / softness**2)
     (grad,) = torch.autograd.grad(loss[-1], [wrapper.student_model.model[-1].cv3[0][-1].weight])
     assert grad.abs().sum() > 0
-    assert hooks(wrapper) + hooks(wrapper.teacher_model) == 0
+    assert hook_count(wrapper) + hook_count(wrapper.teacher_model) == 0
 
 
 def test_a_student_that_says_what_its_teacher_says_costs_nothing(logits: str, batch: Batch) -> None:
@@ -275,11 +273,11 @@ def test_it_moves_with_the_student() -> None:
 
 def test_no_hook_stays(batch: Batch) -> None:
     wrapper = pair()
-    before = hooks(wrapper) + hooks(wrapper.teacher_model)
+    before = hook_count(wrapper) + hook_count(wrapper.teacher_model)
     wrapper(batch())
     with pytest.raises(RuntimeError), neck_maps(wrapper.student_model):
         wrapper.student_model(torch.zeros(1, 7, 64, 64))
-    assert hooks(wrapper) + hooks(wrapper.teacher_model) == before == 0
+    assert hook_count(wrapper) + hook_count(wrapper.teacher_model) == before == 0
 
 
 # round trips ----------------------------------------------------------------------------------------------------------
@@ -346,26 +344,21 @@ def test_mixed_precision(batch: Batch) -> None:
 # refusals -------------------------------------------------------------------------------------------------------------
 
 
-def save(net: Any, path: Any, task: str = "detect") -> Any:
-    torch.save({"model": net, "train_args": {"task": task}}, path)
-    return path
-
-
-def test_a_teacher_is_read(tmp_path) -> None:
-    teacher = load_teacher(save(make(), tmp_path / "t.pt"))
+def test_a_teacher_is_read(tmp_path: Path) -> None:
+    teacher = load_teacher(save_net(make(), tmp_path / "t.pt"))
     assert not teacher.training
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
 @pytest.mark.parametrize("kind", ["missing", "suffix", "damaged", "other task", "foreign", "no net"])
-def test_bad_teachers_are_one_line(kind: str, tmp_path) -> None:
+def test_bad_teachers_are_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / ("t.onnx" if kind == "suffix" else "t.pt")
     if kind == "other task":
         from ultralytics.nn.tasks import SegmentationModel
 
-        save(SegmentationModel("yolov8n-seg.yaml", nc=6, verbose=False), path, "segment")
+        save_net(SegmentationModel("yolov8n-seg.yaml", nc=6, verbose=False), path, "segment")
     elif kind == "foreign":
-        save(nn.Linear(2, 2), path)
+        save_net(nn.Linear(2, 2), path)
     elif kind == "no net":
         torch.save({"model": {}}, path)
     elif kind != "missing":

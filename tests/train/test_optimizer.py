@@ -29,7 +29,7 @@ from ultra_dsmoe.train.optimizer import FAST_LR, Movement, fits
 from ultra_dsmoe.train.trainer import DSMoETrainer
 
 # Nets that hold all blocks between them, and the image sizes they take.
-NETS = {"dsmoe-n": 64, "dsmoe": 64, "yolov8n-dsmoe": 64, "smodel-n": 128, "no text": 64}
+NETS = {"dsmoe-n": 64, "dsmoe": 64, "yolov8n-dsmoe": 64, "smodel-n": 128, "no text": 64, "yolov8n-gasnet": 64}
 WITHOUT_PARAMETERS = {"Pick"}
 # name, learning rate, iterations: ``auto`` chooses by the last
 OPTIMIZERS = {
@@ -53,6 +53,9 @@ def make_net(name: str) -> DSMoEModel:
     if name == "no text":
         cfg = yaml_model_load("dsmoe-n.yaml")
         cfg["dsmoe"]["text"] = False
+    if name == "yolov8n-gasnet":
+        cfg = yaml_model_load(cfg)
+        cfg["dsmoe"]["split"] = "learned"  # its shares are parameters
     torch.manual_seed(0)
     net = DSMoEModel(cfg, nc=6, verbose=False)
     net.args = get_cfg()
@@ -270,7 +273,7 @@ def at_first_step(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     """Return each parameter's learning rate in the first step, by the host's formula of the warm-up."""
     bias_lr = get_cfg().warmup_bias_lr
     names = {id(p): n for n, p in net.named_parameters()}
-    rates = {}
+    rates: dict[str, float] = {}
     for group in optimizer.param_groups:
         rate = np.interp(0, [0, 100], [bias_lr if group.get("param_group") == "bias" else 0.0, group["lr"]])
         rates |= {names[id(p)]: float(rate) for p in group["params"]}
@@ -309,7 +312,7 @@ def test_scalars_and_gains_have_no_decay_in_groups_that_the_host_leaves_alone() 
 
 def test_gains_that_start_at_zero_are_fast_and_others_are_not() -> None:
     nets = {name: DSMoEModel(f"{name}.yaml", nc=6, verbose=False) for name in ("yolov8n-dsmoe", "dsmoe-n")}
-    paces = {}
+    paces: dict[tuple[str, str], set[tuple[bool, bool]]] = {}
     for name, net in nets.items():
         groups = build(net, "AdamW").param_groups
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -322,7 +325,7 @@ def test_gains_that_start_at_zero_are_fast_and_others_are_not() -> None:
             if isinstance(m, (TextLogits, HubInject, DualAttention)):
                 p = kinds[type(m).__name__](m)
                 fast = rates[id(p)] == pytest.approx(FAST_LR * 0.001)
-                paces.setdefault((name, type(m).__name__), set()).add((fast, not p.any()))
+                paces.setdefault((name, type(m).__name__), set()).add((fast, not bool(p.any())))
     for found in paces.values():
         assert all(fast == zero for fast, zero in found), paces
     assert (True, True) in paces["yolov8n-dsmoe", "TextLogits"]
@@ -332,32 +335,78 @@ def test_gains_that_start_at_zero_are_fast_and_others_are_not() -> None:
 # what stands still ----------------------------------------------------------------------------------------------------
 
 
-def test_what_stands_still_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("ultra_dsmoe.train.optimizer.LOGGER.warning", said.append)
+class Momenta:
+    """Stands for an optimizer whose momenta are what a net's parameters got."""
+
+    def __init__(self, momenta: dict[nn.Parameter, Tensor]) -> None:
+        self.state = {p: {"exp_avg": m} for p, m in momenta.items()}
+
+
+def moved_net(still: str, step: float = 0.003) -> tuple[Movement, dict[str, nn.Parameter]]:
+    """Return a net in which all matrices but those named ``still`` have moved, these along themselves alone."""
     net = make_net("dsmoe-n")
     movement = Movement(net)
-    frozen = net.model[15].image.weight.requires_grad_(False)
     with torch.no_grad():
         for name, p in net.named_parameters():
-            if p is frozen or p.ndim < 2:
-                continue
-            if "cross.w_f" in name or name == "model.0.conv.weight":  # ours and the host's
-                p *= 0.999  # weight decay moves along the parameter
-            else:
-                p += 0.003 * p.square().mean().sqrt() * torch.randn_like(p)
-    movement.report()
+            if p.ndim > 1:
+                noise = step * p.square().mean().sqrt().clamp_min(1e-3) * torch.randn_like(p)
+                p += -0.001 * p if still in name or name == "model.0.conv.weight" else noise  # ours and the host's
+    return movement, dict(net.named_parameters())
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr("ultra_dsmoe.train.optimizer.LOGGER.warning", lines.append)
+    return lines
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "momentum_buffer", "grad"])
+def test_what_stands_still_is_named(said: list[str], name: str) -> None:
+    movement, parameters = moved_net("cross.w_f")
+    optimizer = Momenta({})
+    for p in parameters.values():
+        if name == "grad":
+            p.grad = torch.randn_like(p)
+        else:
+            optimizer.state[p] = {name: 5e-4 * p.detach() + 1e-5 * torch.randn_like(p)}
+    assert movement.report(optimizer)
+    (line,) = said
+    assert line.startswith("model.18.cross.w_f stood still although they get gradients: moved less than 0.01")
+
+
+@pytest.mark.parametrize("momentum", ["none", "zero", "decay", "little"])
+def test_what_gets_no_gradient_rightly_rests(said: list[str], momentum: str) -> None:
+    """As the box branch of a level that no object belongs to: its momentum is weight decay, or nothing at all."""
+    movement, parameters = moved_net("cv2.2")
+    momenta = {p: torch.randn_like(p) for p in parameters.values()}
+    rests = {"zero": torch.zeros_like, "decay": lambda p: 5e-4 * p, "little": lambda p: 1e-6 * torch.randn_like(p)}
+    for name, p in parameters.items():
+        if "cv2.2" in name:
+            del momenta[p]
+            momenta |= {p: rests[momentum](p.detach())} if momentum in rests else {}
+    assert movement.report(Momenta(momenta))
+    assert not said
+
+
+def test_nothing_is_told_of_a_net_that_has_hardly_moved(said: list[str]) -> None:
+    """In an epoch of few warm-up steps rounding alone decides what seems to move; a later epoch tells."""
+    movement, parameters = moved_net("cross.w_f", step=1e-7)
+    momenta = Momenta({p: torch.randn_like(p) for p in parameters.values()})
+    assert not movement.report(momenta)
+    assert not said
+
+
+def test_parameters_that_start_at_zero_hide_nothing(said: list[str]) -> None:
+    movement, parameters = moved_net("cross.w_f")
+    movement.start["model.16.offset_pw.weight"].zero_()
+    movement.report(Momenta({p: torch.randn_like(p) for p in parameters.values()}))
     assert len(said) == 1
-    assert said[0].startswith("model.18.cross.w_f stood still in this epoch")
 
 
-def test_a_net_in_motion_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("ultra_dsmoe.train.optimizer.LOGGER.warning", said.append)
-    net = make_net("dsmoe-n")
-    movement = Movement(net)
+def test_a_net_in_motion_says_nothing(said: list[str]) -> None:
+    movement, parameters = moved_net("none of them")
     with torch.no_grad():
-        for p in net.parameters():
-            p += 0.01 * torch.randn_like(p)
-    movement.report()
+        parameters["model.0.conv.weight"] += 0.01 * torch.randn_like(parameters["model.0.conv.weight"])
+    assert movement.report(Momenta({p: torch.randn_like(p) for p in parameters.values()}))
     assert not said

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from net_checks import save_net
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
@@ -18,11 +18,6 @@ from ultra_dsmoe.train.teacher import check_classes, check_file, check_teacher, 
 
 def net(names: Any = ("a", "b"), channels: int | None = None) -> Any:
     return SimpleNamespace(names=names, yaml={} if channels is None else {"channels": channels})
-
-
-def save(model: Any, path: Path, task: str = "detect") -> Path:
-    torch.save({"model": model, "train_args": {"task": task}}, path)
-    return path
 
 
 @pytest.fixture
@@ -83,7 +78,7 @@ def test_a_teacher_comes_frozen_out_of_a_distillations_wrapper_too(weights_dir: 
     wrapper = nn.Module()
     wrapper.student_model = model  # type: ignore[assignment]
     for content in (model, wrapper):
-        loaded = load_teacher(save(content, weights_dir / "t.pt"))
+        loaded = load_teacher(save_net(content, weights_dir / "t.pt"))
         assert isinstance(loaded, DetectionModel)
         assert not any(m.training for m in loaded.modules())
         assert not any(p.requires_grad for p in loaded.parameters())
@@ -91,7 +86,7 @@ def test_a_teacher_comes_frozen_out_of_a_distillations_wrapper_too(weights_dir: 
 
 def test_another_task_is_refused(weights_dir: Path) -> None:
     model = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
-    path = save(model, weights_dir / "t.pt", task="segment")
+    path = save_net(model, weights_dir / "t.pt", task="segment")
     with pytest.raises(WeightsError, match=r"a detector as teacher, got .*t\.pt \(Detect, task segment\)$"):
         load_teacher(path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from net_checks import results_of
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
@@ -59,15 +59,12 @@ def trainer(write_data: WriteData, tmp_path: Path) -> Callable[..., DSMoETrainer
     return make
 
 
-def columns(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "results.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 # text and taxonomy ----------------------------------------------------------------------------------------------------
 
 
-def test_descriptions_come_one_by_one_where_the_yaml_says_so(trainer, write_data: WriteData) -> None:
+def test_descriptions_come_one_by_one_where_the_yaml_says_so(
+    trainer: Callable[..., DSMoETrainer], write_data: WriteData
+) -> None:
     """And from weights of either kind: a mean counts as one description, several are averaged."""
     cfg = yaml_model_load("dsmoe-n.yaml")
     cfg["dsmoe"]["descriptions"] = "attended"
@@ -85,7 +82,7 @@ def test_descriptions_come_one_by_one_where_the_yaml_says_so(trainer, write_data
     torch.testing.assert_close(back.blocks(TextSemantics)[0].bank, pooled)
 
 
-def test_prompts_come_from_the_data_yaml(trainer, write_data: WriteData) -> None:
+def test_prompts_come_from_the_data_yaml(trainer: Callable[..., DSMoETrainer], write_data: WriteData) -> None:
     own = trainer(write_data(prompts={"spur": "a thorn"})).get_model("dsmoe-n.yaml", verbose=False)
     assert own.text_info["prompts"][4] == ["a photo of a spur defect: a thorn"]
     assert own.text_info["prompts"][3] == ["a photo of a short defect"]
@@ -96,13 +93,15 @@ def test_prompts_come_from_the_data_yaml(trainer, write_data: WriteData) -> None
     torch.testing.assert_close(row.bank, torch.from_numpy(expected))
 
 
-def test_neither_prompts_nor_taxonomy_is_fine(trainer, write_data: WriteData) -> None:
+def test_neither_prompts_nor_taxonomy_is_fine(trainer: Callable[..., DSMoETrainer], write_data: WriteData) -> None:
     bare = trainer(write_data(prompts=None, taxonomy=None)).get_model("dsmoe-n.yaml", verbose=False)
     assert bare.text_info["prompts"][0] == ["a photo of a missing hole defect"]
     assert len(bare.blocks(HyperbolicFusion)[0].edges) == 0
 
 
-def test_a_prompt_file_wins_over_the_data_yaml(trainer, write_data: WriteData, tmp_path: Path) -> None:
+def test_a_prompt_file_wins_over_the_data_yaml(
+    trainer: Callable[..., DSMoETrainer], write_data: WriteData, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("spur: [a needle of copper]\n")
     data = write_data(prompts={"spur": "a thorn", "short": "a bridge"})
@@ -111,7 +110,7 @@ def test_a_prompt_file_wins_over_the_data_yaml(trainer, write_data: WriteData, t
     assert net.text_info["prompts"][3] == ["a photo of a short defect: a bridge"]
 
 
-def test_taxonomy_sets_the_radii(trainer, write_data: WriteData) -> None:
+def test_taxonomy_sets_the_radii(trainer: Callable[..., DSMoETrainer], write_data: WriteData) -> None:
     deep = {"copper": [{"bridge": ["short", "spur"]}, "mouse_bite"]}
     (block,) = trainer(write_data(taxonomy=deep)).get_model("dsmoe-n.yaml", verbose=False).blocks(HyperbolicFusion)
     (flat,) = trainer(write_data(taxonomy=None)).get_model("dsmoe-n.yaml", verbose=False).blocks(HyperbolicFusion)
@@ -122,7 +121,7 @@ def test_taxonomy_sets_the_radii(trainer, write_data: WriteData) -> None:
     assert not torch.equal(flat.radius, block.radius)
 
 
-def test_keys_reach_the_net(trainer) -> None:
+def test_keys_reach_the_net(trainer: Callable[..., DSMoETrainer]) -> None:
     net = trainer(dsmoe_topk=3, dsmoe_moe="dense").get_model("dsmoe-n.yaml", verbose=False)
     assert [m.k for m in (*net.blocks(ExpertGate), *net.blocks(SparseMoE))] == [3, 3]
     assert net.blocks(SparseMoE)[0].mode == "dense"
@@ -131,7 +130,9 @@ def test_keys_reach_the_net(trainer) -> None:
 # one class for all ----------------------------------------------------------------------------------------------------
 
 
-def test_a_single_class_is_described_by_what_describes_all(trainer, write_data: WriteData) -> None:
+def test_a_single_class_is_described_by_what_describes_all(
+    trainer: Callable[..., DSMoETrainer], write_data: WriteData
+) -> None:
     run = trainer(write_data(prompts={"spur": ["a thorn", "a spike"]}), single_cls=True)
     assert (run.data["names"], run.data["nc"], run.args.single_cls) == ({0: "item"}, 1, True)
     net = run.get_model("dsmoe-n.yaml", verbose=False)
@@ -144,7 +145,9 @@ def test_a_single_class_is_described_by_what_describes_all(trainer, write_data: 
     assert len(net.blocks(HyperbolicFusion)[0].edges) == 0
 
 
-def test_a_single_class_with_words_of_its_own(trainer, write_data: WriteData, tmp_path: Path) -> None:
+def test_a_single_class_with_words_of_its_own(
+    trainer: Callable[..., DSMoETrainer], write_data: WriteData, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("item: [anything that no sound board has]\n")
     net = trainer(single_cls=True, dsmoe_prompts=str(file)).get_model("dsmoe-n.yaml", verbose=False)
@@ -167,7 +170,7 @@ def test_a_single_class_from_start_to_validation(tiny_boards: Path, tmp_path: Pa
 class Shouts(DetectionTrainer):
     """A trainer as the host's guide has it: one method changed."""
 
-    def get_model(self, cfg=None, weights=None, verbose=True):
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         net = super().get_model(cfg, weights, verbose)
         net.loud = True
         return net
@@ -176,7 +179,7 @@ class Shouts(DetectionTrainer):
 class Replaces(DetectionTrainer):
     """A trainer that builds a net of the host's."""
 
-    def get_model(self, cfg=None, weights=None, verbose=True):
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> DetectionModel:
         return DetectionModel("yolo11n.yaml", nc=self.data["nc"], verbose=False)
 
 
@@ -189,7 +192,7 @@ def test_a_trainer_of_the_users_trains_our_net(tiny_boards: Path, tmp_path: Path
     assert type(yolo.model) is DSMoEModel
     assert yolo.model.loud
     assert yolo.model.text_info["names"][4] == "spur"
-    assert columns(tmp_path / "mine")[0].keys() >= ROUTER
+    assert results_of(tmp_path / "mine")[0].keys() >= ROUTER
 
 
 @pytest.mark.parametrize(
@@ -218,7 +221,7 @@ def test_trainers_that_need_no_mixing(trainer: type) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "MuSGD"])
-def test_scalars_get_a_faster_pace(optimizer: str, trainer) -> None:
+def test_scalars_get_a_faster_pace(optimizer: str, trainer: Callable[..., DSMoETrainer]) -> None:
     run = trainer()
     net = run.get_model("dsmoe-n.yaml", verbose=False)
     built = run.build_optimizer(net, name=optimizer, lr=0.01, decay=5e-4)
@@ -259,14 +262,14 @@ def interrupted(tiny_boards: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def resumed(interrupted: Path) -> tuple[DSMoEModel, DSMoEModel, Path]:
     """Return the net at the interruption, the net at the end, and the run folder."""
     last = interrupted / "weights" / "last.pt"
-    before = deepcopy(YOLO(last).model)
-    yolo = YOLO(last)
+    before: Any = deepcopy(YOLO(last).model)
+    yolo: Any = YOLO(last)
     yolo.train(resume=True, plots=False)
     return before, yolo.model, interrupted
 
 
-def test_results_have_router_columns(resumed) -> None:
-    rows = columns(resumed[2])
+def test_results_have_router_columns(resumed: tuple[DSMoEModel, DSMoEModel, Path]) -> None:
+    rows = results_of(resumed[2])
     assert len(rows) == 2
     assert rows[0].keys() >= ROUTER | {"train/align_loss", "train/aux_loss"}
     assert {name for name in rows[0] if name.startswith("val/")} == {"val/box_loss", "val/cls_loss", "val/dfl_loss"}
@@ -278,7 +281,7 @@ def test_results_have_router_columns(resumed) -> None:
         assert float(row["train/align_loss"]) > 0
 
 
-def test_resume_keeps_text_and_topk(resumed) -> None:
+def test_resume_keeps_text_and_topk(resumed: tuple[DSMoEModel, DSMoEModel, Path]) -> None:
     before, after, _ = resumed
     assert type(after) is DSMoEModel
     assert after.text_info == before.text_info
@@ -292,7 +295,9 @@ def test_resume_keeps_text_and_topk(resumed) -> None:
     assert len(moved) > 100, "the second epoch trained nothing"
 
 
-def test_fine_tuning_on_other_classes(resumed, tiny_boards: Path, tmp_path: Path) -> None:
+def test_fine_tuning_on_other_classes(
+    resumed: tuple[DSMoEModel, DSMoEModel, Path], tiny_boards: Path, tmp_path: Path
+) -> None:
     weights = resumed[2] / "weights" / "last.pt"
     content = yaml.safe_load(tiny_boards.read_text())
     labels = tmp_path / "labels"
@@ -317,7 +322,9 @@ def test_fine_tuning_on_other_classes(resumed, tiny_boards: Path, tmp_path: Path
     torch.testing.assert_close(net.model[0].conv.weight, stem, rtol=0, atol=2e-3)  # kept but for half precision
 
 
-def test_same_classes_keep_their_text(resumed, trainer, write_data: WriteData) -> None:
+def test_same_classes_keep_their_text(
+    resumed: tuple[DSMoEModel, DSMoEModel, Path], trainer: Callable[..., DSMoETrainer], write_data: WriteData
+) -> None:
     weights = YOLO(resumed[2] / "weights" / "last.pt").model
     kept = trainer(write_data(prompts=None), dsmoe_text=None).get_model(weights.yaml, deepcopy(weights), verbose=False)
     assert kept.text_info == weights.text_info
@@ -342,7 +349,7 @@ def test_one_mixture_in_a_yolo11_trains_and_exports(tiny_boards: Path, tmp_path:
     assert type(yolo.model) is DSMoEModel
     assert [(m.experts, m.k) for m in yolo.model.blocks(SparseMoE)] == [(8, 2)]
     yolo.train(data=tiny_boards, epochs=1, project=str(tmp_path), name="moe", val=False, **QUICK)
-    assert columns(tmp_path / "moe")[0].keys() >= ROUTER
+    assert results_of(tmp_path / "moe")[0].keys() >= ROUTER
     assert yolo.model.text_info is None
     from ultra_dsmoe.export.parity import compare
 
@@ -368,7 +375,13 @@ def test_one_mixture_in_a_yolo11_trains_and_exports(tiny_boards: Path, tmp_path:
     ],
 )
 def test_user_errors_leave_no_run_folder(
-    sections, overrides, error, message: str, trainer, write_data, tmp_path
+    sections: Any,
+    overrides: Any,
+    error: Any,
+    message: str,
+    trainer: Callable[..., DSMoETrainer],
+    write_data: WriteData,
+    tmp_path: Path,
 ) -> None:
     run = trainer(write_data(**sections), **overrides)
     with pytest.raises(error, match=message) as e:
@@ -377,21 +390,23 @@ def test_user_errors_leave_no_run_folder(
     assert not (tmp_path / "run").exists()
 
 
-def test_text_keys_need_a_model_with_text(trainer) -> None:
+def test_text_keys_need_a_model_with_text(trainer: Callable[..., DSMoETrainer]) -> None:
     cfg = yaml_model_load("dsmoe-n.yaml")
     cfg["dsmoe"]["text"] = False
     with pytest.raises(ConfigError, match=r"dsmoe_text: expected a model with a TextSemantics row, got hash"):
         trainer().get_model(cfg, verbose=False)
 
 
-def test_foreign_weights_are_refused(trainer, tmp_path: Path) -> None:
+def test_foreign_weights_are_refused(trainer: Callable[..., DSMoETrainer], tmp_path: Path) -> None:
     stock = DetectionModel("yolo11n.yaml", verbose=False)
     with pytest.raises(WeightsError, match=r"expected a checkpoint of dsmoe-n\.yaml, got yolo11n\.yaml, of which"):
         trainer().get_model("dsmoe-n.yaml", stock, verbose=False)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_with_other_files_stays(trainer, write_data: WriteData, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_stays(
+    trainer: Callable[..., DSMoETrainer], write_data: WriteData, tmp_path: Path
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
     with pytest.raises(TextError):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from ultra_dsmoe.errors import ConfigError, did_you_mean, nearest
 
+__all__ = ["TABLE", "Entry", "near_miss", "page", "run"]
+
 
 class Entry(NamedTuple):
     """Where a sub-command is, and what it does in a line."""

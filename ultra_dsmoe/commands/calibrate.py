@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, text, whole
-from ultra_dsmoe.commands.opening import output_file, progress, tell
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
+from ultra_dsmoe.commands.opening import output_file, print_notes, progress
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
-from ultra_dsmoe.evaluate.paired import BOOT, HEAD, base_cells
-from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.evaluate.paired_bootstrap import BOOT, HEAD, base_cells
+from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain import sharpness
 from ultra_dsmoe.explain.paraphrases import sentence
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole
 
 
 def run(options: Given) -> int:
@@ -23,16 +24,17 @@ def run(options: Given) -> int:
     found = sharpness.calibrate(
         evaluation, options.get("boot", BOOT), options.get("seed", 0), progress=progress("sharpness")
     )
-    print(aligned(sharpness.cells(found)))
-    told = [sentence(change, *ends) for change, ends in zip(found.effect.change, found.effect.ranges, strict=True)]
+    print(align_columns(sharpness.cells(found)))
+    readings = [sentence(change, *ends) for change, ends in zip(found.effect.change, found.effect.ranges, strict=True)]
     trained = ["as trained", "", *base_cells(found.base), ""]
-    fitted = [f"x {found.factor:.2f}", "", *found.effect.cells(), f"mAP50 {told[0]}, mAP50-95 {told[1]}"]
-    print(f"\non the other half:\n{aligned([['sharpness', '', *HEAD, ''], trained, fitted])}")
+    fitted = [f"x {found.factor:.2f}", "", *found.effect.cells(), f"mAP50 {readings[0]}, mAP50-95 {readings[1]}"]
+    print(f"\non the other half:\n{align_columns([['sharpness', '', *HEAD, ''], trained, fitted])}")
     if found.factor == 1:
-        told = ["the trained sharpness is the best: the file written is as it was"]
+        readings = ["the trained sharpness is the best: the file written is as it was"]
     else:
-        told = [f"temperature of the gate: {', '.join(f'{tau:.4f}' for tau in found.taus)}"]
-    tell([*found.notes, *told], write_files(out.parent, {out.name: sharpness.checkpoint_with(path, found.taus)}))
+        readings = [f"temperature of the gate: {', '.join(f'{tau:.4f}' for tau in found.taus)}"]
+    files = write_files(out.parent, {out.name: sharpness.checkpoint_with(path, found.taus)})
+    print_notes([*found.notes, *readings], files)
     return 0
 
 

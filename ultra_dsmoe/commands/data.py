@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, text, whole
+from ultra_dsmoe.commands.arguments import DATA
 from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged, splice
 from ultra_dsmoe.data.boards import demo
 from ultra_dsmoe.data.convert import archive, voc
+from ultra_dsmoe.data.convert.layout_check import absent_classes
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole
 
 
 def shares(key: str, value: str) -> tuple[int, ...]:
@@ -41,6 +43,7 @@ def make(options: Given) -> int:
     start = time.monotonic()
     file = demo.generate(root, train, val, options.get("seed", demo.SEED), options.get("size", demo.SIZE), _bar)
     print(f"pcb-demo: {train} + {val} boards in {time.monotonic() - start:.1f} s; train with data={file}")
+    _caution(file.parent)
     return 0
 
 
@@ -81,7 +84,14 @@ def _say_done(options: Given, root: Path) -> int:
     """Tell where the images are and how to use them."""
     name = options["name"].removesuffix(".yaml")
     print(f"{name}: images are in {root}; train with data={root / 'data.yaml' if 'out' in options else name + '.yaml'}")
+    _caution(root)
     return 0
+
+
+def _caution(root: Path) -> None:
+    """Tell of classes that a new set does not show in one of its splits."""
+    if absent := absent_classes(root):
+        print(f"caution: {absent}")
 
 
 _NAME = {"name": "name of a packaged set, such as deeppcb ('dsmoe-yolo data list' shows them)"}
@@ -93,10 +103,10 @@ MAKE = Command(
     "Generates pcb-demo, or a variant of it under out=.",
     {
         "name": Option(text, "pcb-demo"),
-        "train": Option(whole(0), "training boards", str(demo.TRAIN)),
-        "val": Option(whole(0), "validation boards", str(demo.VAL)),
+        "train": Option(whole(1), "training boards", str(demo.TRAIN)),
+        "val": Option(whole(1), "validation boards", str(demo.VAL)),
         "seed": Option(whole(0, MAX_SEED), "of what is drawn", str(demo.SEED)),
-        "size": Option(whole(1), "side of the images in pixels", str(demo.SIZE)),
+        "size": Option(whole(demo.MIN_SIZE, demo.MAX_SIZE), "side of the images in pixels", str(demo.SIZE)),
         "out": _OUT,
     },
     make,
@@ -129,7 +139,7 @@ SPLICE = Command(
     {
         "data": Option(text, "data YAML of the set, such as neu-det.yaml"),
         "class": Option(text, "name of the class, such as crazing"),
-        "add": Option(whole(0), "how many images to add", "as many as the class has"),
+        "add": Option(whole(1), "how many images to add", "as many as the class has"),
         "seed": Option(whole(0, MAX_SEED), "of turns, partners and seams", str(splice.SEED)),
         "out": Option(text, "folder to make"),
     },

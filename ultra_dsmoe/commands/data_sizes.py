@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, text, whole
-from ultra_dsmoe.commands.opening import output_file, tell
+from ultra_dsmoe.commands.arguments import DATA
+from ultra_dsmoe.commands.opening import output_file, print_notes
 from ultra_dsmoe.constants import MAX_SEED, MIN_PIXELS
 from ultra_dsmoe.data import box_sizes as sizes
 from ultra_dsmoe.data.box_sizes import Advice, Boxes, Clusters
-from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole
 
 PICTURE = "box-sizes.png"
 
@@ -22,14 +23,16 @@ def run(options: Given) -> int:
     """Print what the sizes ask for, and draw them."""
     out = output_file(options.get("out", PICTURE), (".png",))
     boxes = sizes.read_boxes(options["data"], options.get("imgsz", sizes.IMGSZ))
-    clusters = sizes.cluster(boxes.sizes, options.get("clusters", sizes.CLUSTERS), options.get("seed", 0))
+    clusters = sizes.cluster(boxes.sizes, options.get("clusters"), options.get("seed", 0))
     from ultra_dsmoe.explain.plots.box_sizes import draw
 
     picture = draw(boxes, clusters, f"Box sizes of {Path(options['data']).name} at imgsz={boxes.imgsz}")
     for line in lines(boxes, clusters, sizes.advise(boxes)):
         print(line)
     write_files(out.absolute().parent, {out.name: picture})
-    tell([], [out])
+    count = len(clusters.centres)
+    fewer = "clusters" not in options and count < sizes.CLUSTERS
+    print_notes([f"clusters: {count} instead of {sizes.CLUSTERS}, there are no more box sizes"] if fewer else [], [out])
     return 0
 
 
@@ -40,7 +43,7 @@ def lines(boxes: Boxes, clusters: Clusters, advice: Advice) -> Iterator[str]:
     yield f"{len(boxes.sizes)} boxes ({split}) in {len(boxes.longest)} images, longer side {native:.0f} px (median)"
     pairs = zip(clusters.centres, clusters.shares, strict=True)
     rows = [[str(i), "", f"{w:.1f}", f"{h:.1f}", f"{100 * s:.1f} %", ""] for i, ((w, h), s) in enumerate(pairs, 1)]
-    yield aligned([["centre", "", "width", "height", "boxes", ""], *rows])
+    yield align_columns([["centre", "", "width", "height", "boxes", ""], *rows])
     for kind, levels in zip(("with P2", "without"), advice.levels, strict=True):
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in levels.items())
         yield f"levels {kind}: {shares} (by size: {sizes.CELLS} to {2 * sizes.CELLS} strides)"
@@ -74,7 +77,7 @@ picture.""",
     {
         "data": Option(text, "data YAML"),
         "imgsz": Option(whole(MIN_PIXELS, 8192), "image size to look at", str(sizes.IMGSZ)),
-        "clusters": Option(whole(1, 64), "centres of K-means", str(sizes.CLUSTERS)),
+        "clusters": Option(whole(1, 64), "centres of K-means", f"{sizes.CLUSTERS}, fewer if there are fewer sizes"),
         "seed": Option(whole(0, MAX_SEED), "of the first centres", "0"),
         "out": Option(text, "picture to write, a .png file", PICTURE),
     },

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
-from ultra_dsmoe.commands.opening import output_folder, tell
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
+from ultra_dsmoe.commands.opening import output_folder, print_notes
 from ultra_dsmoe.distill.config import TEMPERATURE
 from ultra_dsmoe.evaluate.evaluation import checked_device, quiet
-from ultra_dsmoe.explain.distill_masks import IMAGES, dataset, level_masks, telling
+from ultra_dsmoe.explain.distill_masks import IMAGES, dataset, level_masks, nesting_ratio
 from ultra_dsmoe.explain.plots.distill_masks import draw
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, whole
 from ultra_dsmoe.train.teacher import load_teacher
 
 
@@ -23,7 +24,7 @@ def run(options: Given) -> int:
     folder = output_folder(path, options.get("out"), "distill_masks")
     images = dataset(options, teacher)
     teacher.to(device)
-    order = sorted(range(len(images)), key=lambda i: -telling(images.labels[i]["bboxes"]))
+    order = sorted(range(len(images)), key=lambda i: -nesting_ratio(images.labels[i]["bboxes"]))
     written: dict[str, bytes] = {}
     for i in order[: options.get("images", IMAGES)]:
         item = images[i]
@@ -32,7 +33,7 @@ def run(options: Given) -> int:
         name = Path(item["im_file"]).stem
         title = f"What {path.name} makes its student look at: {Path(item['im_file']).name}, T = {temperature:g}"
         written[f"distill_masks_{name}.png"] = draw(item["img"].permute(1, 2, 0).numpy(), boxes.cpu(), levels, title)
-    tell([], write_files(folder, written))
+    print_notes([], write_files(folder, written))
     return 0
 
 

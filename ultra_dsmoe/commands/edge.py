@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ultra_dsmoe.commands.arguments import Command, Given, Option, number, one_of, text, whole, yes_no
 from ultra_dsmoe.constants import MODES
 from ultra_dsmoe.edge import preflight
 from ultra_dsmoe.edge.preflight import Plan, Report, Verdict
 from ultra_dsmoe.edge.recipes import MODE, OPSET, PRECISIONS, Recipe
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.runtime.engine import MEGABYTE, build_engine
+from ultra_dsmoe.parsing import Command, Given, Option, one_of, text, whole, yes_no
+from ultra_dsmoe.runtime.engine import BUILD as BUILD  # the box's own command, listed with these
 
 SOFTWARE = ("python", "torch", "tensorrt", "driver")
 
@@ -92,17 +92,6 @@ def _recipe_lines(recipe: Recipe) -> Iterator[str]:
     yield "  python -m ultra_dsmoe.runtime.engine best.onnx"
 
 
-def build(options: Given) -> int:
-    """Build the engine."""
-    print(f"building an engine from {options['model']}: this takes minutes", flush=True)
-    built = build_engine(
-        options["model"], options.get("out"), precision=options.get("precision", "fp32"),
-        workspace=options.get("workspace"),
-    )  # fmt: skip
-    print(f"{built}: {built.stat().st_size / MEGABYTE:.1f} MB")
-    return 0
-
-
 LINT = Command(
     "edge lint",
     "Says what TensorRT 8.6 would refuse or misread in an ONNX file; exit code 1 if there is a fault.",
@@ -125,17 +114,4 @@ CHECK = Command(
         "mode": Option(one_of(MODES), "dsmoe_moe of the export", MODE),
     },
     check,
-)
-BUILD = Command(
-    "edge build",
-    "Builds a TensorRT engine on the box that will run it. Without the training stack on the box: python -m "
-    "ultra_dsmoe.runtime.engine best.onnx.",
-    {
-        "model": Option(text, "ONNX file written by `yolo export ... format=onnx opset=17`"),
-        "precision": Option(one_of(PRECISIONS), "|".join(PRECISIONS) + "; int8 for files with Q/DQ nodes", "fp32"),
-        "workspace": Option(number(0, 1024), "limit of the builder's working memory in GiB", "the builder's own"),
-        "out": Option(text, "file to write", "the model's name with .engine"),
-    },
-    build,
-    {"model": "one .onnx file as first argument, such as best.onnx"},
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, several_of, whole
-from ultra_dsmoe.commands.opening import opened, progress, tell
-from ultra_dsmoe.evaluate.paired import BOOT
-from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
+from ultra_dsmoe.commands.opening import opened, print_notes, progress
+from ultra_dsmoe.evaluate.paired_bootstrap import BOOT
+from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import catalogue
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, several_of, whole
 
 
 def run(options: Given) -> int:
@@ -23,8 +24,8 @@ def run(options: Given) -> int:
     )
     page = knockout.markdown(report, options.line)
     files = write_files(folder, {"knockout.csv": knockout.as_csv(report).encode(), "knockout.md": page.encode()})
-    print(aligned(knockout.cells(report)))
-    tell(report.notes, files)
+    print(align_columns(knockout.cells(report)))
+    print_notes(report.notes, files)
     return 0
 
 

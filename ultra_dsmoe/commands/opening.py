@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
+from ultra_dsmoe.files import can_write
 
 
 def opened(options: dict[str, Any], name: str) -> tuple[Evaluation, Path]:
@@ -35,7 +35,7 @@ def output_folder(checkpoint: Path, given: str | None, name: str) -> Path:
     run = checkpoint.parent.parent if checkpoint.parent.name == "weights" else checkpoint.parent
     folder = Path(given) if given else run / name
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+    if not nearest.is_dir() or not can_write(nearest):
         raise ConfigError("out", "a folder that can be written", str(folder))
     return folder
 
@@ -49,7 +49,7 @@ def output_file(name: str, suffixes: tuple[str, ...]) -> Path:
     path = Path(name)
     if path.suffix not in suffixes or path.is_dir():
         raise ConfigError("out", f"a file that ends in {' or '.join(suffixes)}", name)
-    if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+    if not path.absolute().parent.is_dir() or not can_write(path.absolute().parent):
         raise ConfigError("out", "a file in a folder that exists and can be written", name)
     return path
 
@@ -59,6 +59,6 @@ def progress(what: str) -> Callable[[str], None]:
     return lambda line: print(f"{what} {line}", file=sys.stderr, flush=True)
 
 
-def tell(notes: list[str], files: list[Path]) -> None:
+def print_notes(notes: list[str], files: list[Path]) -> None:
     """Print what there is to say, and the files that were written."""
     print(*notes, *(f"written: {path}" for path in files), sep="\n")

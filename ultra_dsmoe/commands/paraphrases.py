@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, text, whole
-from ultra_dsmoe.commands.opening import opened, progress, tell
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
+from ultra_dsmoe.commands.opening import opened, print_notes, progress
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.evaluate.paired import BOOT
-from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.evaluate.paired_bootstrap import BOOT
+from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain import paraphrases
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole
 
 
 def several_files(key: str, value: str) -> list[str]:
@@ -31,8 +32,8 @@ def run(options: Given) -> int:
         progress=progress("wording"),
     )
     files = write_files(folder, {"paraphrases.csv": paraphrases.as_csv(report).encode()})
-    print(aligned(paraphrases.cells(report)))
-    tell(report.notes, files)
+    print(align_columns(paraphrases.cells(report)))
+    print_notes(report.notes, files)
     return 0
 
 

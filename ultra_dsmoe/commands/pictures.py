@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from ultralytics.data.utils import check_det_dataset
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
-from ultra_dsmoe.commands.opening import opened, tell
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
+from ultra_dsmoe.commands.opening import opened, print_notes
 from ultra_dsmoe.commands.routing import SHUFFLES_OPTION
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.explain.attention import IMAGES, attention_files
+from ultra_dsmoe.explain.bands import band_files
 from ultra_dsmoe.explain.pictures import disk_files, gate_files
 from ultra_dsmoe.explain.poincare_anchors import read_taxonomy
 from ultra_dsmoe.explain.routing_map import SHUFFLES
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, whole
 
 
 def run(options: Given) -> int:
@@ -27,11 +29,13 @@ def run(options: Given) -> int:
         *gate_files(evaluation, content, shuffles, seed),
         disk_files(evaluation, taxonomy, seed),
         attention_files(evaluation, options.get("images", IMAGES)),
+        band_files(evaluation, options.get("images", IMAGES)),
     ]
     written = {name: made for files, _ in parts for name, made in files.items()}
     if not written:
-        raise ConfigError("model", "a network with experts, hyperbolic distances or attention", str(evaluation.path))
-    tell([note for _, notes in parts for note in notes], write_files(folder, written))
+        shown = "experts, hyperbolic distances, attention or bands"
+        raise ConfigError("model", f"a network with {shown}", str(evaluation.path))
+    print_notes([note for _, notes in parts for note in notes], write_files(folder, written))
     return 0
 
 
@@ -39,12 +43,13 @@ COMMAND = Command(
     "pictures",
     """Draws what a DS-MoE checkpoint does on a data set: routing_map.png (defect classes against experts, as
 'dsmoe-yolo routing' does), routing_sizes.png (defect sizes against experts) poincare_disk.png (class anchors and
-taxonomy) and attention_<image>.png (what neck and class branches weigh where), with their numbers as CSV beside them.
-What the net has not is left out: of a T- or S-model the attention is drawn.""",
+taxonomy), attention_<image>.png (what neck and class branches weigh where) and bands_<image>.png (low and high band of
+a frequency enhancement, with its gates), with their numbers as CSV beside them. What the net has not is left out: of a
+T- or S-model the attention is drawn, of a GASNet-style one the bands.""",
     {
         **evaluation_options("pictures"),
         "shuffles": SHUFFLES_OPTION,
-        "images": Option(whole(1, 50), "how many the attention is drawn on, each class in its turn", str(IMAGES)),
+        "images": Option(whole(1, 50), "how many attention and bands are drawn on, by classes in turn", str(IMAGES)),
     },
     run,
     CHECKPOINT,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from ultra_dsmoe.commands.arguments import Command, Given, Option, one_of, text, whole
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export.images import split_images, spread
 from ultra_dsmoe.logs import at_level
+from ultra_dsmoe.parsing import Command, Given, Option, one_of, text, whole
 
 try:
     from ultra_dsmoe.export import quantize

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
-from ultra_dsmoe.commands.opening import opened, tell
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
+from ultra_dsmoe.commands.opening import opened, print_notes
 from ultra_dsmoe.explain.routing_map import SHUFFLES, collect, routing_files
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, whole
 
 SHUFFLES_OPTION = Option(whole(20, 100_000), "of routes between images, for chance", str(SHUFFLES))
 
@@ -15,7 +16,7 @@ def run(options: Given) -> int:
     evaluation, folder = opened(options, "routing")
     maps, images = collect(evaluation, options.get("shuffles", SHUFFLES), options.get("seed", 0))
     written, notes = routing_files(maps, images, evaluation)
-    tell(notes, write_files(folder, written))
+    print_notes(notes, write_files(folder, written))
     return 0
 
 

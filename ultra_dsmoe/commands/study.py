@@ -6,12 +6,12 @@ import signal
 import sys
 from pathlib import Path
 
-from ultra_dsmoe.commands.arguments import Command, Given, Option, text, whole, yes_no
 from ultra_dsmoe.commands.opening import output_folder
+from ultra_dsmoe.parsing import Command, Given, Option, text, whole, yes_no
 from ultra_dsmoe.study.reader import read_plan
 from ultra_dsmoe.study.report import write_report
+from ultra_dsmoe.study.results_csv import disk_full_errors
 from ultra_dsmoe.study.runner import Study, yolo_command
-from ultra_dsmoe.study.table import room
 
 RUNS = "runs/studies"
 RESULTS = "docs/results"  # of a checkout, which keeps the cells of its studies
@@ -38,11 +38,11 @@ def run(options: Given) -> int:
         return 0
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        with room(study.folder, "the files of its cells"):
+        with disk_full_errors(study.folder, "the files of its cells"):
             failed = study.run(options.get("jobs", 1), train=not options.get("report", False))
         rows = [study.rows[c.name] for c in plan.cells() if c.name in study.rows]
         if rows:
-            with room(study.out, "page and picture"):
+            with disk_full_errors(study.out, "page and picture"):
                 print("\n".join(write_report(plan, rows, study.out)))
     except KeyboardInterrupt:
         print("study: stopped; the same command goes on from here", file=sys.stderr)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ultra_dsmoe.commands.arguments import DATA, Command, Given, Option, number, text, whole, yes_no
+from ultra_dsmoe.commands.arguments import DATA
 from ultra_dsmoe.commands.opening import output_file, progress
 from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import ConfigError, DataError, TextError, did_you_mean
 from ultra_dsmoe.files import write_files
+from ultra_dsmoe.parsing import Command, Given, Option, number, text, whole, yes_no
 from ultra_dsmoe.text import cache, class_names, encode_bank, generate, read_prompts
-from ultra_dsmoe.text.apart import CLOSEST
 from ultra_dsmoe.text.bank import TextBank
+from ultra_dsmoe.text.class_separation import CLOSEST
 from ultra_dsmoe.text.prompts import read_data
 
 CLOSE_PAIRS = 3  # printed of the cosines
@@ -28,12 +27,12 @@ def lint(options: Given) -> int:
     from ultra_dsmoe.text import prompt_lint
 
     labels, section = _sections(options)
-    if not section:
-        need = "descriptions in the data YAML, or prompts=FILE.yaml ('dsmoe-yolo text generate' writes one)"
-        raise TextError("prompts", need, f"none in {options.get('prompts', options['data'])}")
+    if "prompts" in options and not section:
+        raise TextError("prompts", "a mapping {class: [texts]}", f"nothing in {options['prompts']}")
     usable, findings = prompt_lint.lint_section(labels, section)
     findings += prompt_lint.lint_wording(usable)
-    bank = encode_bank(labels, usable, options.get("encoder", "auto"), apart=False)  # the findings say it better
+    # The findings say of close classes what a warning would.
+    bank = encode_bank(labels, usable, options.get("encoder", "auto"), check_separation=False)
     findings += prompt_lint.lint_vectors(bank, options.get("closest", CLOSEST))
     too_long, note = prompt_lint.lint_length(bank)
     findings += too_long
@@ -44,7 +43,8 @@ def lint(options: Given) -> int:
     faults = sum(f.is_fault for f in findings)
     count = sum(len(texts) for texts in usable.values())
     counted = f"{faults} fault{'s' * (faults != 1)}" if faults else "no fault"
-    print(f"{count} descriptions of {len(labels)} classes, {bank.encoder}: {counted}")
+    judged = f"{count} descriptions of {len(labels)} classes" if count else f"{len(labels)} classes by name alone"
+    print(f"{judged}, {bank.encoder}: {counted}")
     return int(faults > 0)
 
 
@@ -80,13 +80,13 @@ def encode(options: Given) -> int:
     """Encode, print what came out, write a file if one is named."""
     labels, section = _sections(options)
     output = output_file(options["out"], (".npz",)) if "out" in options else None
-    bank = encode_bank(labels, section, options.get("encoder", "auto"), apart=False)  # its cosines are printed
+    # Its cosines are printed.
+    bank = encode_bank(labels, section, options.get("encoder", "auto"), check_separation=False)
     if output and bank.encoder.startswith("hash"):
         raise TextError("out", "a language model's vectors (those of hash need no file)", bank.encoder)
     print(*_summary(bank), sep="\n")
     if output:
-        with TemporaryDirectory(dir=output.parent) as folder:
-            os.replace(cache.save(Path(folder), bank.prompts, bank.encoder, bank.vectors), output)
+        cache.write(output, bank.prompts, bank.encoder, bank.vectors)
         print(f"written: {output}; a machine finds it as $ULTRA_DSMOE_CACHE/text/{bank.key}.npz")
     return 0
 
@@ -138,8 +138,8 @@ _ENCODER = Option(text, "auto, hash, sentence:<id or folder>, causal-lm:<id or f
 _DATA = Option(text, "data YAML")
 LINT = Command(
     "text lint",
-    """Says what training would refuse of the descriptions, and what the encoder could not tell apart; exit code 1 if
-there is a fault.""",
+    """Says what training would refuse of the descriptions, or of the names where there are none, and which classes the
+encoder could not tell apart; exit code 1 if there is a fault.""",
     {
         "data": _DATA,
         "prompts": _PROMPTS,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ultra_dsmoe.commands.arguments import CHECKPOINT, Command, Given, Option, evaluation_options, whole
-from ultra_dsmoe.commands.opening import opened, progress, tell
-from ultra_dsmoe.evaluate.tables import aligned
+from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
+from ultra_dsmoe.commands.opening import opened, print_notes, progress
+from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain import topk
 from ultra_dsmoe.explain.plots.topk import draw
 from ultra_dsmoe.files import write_files
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+from ultra_dsmoe.parsing import Command, Given, Option, whole
 
 
 def several_k(key: str, value: str) -> list[int]:
@@ -30,8 +31,8 @@ def run(options: Given) -> int:
     )
     title = f"Experts per image ({evaluation.path.name}, {evaluation.split} split)"
     files = write_files(folder, {"topk.csv": topk.as_csv(rows).encode(), "topk.png": draw(rows, own, title)})
-    print(aligned(topk.cells(rows)))
-    tell([], files)
+    print(align_columns(topk.cells(rows)))
+    print_notes([], files)
     return 0
 
 

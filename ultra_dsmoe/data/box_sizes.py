@@ -22,6 +22,7 @@ from ultra_dsmoe.logs import at_level
 
 IMGSZ, CLUSTERS = 640, 9  # three anchors for each of three levels, as in the papers
 STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32}
+SAME_SIZE = 1  # decimal of a pixel to which sizes are compared: labels of one size differ by their rounding
 # A level takes boxes of 4 to 8 of its strides (root of the area), about where YOLOv5 had its anchors. P2 then takes
 # what COCO calls small, below 32 px.
 CELLS = 4
@@ -129,7 +130,7 @@ def _labels(content: dict[str, Any], split: str, imgsz: int) -> list[dict[str, A
         return YOLODataset(img_path=places, data=content, task="detect", imgsz=imgsz, augment=False).labels
 
 
-def cluster(sizes: np.ndarray, count: int = CLUSTERS, seed: int = 0) -> Clusters:
+def cluster(sizes: np.ndarray, count: int | None = None, seed: int = 0) -> Clusters:
     """Cluster box sizes by K-means.
 
     Distances are taken between logarithms, where twice as wide is as far at 10 as at 300 pixels; in plain pixels the
@@ -137,18 +138,20 @@ def cluster(sizes: np.ndarray, count: int = CLUSTERS, seed: int = 0) -> Clusters
 
     Args:
         sizes: Widths and heights in pixels, (N, 2), above 0.
-        count: Clusters.
+        count: Clusters; when omitted `CLUSTERS`, or as many as there are different sizes.
         seed: Of the first centres.
 
     Raises:
-        ConfigError: If there are fewer different sizes, or scikit-learn is not installed.
+        ConfigError: If fewer sizes are different than were asked for, or scikit-learn is not installed.
     """
     try:
         from sklearn.cluster import KMeans
     except ImportError as e:
         raise ConfigError("scikit-learn", "the package: pip install 'ultra-dsmoe[data]'", "none") from e
-    different = len(np.unique(sizes, axis=0))
-    if count > different:
+    different = len(np.unique(sizes.round(SAME_SIZE), axis=0))
+    if count is None:
+        count = min(CLUSTERS, different)
+    elif count > different:
         raise ConfigError("clusters", f"at most {different}, the number of different box sizes", count)
     found = KMeans(count, n_init=10, random_state=seed).fit(np.log(sizes))
     order = np.argsort(found.cluster_centers_.sum(1))

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from ultra_dsmoe import checks
-from ultra_dsmoe.errors import DataError, did_you_mean
+from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.files import package_roots
 
 # How to get the images of each packaged set; shown when they are missing.
@@ -43,8 +43,7 @@ def load(name: str) -> dict[str, Any]:
         DataError: If there is no such set.
     """
     stem = name.removesuffix(".yaml")
-    if stem not in COMMANDS:
-        raise DataError("data set", f"one of {', '.join(COMMANDS)}{did_you_mean(stem, COMMANDS)}", name)
+    checks.one_of("data set", stem, COMMANDS, DataError)
     return yaml.safe_load((yaml_folder() / f"{stem}.yaml").read_text(encoding="utf-8"))
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import yaml
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.errors import DataError, did_you_mean
+from ultra_dsmoe import checks
+from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.files import require_unused, whole_folder
 from ultra_dsmoe.logs import at_level
 
@@ -133,14 +134,13 @@ def splice_set(data: str | Path, kind: str, root: str | Path, add: int | None = 
     require_unused(root)
     content = _read(data)
     names = [str(content["names"][i]) for i in sorted(content["names"])]
-    if kind not in names:
-        raise DataError("class", f"one of {', '.join(names)}{did_you_mean(kind, names)}", kind)
+    checks.one_of("class", kind, names, DataError)
     found = {split: _labels(content, split) for split in SPLITS if content.get(split)}
     shown = [x for x in found["train"] if names.index(kind) in x["cls"] and not _is_spliced(x)]
     if not shown:
         raise DataError("class", f"a class that training images of {data} show", kind)
-    if add is not None and add < 1:
-        raise DataError("add", "a whole number of at least 1", add)
+    if add is not None:
+        checks.whole("add", add, kind=DataError)
     with whole_folder(root) as partial:
         for split, labels in found.items():
             _copy(labels, partial, split)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ultra_dsmoe.checks import is_number, is_whole
+from ultra_dsmoe import checks
 from ultra_dsmoe.distill.adaptive import RULES
-from ultra_dsmoe.distill.method import DETECTION, HOST, METHODS
+from ultra_dsmoe.distill.method import DETECTION, HOST, METHODS, trait
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 
 TEMPERATURE = 20.0  # [TS] Eq. 10
@@ -22,7 +22,7 @@ class KDConfig:
     """Settings of our distiller; every one may stand in a ``dsmoe_kd`` YAML under its name.
 
     Attributes:
-        method: ``attention`` ([TS] Eq. 11-13), ``mimic`` (Eq. 5) or another one out of `METHODS`.
+        method: ``attention`` ([TS] Eq. 11-13), ``mimic`` (Eq. 5), ``self``, ``self-plain`` or another out of `METHODS`.
         levels: Strides of the levels to distil; None takes all that both nets have.
         temperature: T of Eq. 10; for ``attention``.
         adaptive: Rule of the adaptive weights: ``ema``, ``paper`` or ``none``; unless given, the method's usual one.
@@ -33,6 +33,7 @@ class KDConfig:
             two) and L_fg is divided by the number of boxes and the background, so that T and a gain mean the same for
             every teacher and data set: the terms of a trained teacher stay within about 0 to 4. False as printed.
         compare: Whether the teacher is validated before training, beside a student that has weights.
+        warmup: Epochs over which distillation grows linearly to its strength; unless given, the method's usual ones.
         own: Values of the options that the method alone has.
     """
 
@@ -43,12 +44,18 @@ class KDConfig:
     gains: Mapping[str, float] = field(default_factory=dict)
     normalize: bool = True
     compare: bool = True
+    warmup: float = 0.0
     own: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def terms(self) -> tuple[str, ...]:
         """Names of the distillation terms."""
         return tuple(METHODS[self.method].gains)
+
+    @property
+    def same_levels(self) -> bool:
+        """Whether the teacher must have the student's strides."""
+        return bool(trait(self.method, "same_levels"))
 
     def gain(self, name: str) -> float:
         """Return the gain of a term."""
@@ -57,7 +64,8 @@ class KDConfig:
     def state(self) -> dict[str, Any]:
         """Return the settings as plain values, for a checkpoint; `parse` reads them back."""
         plain = {**vars(self), "gains": dict(self.gains), **self.own}
-        del plain["own"]
+        for name in ("own", *trait(self.method, "unused")):
+            del plain[name]
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
@@ -99,19 +107,15 @@ def parse(options: Mapping[str, Any]) -> KDConfig:
     Raises:
         ConfigError: If an option is unknown or has a value that it cannot have.
     """
-    name = _method(options.get("method", next(iter(METHODS))))
+    name = _CHECKS["method"](options.get("method", next(iter(METHODS))))
     method = METHODS[name]
-    known = (*_CHECKS, *method.options)
-    for key in options:
-        if key not in known:
-            raise ConfigError("dsmoe_kd", f"options out of {', '.join(known)}{did_you_mean(key, known)}", str(key))
+    known = (*(key for key in _CHECKS if key not in trait(name, "unused")), *method.options)
+    checks.known("dsmoe_kd", options, known, "options")
     checked: dict[str, Any] = {key: _CHECKS[key](value) for key, value in options.items() if key in _CHECKS}
     own = {key: option.checked(f"dsmoe_kd {key}", key, options) for key, option in method.options.items()}
-    config = KDConfig(**{"method": name, "adaptive": method.adaptive, "own": own, **checked})
-    terms = _usual_gains(name)
-    for term in config.gains:
-        if term not in terms:
-            raise ConfigError("dsmoe_kd gains", f"names out of {', '.join(terms)}{did_you_mean(term, terms)}", term)
+    usual = {"method": name, "adaptive": method.adaptive, "warmup": trait(name, "warmup"), "own": own}
+    config = KDConfig(**{**usual, **checked})
+    checks.known("dsmoe_kd gains", config.gains, _usual_gains(name), "names")
     return config
 
 
@@ -131,50 +135,28 @@ def _read(path: str) -> dict[str, Any]:
     return content
 
 
-def _number(name: str, value: Any, *, zero: bool) -> float:
-    good = is_number(value)
-    if not good or value < 0 or (value == 0 and not zero):
-        raise ConfigError(f"dsmoe_kd {name}", f"a number {'>= 0' if zero else '> 0'}", value)
-    return float(value)
-
-
-def _one_of(name: str, options: tuple[str, ...], value: Any) -> str:
-    if value not in options:
-        raise ConfigError(f"dsmoe_kd {name}", f"{' or '.join(options)}{did_you_mean(value, options)}", value)
-    return value
-
-
-def _method(value: Any) -> str:
-    return _one_of("method", tuple(METHODS), value)
-
-
 def _levels(value: Any) -> tuple[int, ...] | None:
     if value is None:
         return None
-    numbers = isinstance(value, (list, tuple)) and all(map(is_whole, value))
-    if not numbers or not value or min(value) < 1:
+    numbers = isinstance(value, (list, tuple)) and all(checks.is_whole(v, 1) for v in value)
+    if not numbers or not value:
         raise ConfigError("dsmoe_kd levels", "a list of strides, such as [8, 16, 32]", value)
     return tuple(value)
-
-
-def _switch(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"dsmoe_kd {name}", "true or false", value)
-    return value
 
 
 def _gains(value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
         raise ConfigError("dsmoe_kd gains", "a mapping of gains", value)
-    return {str(name): _number(f"gains.{name}", gain, zero=True) for name, gain in value.items()}
+    return {str(name): checks.number(f"dsmoe_kd gains.{name}", gain, 0) for name, gain in value.items()}
 
 
-_CHECKS = {
-    "method": _method,
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "method": lambda value: checks.one_of("dsmoe_kd method", value, METHODS),
     "levels": _levels,
-    "temperature": lambda value: _number("temperature", value, zero=False),
-    "adaptive": lambda value: _one_of("adaptive", RULES, value),
+    "temperature": lambda value: checks.positive("dsmoe_kd temperature", value),
+    "adaptive": lambda value: checks.one_of("dsmoe_kd adaptive", value, RULES),
     "gains": _gains,
-    "normalize": lambda value: _switch("normalize", value),
-    "compare": lambda value: _switch("compare", value),
+    "normalize": lambda value: checks.flag("dsmoe_kd normalize", value),
+    "compare": lambda value: checks.flag("dsmoe_kd compare", value),
+    "warmup": lambda value: checks.number("dsmoe_kd warmup", value, 0),
 }

@@ -23,7 +23,10 @@ class Level(NamedTuple):
 
 
 def match_levels(
-    student_strides: Sequence[float], teacher_strides: Sequence[float], wanted: Sequence[int] | None = None
+    student_strides: Sequence[float],
+    teacher_strides: Sequence[float],
+    wanted: Sequence[int] | None = None,
+    same: bool = False,
 ) -> list[Level]:
     """Pair the levels of equal stride, finest first.
 
@@ -31,12 +34,16 @@ def match_levels(
         student_strides: Strides of the student's detectors.
         teacher_strides: Strides of the teacher's.
         wanted: Strides to use; None takes all that both have.
+        same: Whether both must have the same.
 
     Raises:
-        ConfigError: If a wanted stride is missing in one of them, or none is common.
+        ConfigError: If a wanted stride is missing in one of them, none is common, or not all are that must be.
     """
     student, teacher = [int(s) for s in student_strides], [int(s) for s in teacher_strides]
     common = sorted(set(student) & set(teacher))
+    if same and student != teacher:
+        expected = f"a teacher of the student's strides ({_listed(student)})"
+        raise ConfigError("distill_model", expected, _listed(teacher))
     if not common:
         raise ConfigError("distill_model", f"a teacher with a level of stride {_listed(student)}", _listed(teacher))
     if wanted is not None and (missing := [s for s in wanted if s not in common]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from ultra_dsmoe.nn.contract import Option
 
 HOST = "host"  # the preset that leaves distillation to the host
 DETECTION = ("cls", "box")  # terms of the student's own criterion that the adaptive weights move too
+# What a method may leave out, and what it then has.
+USUAL: Mapping[str, Any] = MappingProxyType({"warmup": 0.0, "same_levels": False, "unused": ()})
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Pair:
         student_widths: Channels of the student's maps.
         teacher_widths: Channels of the teacher's maps.
         teacher_rows: Rows that make the teacher's maps.
+        bins: How many bins the distribution of a box side has, of the student and of the teacher; 1 is none.
     """
 
     def __init__(
@@ -52,10 +56,11 @@ class Pair:
         student_widths: Sequence[int],
         teacher_widths: Sequence[int],
         teacher_rows: Sequence[nn.Module],
+        bins: tuple[int, int] = (1, 1),
     ) -> None:
         self.levels = tuple(levels)
         self.student_widths, self.teacher_widths = student_widths, teacher_widths
-        self.teacher_rows = teacher_rows
+        self.teacher_rows, self.bins = teacher_rows, bins
 
     @cached_property
     def own_attentions(self) -> list[MapAttention | None]:
@@ -70,6 +75,10 @@ class Pair:
 
 class Method(Protocol):
     """One way to distil.
+
+    Beside these it may have, see `USUAL`: ``warmup``, the epochs over which it usually grows to its strength;
+    ``same_levels``, whether it needs a teacher of the student's strides; ``unused``, general options of `KDConfig` that
+    mean nothing to it and are refused.
 
     Attributes:
         gains: Usual gain of each term, in order; none may be called ``cls`` or ``box``.
@@ -105,6 +114,11 @@ class Method(Protocol):
 
 
 METHODS: dict[str, Method] = {}
+
+
+def trait(name: str, what: str) -> Any:
+    """Return what a method says of itself, or the usual where it may leave that out; names as in `USUAL`."""
+    return getattr(METHODS[name], what, USUAL[what])
 
 
 def register_method(name: str, method: Method) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata, util
 from pathlib import Path
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.constants import MODES
 from ultra_dsmoe.edge.recipes import (
     CARDS,
@@ -146,8 +147,7 @@ def check(report: Report, plan: Plan | None = None) -> Verdict:
     """
     plan = plan or Plan()
     for name, value, known in (("precision", plan.precision, PRECISIONS), ("mode", plan.mode, MODES)):
-        if value not in known:
-            raise ConfigError(name, " or ".join(known), value)
+        checks.one_of(name, value, known)
     if report.sm is None:
         return Verdict(None, tuple(_without_gpu(report)), ())
     recipe = next((r for r in RECIPES if r.sm[0] <= report.sm <= r.sm[1]), None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ultra_dsmoe.distill import foreground_mask
 from ultra_dsmoe.evaluate.evaluation import Evaluation
-from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.evaluate.text_table import csv_text
 from ultra_dsmoe.explain.distill_masks import dataset
 from ultra_dsmoe.explain.plots.attention import draw
 from ultra_dsmoe.explain.record import blocks, head_attentions
@@ -26,7 +26,7 @@ NECK, CLASSES = "neck", "classes"
 _FLAT = 0.01  # of the weights' mean: what varies by less is the same everywhere, as a fresh attention is
 
 
-class Look(NamedTuple):
+class LevelAttention(NamedTuple):
     """What an attention weighs the cells of an image by.
 
     Attributes:
@@ -76,7 +76,7 @@ def watching(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
 
 
 @torch.no_grad()
-def look(net: Any, image: Tensor, boxes_xywh_norm: Tensor) -> list[Look]:
+def level_attentions(net: Any, image: Tensor, boxes_xywh_norm: Tensor) -> list[LevelAttention]:
     """Return what every attention of a net looks at in an image.
 
     Args:
@@ -87,7 +87,8 @@ def look(net: Any, image: Tensor, boxes_xywh_norm: Tensor) -> list[Look]:
     places = attentions(net)
     with watching(list(places)) as seen:
         net(image[None])
-    found: dict[tuple[str, int], Look] = {}  # of a head with two class branches per level the later one predicts
+    # Of a head with two class branches per level the later one predicts.
+    found: dict[tuple[str, int], LevelAttention] = {}
     for attention, (place, stride) in places.items():
         if attention not in seen:
             continue
@@ -96,7 +97,7 @@ def look(net: Any, image: Tensor, boxes_xywh_norm: Tensor) -> list[Look]:
         shape = (int(weight.shape[0]), int(weight.shape[1]))
         mask = foreground_mask(boxes_xywh_norm.cpu(), torch.zeros(len(boxes_xywh_norm)), 1, shape)[0, 0] > 0
         inside, outside = (float(weight[part].mean()) for part in (mask, ~mask))  # of nothing: NaN
-        found[place, stride] = Look(place, stride, weight.numpy(), inside, outside)
+        found[place, stride] = LevelAttention(place, stride, weight.numpy(), inside, outside)
     return list(found.values())
 
 
@@ -129,22 +130,22 @@ def attention_files(evaluation: Evaluation, count: int = IMAGES) -> tuple[dict[s
     net.to(evaluation.device())
     made: dict[str, bytes] = {}
     rows: list[list[object]] = [["image", "place", "stride", "least", "most", "in_boxes", "elsewhere"]]
-    every: list[Look] = []
+    every: list[LevelAttention] = []
     for i in choose(images.labels, count):
         item = images[i]
         name, boxes = Path(item["im_file"]), item["bboxes"]
-        looks = look(net, item["img"].to(evaluation.device()).float() / 255, boxes)
+        looks = level_attentions(net, item["img"].to(evaluation.device()).float() / 255, boxes)
         title = f"Where the attention looks: {name.name} ({evaluation.path.name})"
         made[f"attention_{name.stem}.png"] = draw(item["img"].permute(1, 2, 0).numpy(), boxes, looks, title)
         for x in looks:
             numbers = (f"{v:.4f}" for v in (x.weight.min(), x.weight.max(), x.inside, x.outside))
             rows.append([str(name), x.place, x.stride, *numbers])
         every += looks
-    made["attention.csv"] = comma_separated(rows).encode()
+    made["attention.csv"] = csv_text(rows).encode()
     return made, [f"attention: {sentence(every)} ({len(made) - 1} images)"]
 
 
-def sentence(looks: Sequence[Look]) -> str:
+def sentence(looks: Sequence[LevelAttention]) -> str:
     """Return how much more the cells of boxes weigh than the others, for neck and class branches."""
     parts = []
     for place, who in ((NECK, "the neck weighs"), (CLASSES, "class branches weigh")):

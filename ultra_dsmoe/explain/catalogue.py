@@ -56,7 +56,11 @@ def of_class(cls: type[nn.Module], knockout: Knockout) -> Entry:
     """Return the entry of a knock-out that a layer brings along."""
     article = "an" if cls.__name__[0] in "AEIOU" else "a"
     needs = knockout.needs or f"{article} {cls.__name__} row"
-    return Entry(replace(knockout, needs=needs), lambda net: [m for m in blocks(net, cls) if knockout.applies(m)])
+
+    def find(net: nn.Module) -> list[Any]:
+        return [part for m in blocks(net, cls) if knockout.applies(m) for part in knockout.parts(m)]
+
+    return Entry(replace(knockout, needs=needs), find)
 
 
 _ATTENTION = "a head with attention"
@@ -72,7 +76,7 @@ _SHARED = (
         Knockout("attention-constant", "head attention replaced by its mean", switches.attention_constant, _ATTENTION),
         head_attentions,
     ),
-    Entry(Knockout(CONTROL, "nothing switched off", switches.nothing, "nothing"), lambda net: [net]),
+    Entry(Knockout(CONTROL, "nothing switched off", switches.unchanged, "nothing"), lambda net: [net]),
 )
 
 

@@ -58,7 +58,7 @@ def level_masks(teacher: Any, image: Tensor, boxes_xywh_norm: Tensor, temperatur
     return found
 
 
-def telling(boxes_xywh_norm: np.ndarray) -> float:
+def nesting_ratio(boxes_xywh_norm: np.ndarray) -> float:
     """Return how well an image shows the smallest box winning: the largest ratio of a box's area to one within it.
 
     Args:

@@ -1,7 +1,7 @@
 """Knock-outs: evaluate a checkpoint with one thing switched off at a time.
 
 A stage earns its place where switching it off costs accuracy on the images at hand, by more than the choice of those
-images explains; `ultra_dsmoe.evaluate.paired` says how that is told.
+images explains; `ultra_dsmoe.evaluate.paired_bootstrap` says how that is told.
 """
 
 from __future__ import annotations
@@ -11,8 +11,17 @@ from dataclasses import dataclass
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
-from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
-from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.evaluate.paired_bootstrap import (
+    BOOT,
+    CSV_HEAD,
+    HEAD,
+    Effect,
+    PairedBootstrap,
+    Points,
+    base_cells,
+    base_csv_cells,
+)
+from ultra_dsmoe.evaluate.text_table import csv_text
 from ultra_dsmoe.explain.catalogue import CONTROL, Entry, applicable
 from ultra_dsmoe.explain.record import recording
 from ultra_dsmoe.nn.knockout import Record
@@ -89,7 +98,7 @@ def evaluate(
         raise ConfigError("model", "a network with something to switch off", "; ".join(notes))
     record = Record()
     progress(f"0/{len(fitting)} as trained")
-    pairs = Paired(evaluation, boot, seed, recording(evaluation.net, record))
+    pairs = PairedBootstrap(evaluation, boot, seed, recording(evaluation.net, record))
     outcomes = []
     for i, knockout in enumerate(fitting, 1):
         progress(f"{i}/{len(fitting)} {knockout.name}")
@@ -127,4 +136,4 @@ def as_csv(report: Report) -> str:
     """Return the report as comma-separated values, in points."""
     head = ["knockout", "what", *CSV_HEAD, "verdict"]
     base = ["as-trained", "nothing", *base_csv_cells(report.base), ""]
-    return comma_separated([head, base, *([o.name, o.what, *o.effect.csv_cells(), o.verdict] for o in report.outcomes)])
+    return csv_text([head, base, *([o.name, o.what, *o.effect.csv_cells(), o.verdict] for o in report.outcomes)])

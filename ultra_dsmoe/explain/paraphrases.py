@@ -2,7 +2,7 @@
 
 Nothing is trained: the network keeps its weights and gets the vectors of other descriptions, by the encoder it was
 trained with, as ``dsmoe_prompts=`` gives it. A network that reads its prompts well should hardly move under a
-paraphrase; `ultra_dsmoe.evaluate.paired` compares.
+paraphrase; `ultra_dsmoe.evaluate.paired_bootstrap` compares.
 """
 
 from __future__ import annotations
@@ -16,8 +16,17 @@ import torch
 
 from ultra_dsmoe.errors import ConfigError, TextError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
-from ultra_dsmoe.evaluate.paired import BOOT, CSV_HEAD, HEAD, Effect, Paired, Points, base_cells, base_csv_cells
-from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.evaluate.paired_bootstrap import (
+    BOOT,
+    CSV_HEAD,
+    HEAD,
+    Effect,
+    PairedBootstrap,
+    Points,
+    base_cells,
+    base_csv_cells,
+)
+from ultra_dsmoe.evaluate.text_table import csv_text
 from ultra_dsmoe.explain.catalogue import Entry
 from ultra_dsmoe.nn.knockout import Knockout, Record
 from ultra_dsmoe.nn.neck.text_semantics import other_text
@@ -106,7 +115,7 @@ def evaluate(
         progress: Called with a line before every pass.
     """
     progress(f"0/{len(wordings)} as trained")
-    pairs = Paired(evaluation, boot, seed)
+    pairs = PairedBootstrap(evaluation, boot, seed)
     found = []
     for i, (name, bank) in enumerate(wordings.items(), 1):
         progress(f"{i}/{len(wordings)} {name}")
@@ -155,9 +164,9 @@ def cells(report: Report) -> list[list[str]]:
     rows = [["as trained", "", *base_cells(report.base), "", "", ""]]
     for w in report.wordings:
         least = f"{w.cosines.min():.3f} {report.names[int(w.cosines.argmin())]}"
-        told = sentence(w.effect.change[0], *w.effect.ranges[0]) if w.reworded else "the trained wording"
+        reading = sentence(w.effect.change[0], *w.effect.ranges[0]) if w.reworded else "the trained wording"
         share = f"{w.reworded} of {len(w.cosines)}"
-        rows.append([w.name, share, *w.effect.cells(), f"{w.cosines.mean():.3f}", least, told])
+        rows.append([w.name, share, *w.effect.cells(), f"{w.cosines.mean():.3f}", least, reading])
     return [head, *rows]
 
 
@@ -166,4 +175,4 @@ def as_csv(report: Report) -> str:
     head = ["wording", "reworded", *CSV_HEAD, *(f"cosine {name}" for name in report.names)]
     base = ["as-trained", 0, *base_csv_cells(report.base), *["1.0000"] * len(report.names)]
     rows = [[w.name, w.reworded, *w.effect.csv_cells(), *(f"{c:.4f}" for c in w.cosines)] for w in report.wordings]
-    return comma_separated([head, base, *rows])
+    return csv_text([head, base, *rows])

@@ -9,7 +9,7 @@ import numpy as np
 
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.label_sizes import label_sizes
-from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.evaluate.text_table import csv_text
 from ultra_dsmoe.explain.plots import poincare_disk, routing_sizes
 from ultra_dsmoe.explain.poincare_anchors import knows, read_disk
 from ultra_dsmoe.explain.poincare_disk import Disk
@@ -77,7 +77,7 @@ def size_table(sizes: SizeMap) -> str:
         for row in range(len(defects))
         for n in range(len(usage))
     )
-    return comma_separated([[*head, "chosen_share", "mean_weight", "usage"], *rows])
+    return csv_text([[*head, "chosen_share", "mean_weight", "usage"], *rows])
 
 
 def node_table(disk: Disk) -> str:
@@ -87,7 +87,7 @@ def node_table(disk: Disk) -> str:
         + [f"{x:.5f}" for x in (2 * disk.norms[i], point.real, point.imag)]
         for i, (name, up, point) in enumerate(zip(disk.names, disk.parents, disk.points, strict=True))
     )
-    return comma_separated([["name", "kind", "parent", "centre_distance", "x", "y"], *rows])
+    return csv_text([["name", "kind", "parent", "centre_distance", "x", "y"], *rows])
 
 
 def distance_table(disk: Disk) -> str:
@@ -97,4 +97,4 @@ def distance_table(disk: Disk) -> str:
         [disk.names[i], disk.names[j], f"{ball:.5f}", f"{flat:.5f}"]
         for i, j, ball, flat in zip(a, b, *disk.pairs, strict=True)
     )
-    return comma_separated([["a", "b", "ball", "disk"], *rows])
+    return csv_text([["a", "b", "ball", "disk"], *rows])

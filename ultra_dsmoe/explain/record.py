@@ -50,8 +50,9 @@ def recording(net: nn.Module, record: Record) -> Iterator[None]:
         record.gates.setdefault(m, []).append(out.detach().float().cpu())
 
     with ExitStack() as stack:
-        kinds = {cls for cls, knockout in registry.knockouts() if knockout.mean}
-        stages = [*blocks(net, tuple(kinds)), *hub_outputs(net)]
+        entries = [(cls, knockout) for cls, knockout in registry.knockouts() if knockout.mean]
+        stages = [p for cls, k in entries for m in blocks(net, cls) if k.applies(m) for p in k.parts(m)]
+        stages += hub_outputs(net)
         handles = [m.register_forward_hook(output) for m in dict.fromkeys(stages)]
         handles += [m.register_forward_hook(attention) for m in head_attentions(net)]
         handles += [m.register_forward_hook(gate) for m in blocks(net, ExpertGate)]

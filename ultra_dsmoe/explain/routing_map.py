@@ -10,7 +10,7 @@ from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
-from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.evaluate.text_table import csv_text
 from ultra_dsmoe.explain.plots.routing_map import draw, sentence
 from ultra_dsmoe.explain.record import blocks, recording
 from ultra_dsmoe.explain.routing import RoutingMap, kind, routing_map
@@ -74,7 +74,7 @@ def table(routes: RoutingMap) -> str:
             numbers = (f"{x:.5f}" for x in (share[row, n], mean[row, n], usage[n]))
             text_class = routes.rows[own] if own >= 0 else ""
             rows.append([name, counts[row], n, kind(n), text_class, *numbers])
-    return comma_separated(rows)
+    return csv_text(rows)
 
 
 def per_image(routes: RoutingMap, files: list[str]) -> str:
@@ -84,7 +84,7 @@ def per_image(routes: RoutingMap, files: list[str]) -> str:
         experts = np.argsort(-weights, kind="stable")[: int((weights > 0).sum())]
         classes = "; ".join(np.array(routes.rows)[shown])
         rows.append([file, classes, " ".join(map(str, experts)), " ".join(f"{weights[n]:.4f}" for n in experts)])
-    return comma_separated(rows)
+    return csv_text(rows)
 
 
 def routing_files(

@@ -24,7 +24,7 @@ from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
 from ultra_dsmoe.evaluate.groups import check_groups, group_numbers
-from ultra_dsmoe.evaluate.paired import Effect, Points, Reference, points
+from ultra_dsmoe.evaluate.paired_bootstrap import Effect, Points, Reference, percentage_points
 from ultra_dsmoe.explain.record import blocks
 from ultra_dsmoe.nn.neck.expert_gate import TAU_RANGE, ExpertGate
 
@@ -79,15 +79,15 @@ def calibrate(
         progress(f"{i}/{len(factors)} {factor:.2f} times as sharp")
         seen[factor] = evaluation.run(sharpened(gates, factor))
     fitting = halves(seen[1.0], check_groups(str(evaluation.args["data"]), evaluation.groups), seed)
-    score = {f: mean_ap(part(stats, fitting)) for f, stats in seen.items()}
+    score = {f: mean_ap(subset(stats, fitting)) for f, stats in seen.items()}
     best = 1.0
     for factor in factors:
         best = factor if score[factor][1] > score[best][1] + TIE else best
-    rest = Reference(part(seen[1.0], ~fitting), boot, seed)
+    rest = Reference(subset(seen[1.0], ~fitting), boot, seed)
     notes = [f"fitted on {fitting.sum()} images, judged on the other {(~fitting).sum()}; {rest.about}"]
-    tried = {f: points(score[f]) for f in sorted(factors)}
+    tried = {f: percentage_points(score[f]) for f in sorted(factors)}
     taus = [tau / best for tau in own]
-    return Calibration(tried, best, taus, rest.base, rest.effect(part(seen[best], ~fitting)), notes)
+    return Calibration(tried, best, taus, rest.base, rest.effect(subset(seen[best], ~fitting)), notes)
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def halves(stats: ImageStats, groups: str | None, seed: int) -> np.ndarray:
     return fitting
 
 
-def part(stats: ImageStats, keep: np.ndarray) -> ImageStats:
+def subset(stats: ImageStats, keep: np.ndarray) -> ImageStats:
     """Return what was seen of some images, (I,) of booleans."""
     kept = {f.name: [v for v, k in zip(getattr(stats, f.name), keep, strict=True) if k] for f in fields(ImageStats)}
     return ImageStats(**kept)

@@ -45,6 +45,6 @@ def unfolded(net: nn.Module) -> Iterator[None]:
             m.folded = True
 
 
-def nothing(nets: list[Any], record: Record, seed: int) -> AbstractContextManager[None]:
+def unchanged(nets: list[Any], record: Record, seed: int) -> AbstractContextManager[None]:
     """Switch nothing off."""
     return nullcontext()

@@ -20,7 +20,7 @@ from ultralytics.utils.checks import check_imgsz
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import Evaluation, quiet
-from ultra_dsmoe.evaluate.tables import comma_separated
+from ultra_dsmoe.evaluate.text_table import csv_text
 from ultra_dsmoe.export.images import channels_of, drawn_images
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
@@ -165,7 +165,7 @@ def latencies(runs: dict[Key, Run], image: torch.Tensor, rounds: int) -> dict[Ke
 def as_csv(rows: list[Row]) -> str:
     """Return the table as comma-separated values."""
     head = [f.name for f in fields(Row)]
-    return comma_separated([head, *([row.k, *(f"{x:.4f}" for x in astuple(row)[1:])] for row in rows)])
+    return csv_text([head, *([row.k, *(f"{x:.4f}" for x in astuple(row)[1:])] for row in rows)])
 
 
 def cells(rows: list[Row]) -> list[list[str]]:

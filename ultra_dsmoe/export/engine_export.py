@@ -90,9 +90,9 @@ def onnx_arguments(kwargs: dict[str, Any], lacking: list[str]) -> dict[str, Any]
 
 def recipe(file: Path, engine: Path, precision: str, workspace: float | None) -> str:
     """Return what to do with an ONNX file where the engine could not be built."""
-    flags = "" if precision == "fp32" else f" --{precision}"
-    flags += "" if workspace is None else f" --workspace {workspace:g}"
-    named = "" if engine.stem == file.stem else f" --output {engine.name}"
+    flags = "" if precision == "fp32" else f" precision={precision}"
+    flags += "" if workspace is None else f" workspace={workspace:g}"
+    named = "" if engine.stem == file.stem else f" out={engine.name}"
     return (
         f"format=engine: no engine can be built here, exported {file} instead.\n"
         "Build the engine on the box that will run it, it needs numpy and TensorRT alone:\n"

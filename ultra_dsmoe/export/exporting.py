@@ -46,7 +46,7 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
     parity = ParityCheck(model, net, given.get("dsmoe_parity", True), kwargs)
     kept = KeptExperts(model, net, given, kwargs)
     with in_force(net, given, kept.numbers), staged(model) as stage:
-        with traced(), noted(model, net, kept):
+        with traced(), with_metadata(model, net, kept):
             file = built(stock, accepted(kwargs))
         parity.run(file)
         stage.publish()
@@ -139,11 +139,11 @@ def accepted(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def noted(model: Any, net: Any, kept: KeptExperts) -> Iterator[None]:
+def with_metadata(model: Any, net: Any, kept: KeptExperts) -> Iterator[None]:
     """Have the exporter write down, in the file's metadata, how the mixtures are computed and which experts exist."""
 
     def note(exporter: Any) -> None:
-        exporter.metadata.update(description(net, kept))
+        exporter.metadata.update(metadata_of(net, kept))
 
     model.add_callback("on_export_start", note)
     try:
@@ -152,7 +152,7 @@ def noted(model: Any, net: Any, kept: KeptExperts) -> Iterator[None]:
         model.callbacks["on_export_start"].remove(note)
 
 
-def description(net: Any, kept: KeptExperts) -> dict[str, Any]:
+def metadata_of(net: Any, kept: KeptExperts) -> dict[str, Any]:
     """Return our entries for an exported file's metadata; empty for a network without experts."""
     from dataclasses import asdict
 

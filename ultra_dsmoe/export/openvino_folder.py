@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
 import yaml
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.files import can_write, supplant
 from ultra_dsmoe.runtime.model_file import read_onnx
 
 SUFFIX = "_openvino_model"  # by which the host knows such a folder
@@ -42,9 +42,7 @@ def save_openvino(source: str | Path, folder: str | Path) -> Path:
         name = folder.name.removesuffix(SUFFIX)
         openvino.save_model(model, part / f"{name}.xml", compress_to_fp16=False)  # half weights would not be FP32's
         (part / "metadata.yaml").write_text(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True))
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.rename(folder)
+        supplant(part, folder)
     return folder
 
 
@@ -56,6 +54,6 @@ def checked_folder(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     foreign = folder.exists() and not (folder.is_dir() and (folder / "metadata.yaml").is_file())
-    if not folder.name.endswith(SUFFIX) or not folder.parent.is_dir() or foreign:
-        raise ConfigError("output", f"a new folder named *{SUFFIX} in an existing one", str(folder))
+    if not folder.name.endswith(SUFFIX) or not folder.parent.is_dir() or foreign or not can_write(folder.parent):
+        raise ConfigError("output", f"a new folder named *{SUFFIX} in one that can be written", str(folder))
     return folder

@@ -14,7 +14,6 @@ zero points: closer to FP32, since little of an activation's range is negative, 
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -27,8 +26,10 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
+from ultra_dsmoe.files import can_write, whole_file
 from ultra_dsmoe.runtime.detections import network_input, read_images
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_onnx
 
@@ -146,9 +147,7 @@ def quantize(
         DataError: If there is no image that can be read; others are skipped with a warning.
     """
     source = Path(source)
-    if target not in TARGETS:
-        raise ConfigError("target", f"one of {', '.join(TARGETS)}", target)
-    activations, symmetric, suffix = TARGETS[target]
+    activations, symmetric, suffix = TARGETS[checks.one_of("target", target, TARGETS)]
     output = source.with_name(f"{source.stem}{suffix}") if output is None else Path(output)
     info = _checked(source, output, target)
     if not images:
@@ -183,11 +182,12 @@ def quantize(
         )
         result = onnx.load(part)
         _give_back(result.graph, set(allowed))
-        onnx.save(result, part)
         if target == "openvino":
+            onnx.save(result, part)
             save_openvino(part, output)
         else:
-            os.replace(part, output)
+            with whole_file(output) as final:
+                onnx.save(result, final)
     others = [n.name for n in model.graph.node if n.op_type == "Conv" and n.name not in set(allowed)]
     return Quantized(output, tuple(allowed), tuple(others))
 
@@ -198,8 +198,8 @@ def _checked(source: Path, output: Path, target: str) -> ModelInfo:
         raise ConfigError("model", "an .onnx file", str(source))
     if target == "openvino":
         checked_folder(output)
-    elif output.suffix != ".onnx" or not output.parent.is_dir() or output.is_dir():
-        raise ConfigError("output", "an .onnx file in an existing folder", str(output))
+    elif output.suffix != ".onnx" or not output.parent.is_dir() or output.is_dir() or not can_write(output.parent):
+        raise ConfigError("output", "an .onnx file in a folder that exists and can be written", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)
     if file.quantized:

@@ -17,6 +17,7 @@ from typing import Any
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.errors import ConfigError, DSMoEError
+from ultra_dsmoe.files import supplant
 
 PREFIX = ".export-"
 FULL = 1 << 20  # bytes: with less left a disk counts as full
@@ -56,21 +57,7 @@ class Stage(logging.Filter):
         if self.folder is None:
             return
         for part in sorted(self.folder.iterdir()):
-            target = self.folder.parent / part.name
-            if not (target.is_dir() or (part.is_dir() and target.exists())):
-                os.replace(part, target)
-                continue
-            aside = target.with_name(f"{self.folder.name}-{part.name}")  # folders cannot be replaced in one step
-            os.replace(target, aside)
-            try:
-                os.replace(part, target)
-            except OSError:
-                os.replace(aside, target)
-                raise
-            if aside.is_dir():
-                shutil.rmtree(aside)
-            else:
-                aside.unlink()
+            supplant(part, self.folder.parent / part.name)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ultra_dsmoe.distill.method import Seen
+from ultra_dsmoe.model.input_rows import input_rows
 
 
 class _NeckDone(Exception):
@@ -66,5 +67,4 @@ def watched(net: Any, *, outputs: bool, stop: bool = False) -> Iterator[Seen]:
 
 def feeding_rows(net: Any) -> list[nn.Module]:
     """Return the rows that a net's detectors read, in their order."""
-    head = net.model[-1]
-    return [net.model[i if i >= 0 else head.i + i] for i in head.f]
+    return input_rows(net, net.model[-1])

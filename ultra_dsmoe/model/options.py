@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ultra_dsmoe.checks import is_number, is_whole, one_of
-from ultra_dsmoe.errors import ConfigError, did_you_mean
+from ultra_dsmoe import checks
+from ultra_dsmoe.checks import is_whole
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import registry
 from ultra_dsmoe.nn.contract import NET_OPTIONS
 from ultra_dsmoe.ops.gray import check_gamma
@@ -31,15 +32,12 @@ def check_options(section: Any) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise ConfigError("dsmoe: section of the model YAML", "a mapping", section)
     of_blocks = registry.options()
+    checks.known("dsmoe: section of the model YAML", section, sorted({*_CHECKS, *of_blocks}))
     for key, value in section.items():
         if key in _CHECKS:
             _CHECKS[key](value)
-        elif key in of_blocks:
-            of_blocks[key].checked(f"dsmoe.{key}", key, section)
         else:
-            known = sorted({*_CHECKS, *of_blocks})
-            expected = f"keys out of {', '.join(known)}{did_you_mean(key, known)}"
-            raise ConfigError("dsmoe: section of the model YAML", expected, str(key))
+            of_blocks[key].checked(f"dsmoe.{key}", key, section)
     return section
 
 
@@ -69,19 +67,9 @@ def _gains(gains: Any) -> None:
     """
     if not isinstance(gains, (dict, type(None))):
         raise ConfigError("dsmoe.gains", "a mapping of gains", gains)
-    known = registry.aux_names()
+    checks.known("dsmoe.gains", gains or (), registry.aux_names(), "names")
     for name, value in (gains or {}).items():
-        if name not in known:
-            raise ConfigError("dsmoe.gains", f"names out of {', '.join(known)}{did_you_mean(name, known)}", str(name))
-        if not is_number(value, 0):
-            raise ConfigError(f"dsmoe.gains.{name}", "a number >= 0", value)
-
-
-def _one_of(key: str, options: tuple[str, ...]) -> Callable[[Any], None]:
-    def check(value: Any) -> None:
-        one_of(f"dsmoe.{key}", value, options)
-
-    return check
+        checks.number(f"dsmoe.gains.{name}", value, 0)
 
 
 def _transfer(value: Any) -> None:
@@ -95,23 +83,17 @@ def _transfer(value: Any) -> None:
 def _qfl(value: Any) -> None:
     if not isinstance(value, dict):
         raise ConfigError("dsmoe.qfl", "a mapping with alpha and beta", value)
+    checks.known("dsmoe.qfl", value, QFL, "names")
     for name, number in value.items():
-        if name not in QFL:
-            raise ConfigError("dsmoe.qfl", f"names out of {', '.join(QFL)}{did_you_mean(name, QFL)}", str(name))
-        if not is_number(number, 0, QFL[name]):
-            raise ConfigError(f"dsmoe.qfl.{name}", f"a number from 0 to {QFL[name]}", number)
-
-
-def _gamma(value: Any) -> None:
-    check_gamma("dsmoe.gamma", value)
+        checks.number(f"dsmoe.qfl.{name}", number, 0, QFL[name])
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "loss": _one_of("loss", LOSSES),
-    "cls_loss": _one_of("cls_loss", CLASS_LOSSES),
+    "loss": lambda value: checks.one_of("dsmoe.loss", value, LOSSES),
+    "cls_loss": lambda value: checks.one_of("dsmoe.cls_loss", value, CLASS_LOSSES),
     "qfl": _qfl,
     "gains": _gains,
-    "gamma": _gamma,
+    "gamma": lambda value: check_gamma("dsmoe.gamma", value),
     "transfer": _transfer,
 }
 assert set(_CHECKS) == set(NET_OPTIONS)

@@ -9,13 +9,12 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
 
-OPTIONS = ("topk", "gamma")  # of the model YAML's section, that our keys change
 Kept = Callable[[], Sequence[Sequence[int]]]
 
 
 @contextmanager
 def in_force(net: Any, given: dict[str, Any], kept: Kept | None = None) -> Iterator[None]:
-    """Give ``net`` the values of ``given`` (`keys.take`) for the length of the block.
+    """Give ``net`` the values of ``given`` (`keys.pop_keys`) for the length of the block.
 
     Args:
         net: Network of ours.
@@ -30,13 +29,13 @@ def in_force(net: Any, given: dict[str, Any], kept: Kept | None = None) -> Itera
         return
     own = read(net)
     try:
-        put(net, given, kept)
+        apply_keys(net, given, kept)
         yield
     finally:
         write(net, own)
 
 
-def put(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
+def apply_keys(net: Any, given: dict[str, Any], kept: Kept | None = None) -> None:
     """Bring the values of our keys into a network of ours; arguments as of `in_force`.
 
     Raises:
@@ -104,25 +103,19 @@ def align(copy: Any, net: Any) -> None:
 def read(net: Any) -> dict[str, Any]:
     """Return what may be changed in a network for one call, block by block."""
     return {
-        "options": {key: net.options.get(key) for key in OPTIONS},
+        "yaml": deepcopy(net.yaml),
         "blocks": [m.read_settings() for m in _blocks(net)],
-        "text_info": deepcopy(net.text_info),
+        "text": net.text_state(),
     }
 
 
 def write(net: Any, settings: dict[str, Any]) -> None:
     """Give a network what `read` returned, of itself or of another of the same build."""
-    for key, value in settings["options"].items():
-        if value is None:
-            net.options.pop(key, None)
-        else:
-            net.options[key] = value
+    if net.yaml != settings["yaml"]:
+        net.yaml = deepcopy(settings["yaml"])
     for block, values in zip(_blocks(net), settings["blocks"], strict=True):
         block.write_settings(values)
-    if net.text_info != settings["text_info"]:
-        net.text_info = deepcopy(settings["text_info"])
-        if any(getattr(m, "folded", False) for m in net.modules()):
-            net.fold_text()
+    net.write_text(settings["text"])
 
 
 def _blocks(net: Any) -> list[Any]:

@@ -78,10 +78,20 @@ def _moves_for(net: Any, source: Any) -> dict[int, int | str] | None:
 
 
 def _places(net: Any, source: Any, moves: dict[int, int | str]) -> dict[int, int | str]:
-    """Return where each row of a net belongs: backbone rows stay, others go as ``moves`` says."""
-    free = set(range(len(net.yaml["backbone"]))) - set(moves.values())
-    places = {i: moves.get(i, i if i in free else None) for i in range(len(source.model))}
-    return {i: place for i, place in places.items() if place is not None}
+    """Return where each row of a net belongs: as ``moves`` says; others stay in the backbone, or where they fit."""
+    backbone, taken = len(net.yaml["backbone"]), set(moves.values())
+    places: dict[int, int | str] = {}
+    for i, row in enumerate(source.model):
+        if i in moves:
+            places[i] = moves[i]
+        elif i not in taken and (i < backbone or (i < len(net.model) and _alike(net.model[i], row))):
+            places[i] = i
+    return places
+
+
+def _alike(row: nn.Module, other: nn.Module) -> bool:
+    """Whether two rows are one layer: a neck that is kept stays where it stands, without a line for each row."""
+    return type(row) is type(other) and tensors(row) == tensors(other)
 
 
 def _moved(net: Any, source: nn.Module, moves: dict[int, int | str]) -> nn.Module:

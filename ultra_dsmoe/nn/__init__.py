@@ -13,12 +13,17 @@ from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.head.decoupled_detect import DecoupledDetect
 from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
 from ultra_dsmoe.nn.knockout import Knockout, Record
+from ultra_dsmoe.nn.neck.allocate import Allocate
+from ultra_dsmoe.nn.neck.band_split import BandSplit
+from ultra_dsmoe.nn.neck.channel_sync import ChannelSync
 from ultra_dsmoe.nn.neck.expert_ensemble import ExpertEnsemble
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.feature_aggregation import FeatureAggregation
+from ultra_dsmoe.nn.neck.fgpem import FGPEM
 from ultra_dsmoe.nn.neck.hub_fusion import HubFusion
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
 from ultra_dsmoe.nn.neck.hyperbolic_fusion import HyperbolicFusion
+from ultra_dsmoe.nn.neck.mfa import MFA
 from ultra_dsmoe.nn.neck.neck_block import NeckBlock
 from ultra_dsmoe.nn.neck.pick import Pick
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
@@ -29,10 +34,15 @@ from ultra_dsmoe.nn.registry import LAYERS, RowContext, RowPlan, register
 __all__ = [
     "CBAM",
     "DSA",
+    "FGPEM",
     "GAD",
     "LAYERS",
+    "MFA",
+    "Allocate",
     "AuxLossMixin",
     "AuxTerm",
+    "BandSplit",
+    "ChannelSync",
     "DecoupledDetect",
     "DualAttention",
     "DualAttentionDetect",

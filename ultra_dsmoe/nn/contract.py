@@ -5,6 +5,7 @@
 ``aux_terms``       auxiliary terms of the loss that it leaves on itself, see `AuxLossMixin`
 ``run_settings``    attributes that keys may change for one call, see `SettingsMixin`
 ``knockouts``       what of it can be switched off, see `Knockout`
+``connect``         method that is given the layers which its row reads, once all are built
 ``fast_parameters`` parameters that the trainer gives a faster pace, and its kin: `ultra_dsmoe.train.optimizer`
 ==================  ========================================================================================
 

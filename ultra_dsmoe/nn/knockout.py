@@ -6,7 +6,7 @@ then see values of the usual size, and what is lost is what the stage says about
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +54,11 @@ class Record:
 Switch = Callable[[list[Any], Record, int], AbstractContextManager[Any]]
 
 
+def itself(block: Any) -> Sequence[nn.Module]:
+    """Say that a knock-out acts on its block and on nothing inside it."""
+    return (block,)
+
+
 def always(block: Any) -> bool:
     """Say that a knock-out applies to every block of its class."""
     return True
@@ -70,7 +75,8 @@ class Knockout:
             works through hooks (`hooked`) or puts back what it changes: no weight is edited.
         needs: What a net must have for it; a row of the class where omitted.
         applies: Whether it concerns a block of the class.
-        mean: Whether ``record.means`` must hold the blocks' mean output, a map (B, C, H, W), as `constant` wants it.
+        mean: Whether ``record.means`` must hold their mean output, a map (B, C, H, W), as `constant` wants it.
+        parts: What of the block is handed to ``switch``; the block itself where omitted.
         text: Whether it changes what folded text was computed from: all text is then computed anew.
     """
 
@@ -80,6 +86,7 @@ class Knockout:
     needs: str = ""
     applies: Callable[[Any], bool] = always
     mean: bool = False
+    parts: Callable[[Any], Sequence[nn.Module]] = itself
     text: bool = False
 
 

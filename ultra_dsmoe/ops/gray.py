@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ultra_dsmoe.checks import is_number
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.checks import positive
 
 
 def gray_transform(images: Tensor, gamma: float) -> Tensor:
@@ -38,7 +37,4 @@ def check_gamma(argument: str, value: Any) -> float:
     Raises:
         ConfigError: If ``value`` is no finite number above 0; it names ``argument``.
     """
-    good = is_number(value) and value > 0
-    if not good:
-        raise ConfigError(argument, "a number above 0, the exponent of the gray transform", value)
-    return float(value)
+    return positive(argument, value, "the exponent of the gray transform")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from ultra_dsmoe.constants import AUTO_TEACHER
 from ultra_dsmoe.errors import ConfigError
 
 
@@ -55,12 +56,14 @@ def trainer_for(model: Any, ours: bool, given: dict[str, Any], arguments: dict[s
     if not weights:
         if arguments.get("resume"):  # the checkpoint has both
             return None
-        raise ConfigError("dsmoe_kd", "this key beside distill_model=teacher.pt", f"dsmoe_kd={kd} without it")
+        expected = "this key beside distill_model=teacher.pt or distill_model=auto"
+        raise ConfigError("dsmoe_kd", expected, f"dsmoe_kd={kd} without it")
     from ultra_dsmoe.distill.config import resolve
     from ultra_dsmoe.train.teacher import check_file
 
     config = resolve(kd) if kd is not None else None
-    check_file(weights)
+    if weights != AUTO_TEACHER:
+        check_file(weights)
     if ours:
         return None
     if not _is_stock_detector(model):
@@ -70,6 +73,31 @@ def trainer_for(model: Any, ours: bool, given: dict[str, Any], arguments: dict[s
     from ultra_dsmoe.train.distill_trainer import DistillTrainer
 
     return DistillTrainer
+
+
+def with_teacher(
+    model: Any, ours: bool, trainer: Any, given: dict[str, Any], arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a training's arguments become with ``distill_model=auto``, once its teacher is trained.
+
+    Args:
+        model: The host's ``YOLO`` object.
+        ours: Whether its network is one of ours.
+        trainer: Trainer class that will train it; None where the host's choice is right.
+        given: Our keys, checked.
+        arguments: The host's, as they were given.
+
+    Raises:
+        ConfigError: If our distiller is not asked for, or there are several data sets.
+    """
+    if arguments.get("distill_model") != AUTO_TEACHER or arguments.get("resume"):
+        return {}
+    if not ours and given.get("dsmoe_kd") is None:  # a call for the host's distiller, which takes it for a file
+        _check_host("distill_model")
+        raise ConfigError("distill_model", "auto beside dsmoe_kd, such as dsmoe_kd=self", "auto without it")
+    from ultra_dsmoe.plugin.auto_teacher import trained_teacher
+
+    return {"distill_model": trained_teacher(model, {**arguments, **given}, trainer)}
 
 
 def _check_host(key: str) -> None:

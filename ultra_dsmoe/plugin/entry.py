@@ -69,7 +69,7 @@ def _holds_ours(value: str) -> bool:
 def _is_marked(file: Path) -> bool:
     import mmap  # late, as our layers: only for a command that failed
 
-    from ultra_dsmoe.plugin.rows import load_layers
+    from ultra_dsmoe.plugin.yaml_rows import load_layers
 
     layers = "|".join(load_layers()).encode() if file.suffix in (".yaml", ".yml") else None
     with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:

@@ -19,20 +19,40 @@ def _wholes(value: Any, low: int) -> bool:
     return all(is_whole(v, low) for v in values if isinstance(v, (str, int, float, dict, list, tuple)))
 
 
+def _frozen(value: Any, verb: str) -> bool:
+    """How many of the first layers, or a list of layers by number or by part (``23.cv2``); the host skips all else."""
+    if not isinstance(value, (list, tuple)):
+        return is_whole(value, 0)
+    return all(is_whole(v, 0) or (isinstance(v, str) and PART.fullmatch(v)) for v in value)
+
+
+def _scale(value: Any, verb: str) -> bool:
+    """A share, or the least and the greatest."""
+    values = value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+    return all(is_number(v, 0) for v in values)
+
+
 def _batch(value: Any, verb: str) -> bool:
     """A number of images; a training may also have -1 or a share of the GPU's memory."""
     return is_whole(value, 1) or (verb == "train" and (value == -1 or (is_number(value, 0, 1) and value > 0)))
 
 
+PART = re.compile(r"\d+(\.\w+)*")  # of a net's layers
+CACHES = ("ram", "disk", "lmdb", "true", "false")
+
 CHECKS: dict[str, tuple[str, Callable[[Any, str], bool]]] = {
     "batch": ("a number of images, of at least 1", _batch),
+    "cache": ("True, False, ram, disk or lmdb", lambda value, verb: str(value).lower() in CACHES),
     "classes": ("the number of a class, or a list of them", lambda value, verb: _wholes(value, 0)),
     "device": ("cpu, mps, or the number of a GPU or several", lambda value, verb: bool(DEVICES.match(str(value)))),
+    "embed": ("the number of a layer, or a list of them", lambda value, verb: _wholes(value, 0)),
     "format": ("the name of a format", lambda value, verb: isinstance(value, str)),
+    "freeze": ("a number of layers, or a list of layers such as 3 or 23.cv2", _frozen),
     "imgsz": (
         "a size in pixels, of at least 1, or height and width",
         lambda value, verb: isinstance(value, str) or _wholes(value, 1),  # of text the host says so
     ),
+    "scale": ("a number of at least 0, or two of them", _scale),
 }
 
 

@@ -37,9 +37,7 @@ def _keep(value: Any) -> int:
 
 def _dynamic_conv(value: Any) -> bool:
     """Check ``dsmoe_dynamic_conv``."""
-    if not isinstance(value, bool):
-        raise ConfigError("dsmoe_dynamic_conv", "True or False", value)
-    return value
+    return checks.flag("dsmoe_dynamic_conv", value)
 
 
 def _parity(value: Any) -> bool | str:
@@ -123,13 +121,13 @@ def unknown(key: str) -> ConfigError:
     return ConfigError(name, f"one of {', '.join(KEYS)}{did_you_mean(name, KEYS)}", "an unknown key")
 
 
-def take(kwargs: dict[str, Any]) -> dict[str, Any]:
+def pop_keys(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take our keys that have a value out of the arguments of a call, checked; those without a value go too."""
     check(kwargs)
     return {key: kwargs.pop(key) for key in KEYS if key in kwargs}
 
 
-def suit(verb: str, given: dict[str, Any]) -> None:
+def check_verb(verb: str, given: dict[str, Any]) -> None:
     """Check that a verb can use the keys given to it.
 
     Raises:

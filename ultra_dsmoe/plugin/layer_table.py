@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ultra_dsmoe.plugin.rows import Row
+from ultra_dsmoe.plugin.yaml_rows import Row
 
 
 @contextmanager

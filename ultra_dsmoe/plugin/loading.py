@@ -41,7 +41,7 @@ class _Lacking:
 
 
 @contextmanager
-def told(weight: Any) -> Iterator[None]:
+def load_errors(weight: Any) -> Iterator[None]:
     """Turn what loading a checkpoint of ours can end in into one line, and leave all other errors as they are.
 
     Raises:

@@ -13,7 +13,7 @@ from ultra_dsmoe.plugin import host
 
 # `dsmoe-n` and `dsmoen` are one size of one family, which lives in one file. The letter is the scale; `dsmoe-p2` is a
 # file of its own, since p2 is no scale.
-FAMILY = r"^(?P<stem>dsmoe|tmodel|smodel)-?(?P<scale>[nslmx])$"  # compiled when a name is asked for
+FAMILY = r"^(?P<stem>dsmoe|tmodel|smodel|gasnet)-?(?P<scale>[nslmx])$"  # compiled when a name is asked for
 FAMILY_FILES = {"dsmoe": "dsmoe-conv"}  # where the file is not called like the family
 FOLDERS = ("cfg/models", "cfg/train", "datasets")
 RECIPES = "train"  # `train/tmodel.yaml` is the recipe, `tmodel.yaml` the net

@@ -21,7 +21,7 @@ from torch import nn
 from ultra_dsmoe.checks import is_number, whole
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import layer_table
-from ultra_dsmoe.plugin.rows import Row, read_rows, resolve
+from ultra_dsmoe.plugin.yaml_rows import FAULTS, Row, read_rows, resolve
 
 ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\([\w\s.,=+-]*\)")
 
@@ -62,7 +62,29 @@ class Graph:
         return (scale, *_multiples(f"scales[{scale}]", scales[scale]))
 
     def parse_stock(self, rows: list[list[Any]], verbose: bool = False) -> list[Any]:
-        """Let the host build ``rows``, none of which may be ours."""
+        """Let the host build ``rows``, none of which may be ours.
+
+        Raises:
+            ConfigError: If it cannot build one of them.
+        """
+        try:
+            return self._parse(rows, verbose)
+        except FAULTS:
+            self._blame(rows)
+            raise
+
+    def _blame(self, rows: list[list[Any]]) -> None:
+        """Name the first of ``rows`` with which the host fails: without the others, which only cost time here."""
+        for row in self.rows[: len(rows)]:
+            try:
+                with torch.device("meta"):
+                    self._parse(rows[: row.i + 1])
+            except FAULTS as e:
+                got = f"{rows[row.i]} ({type(e).__name__}: {e})"
+                raise ConfigError(row.label, "inputs and arguments that the layer accepts", got) from e
+
+    def _parse(self, rows: list[list[Any]], verbose: bool = False) -> list[Any]:
+        """Ask the host's parser."""
         cut = len(self.d["backbone"])
         d = {**self.d, "scale": self.scale, "backbone": deepcopy(rows[:cut]), "head": deepcopy(rows[cut:])}
         return list(self.stock(d, self.ch, verbose)[0])
@@ -106,6 +128,8 @@ class Graph:
         with self.activation():
             for row in filter(lambda r: r.ours, self.rows):
                 layers[row.i] = row.make()
+                if connect := getattr(layers[row.i], "connect", None):
+                    connect([layers[j] for j in row.sources if j >= 0])
         if verbose:
             layer_table.show(self.tasks.LOGGER, lines, self.rows, layers)
         kept = [j % m.i for m in layers for j in ([m.f] if isinstance(m.f, int) else m.f) if j != -1]

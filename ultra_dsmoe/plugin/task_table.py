@@ -1,6 +1,6 @@
 """Which of the host's tasks have a network and a trainer of ours: a further task moves in by one entry.
 
-Of a network the plugin asks what `DSMoEModel` has: ``options`` and ``text_info``, which keys change for one call,
+Of a network the plugin asks what `DSMoEModel` has: ``options`` and the text, which keys change for one call,
 ``set_topk``, ``set_moe_mode`` and the other setters behind the keys, and ``require_finite_text``. A trainer reads the
 keys from its arguments. Task names, and what else a task needs, are the host's.
 """

@@ -34,11 +34,12 @@ def patch_loading(tasks: Any) -> None:
         restricted = getattr(tasks, "SAFE_LOAD", False) if safe_only is None else safe_only
 
         def load(weight: Any) -> Any:
-            with loading.told(weight):
+            with loading.load_errors(weight):
                 if restricts and restricted:
                     from ultra_dsmoe.plugin import safeload
 
-                    safeload.permit(weight)
+                    with safeload.permits(weight):
+                        return stock(weight, safe_only)
                 return stock(weight, safe_only)
 
         ckpt, file = load(loading.newest_whole(weight, load))
@@ -71,7 +72,7 @@ def patch_parsing(tasks: Any) -> None:
 
     @functools.wraps(stock)
     def parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
-        from ultra_dsmoe.plugin.rows import is_ours
+        from ultra_dsmoe.plugin.yaml_rows import is_ours
 
         if not is_ours(d, vars(tasks)):
             return stock(d, ch, verbose)

@@ -8,15 +8,14 @@ from inspect import isgenerator
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.settings import Kept, align, in_force
 from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.leftovers import nothing_left
-from ultra_dsmoe.plugin.rows import is_ours
 from ultra_dsmoe.plugin.task_table import TASKS, load, task_of
-
-FINISHED = -1  # epoch of a checkpoint whose training has ended
+from ultra_dsmoe.plugin.yaml_rows import is_ours
 
 
 def our_net(model: Any) -> Any:
@@ -82,8 +81,8 @@ def wrap_verb(stock: Any, verb: str) -> Any:
 
     @functools.wraps(stock)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        given = keys.take(kwargs)
-        keys.suit(verb, given)
+        given = keys.pop_keys(kwargs)
+        keys.check_verb(verb, given)
         net = required_net(self, given)
         if net is not None:
             host_arguments.check(verb, kwargs)
@@ -131,11 +130,12 @@ def wrap_train(stock: Any) -> Any:
         if args:
             args, kwargs["trainer"] = args[1:], args[0]
         fusing.restore(self)
-        given = keys.take(kwargs)
+        given = keys.pop_keys(kwargs)
         file = _read_cfg(kwargs.get("cfg"))
-        all_given = {**keys.take(file), **given}
+        asked = {**file, **kwargs}
+        all_given = {**keys.pop_keys(file), **given}
         required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
-        keys.suit("train", all_given)
+        keys.check_verb("train", all_given)
         task = task_of(our_net(self))
         ours = task is not None
         if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:
@@ -153,6 +153,7 @@ def wrap_train(stock: Any) -> Any:
             if kwargs.get("trainer"):
                 raise ConfigError("dsmoe_kd", "the trainer that it brings, without another", "a trainer of your own")
             kwargs["trainer"] = trainer
+        kwargs |= distill_choice.with_teacher(self, ours, kwargs.get("trainer"), all_given, asked)
         return stock(self, *args, **kwargs, **given)
 
     return host.mark(train)

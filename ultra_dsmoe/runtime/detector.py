@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ultra_dsmoe.checks import is_number, whole
+from ultra_dsmoe.checks import number, whole
 from ultra_dsmoe.errors import ConfigError, ShapeError, WeightsError
 from ultra_dsmoe.runtime.detections import (
     FINAL_COLUMNS,
@@ -179,8 +179,7 @@ class Runtime:
             ConfigError: Also if there is no image, or there are more than the file was exported for.
         """
         for name, value in (("conf", conf), ("iou", iou)):
-            if not is_number(value, 0, 1):
-                raise ConfigError(name, "a number between 0 and 1", value)
+            number(name, value, 0, 1)
         whole("max_det", max_det)
         if not isinstance(images, (list, tuple)) or not images:
             raise ConfigError("images", "a list of at least one image", type(images).__name__)

@@ -1,10 +1,11 @@
 """Build a TensorRT engine from an ONNX file on the box that will run it.
 
-    python -m ultra_dsmoe.runtime.engine best.onnx [--fp16 | --int8] [--workspace GiB] [--output best.engine]
+    python -m ultra_dsmoe.runtime.engine best.onnx [precision=fp16|int8] [workspace=GiB] [out=best.engine]
 
-An engine runs only on the kind of GPU and the TensorRT version that built it. The box needs TensorRT and numpy, neither
-torch nor the host. The file begins with the host's metadata header, so ``yolo predict model=best.engine`` and
-`ultra_dsmoe.runtime.detector` read it.
+``dsmoe-yolo edge build`` is the same command, for a box that has the training stack. An engine runs only on the kind of
+GPU and the TensorRT version that built it. The box needs TensorRT and numpy, neither torch nor the host. The file
+begins with the host's metadata header, so ``yolo predict model=best.engine`` and `ultra_dsmoe.runtime.detector` read
+it.
 
 INT8 is explicit: it runs where the ONNX file holds Q/DQ nodes (`dsmoe-yolo edge quantize` puts them in) and nowhere
 else; TensorRT calibrates nothing. Not run on a GTX 1080 yet; there, FP16 computes at 1/64 of the speed of FP32.
@@ -14,13 +15,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.causes import one_line_errors
+from ultra_dsmoe.deprecations import Former
 from ultra_dsmoe.errors import ConfigError, WeightsError
-from ultra_dsmoe.parsing import Parser
+from ultra_dsmoe.files import can_write
+from ultra_dsmoe.parsing import Command, Given, Option, number, one_of, text
 from ultra_dsmoe.runtime.model_file import (
     TENSORRT_KEY,
     ModelInfo,
@@ -36,6 +40,7 @@ LEGACY_OPSET = 17
 BROKEN = ("10.2.0",)  # the host's exclusion
 FLAGS = {"fp32": None, "fp16": "FP16", "int8": "INT8"}  # precision to builder flag
 GIB = 1 << 30
+WORKSPACE = (0.001, 1024)  # GiB of the builder's working memory that may be asked for
 MEGABYTE = 1e6
 
 
@@ -61,12 +66,12 @@ def build_engine(
     output = source.with_suffix(".engine") if output is None else Path(output)
     if source.suffix != ".onnx":
         raise ConfigError("model", "an .onnx file", str(source))
-    if precision not in FLAGS:
-        raise ConfigError("precision", f"one of {', '.join(FLAGS)}", precision)
-    if workspace is not None and not workspace > 0:
-        raise ConfigError("workspace", "a number of GiB above 0", workspace)
-    if not output.parent.is_dir() or output.is_dir():  # said now, not after minutes of building
-        raise ConfigError("output", "a file in an existing folder", str(output))
+    checks.one_of("precision", precision, FLAGS)
+    if workspace is not None:
+        checks.number("workspace", workspace, *WORKSPACE)
+    # Said now, not after minutes of building.
+    if not output.parent.is_dir() or output.is_dir() or not can_write(output.parent):
+        raise ConfigError("output", "a file in a folder that exists and can be written", str(output))
     file = read_onnx(source)
     info = model_info(source, file.metadata)
     trt = _tensorrt()
@@ -172,23 +177,44 @@ def _set_profile(builder: Any, config: Any, network: Any, info: ModelInfo) -> No
     config.add_optimization_profile(profile)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; a user error ends it with one line and exit code 1."""
-    parser = Parser(
-        prog="python -m ultra_dsmoe.runtime.engine", description="Build a TensorRT engine on the box that will run it."
+def build(given: Given) -> int:
+    """Build the engine that the words of a command ask for."""
+    print(f"building an engine from {given['model']}: this takes minutes", flush=True)
+    built = build_engine(
+        given["model"],
+        given.get("out"),
+        precision=given.get("precision", "fp32"),
+        workspace=given.get("workspace"),
     )
-    parser.add_argument("model", help="an ONNX file written by `yolo export ... format=onnx opset=17`")
-    kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--fp16", action="store_const", dest="precision", const="fp16", help="never on a GTX 1080")
-    kinds.add_argument("--int8", action="store_const", dest="precision", const="int8", help="for files with Q/DQ nodes")
-    parser.add_argument("--workspace", type=float, metavar="GiB", help="limit of the builder's working memory")
-    parser.add_argument("--output", metavar="FILE", help="by default the model's name with .engine")
-    with one_line_errors():
-        given = parser.parse_args(arguments)
-        print(f"building an engine from {given.model}: this takes minutes", flush=True)
-        built = build_engine(given.model, given.output, precision=given.precision or "fp32", workspace=given.workspace)
     print(f"{built}: {built.stat().st_size / MEGABYTE:.1f} MB")
     return 0
+
+
+BUILD = Command(
+    "edge build",
+    """Builds a TensorRT engine on the box that will run it. Without the training stack on the box: python -m
+ultra_dsmoe.runtime.engine best.onnx.""",
+    {
+        "model": Option(text, "ONNX file written by `yolo export ... format=onnx opset=17`"),
+        "precision": Option(one_of(FLAGS), "|".join(FLAGS) + "; int8 for files with Q/DQ nodes", "fp32"),
+        "workspace": Option(number(*WORKSPACE), "limit of the builder's working memory in GiB", "the builder's own"),
+        "out": Option(text, "file to write", "the model's name with .engine"),
+    },
+    build,
+    {"model": "one .onnx file as first argument, such as best.onnx"},
+    former={
+        "output": Former("out", goes="0.3.0"),
+        "fp16": Former("precision=fp16", goes="0.3.0"),
+        "int8": Former("precision=int8", goes="0.3.0"),
+    },
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command by the module's name; a user error ends it with one line and exit code 1."""
+    command = replace(BUILD, words="ultra_dsmoe.runtime.engine", program="python -m")
+    with one_line_errors():
+        return command.main(sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

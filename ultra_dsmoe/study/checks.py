@@ -59,10 +59,3 @@ def plain(value: Any, key: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(PLAIN_NAME, value):
         raise ConfigError(key, "a name of letters, digits, '.', '_', '+' and '-', since files are called so", value)
     return value
-
-
-def whole(value: Any, key: str, low: int, high: int | None = None) -> int:
-    """Refuse what is no whole number from ``low`` to ``high``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise ConfigError(key, f"whole numbers of at least {low}" if high is None else f"{low} to {high}", value)
-    return value

@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
+from ultra_dsmoe.checks import whole
 from ultra_dsmoe.errors import ConfigError, DataError, did_you_mean
 from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.evaluate.groups import check_groups
 
-from .checks import SIZES, digest, known, pinned, plain, whole
+from .checks import SIZES, digest, known, pinned, plain
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_data(entry: Any) -> Data:
     source = given if given.endswith((".yaml", ".yml")) else f"{given}.yaml"
     stem = Path(source).stem
     known(sizes, SIZES, f"data: {stem}")
-    sizes = {key: whole(value, f"data: {stem}: {key}", SIZES[key]) for key, value in sizes.items()}
+    sizes = {key: whole(f"data: {stem}: {key}", value, SIZES[key]) for key, value in sizes.items()}
     try:
         with quiet():
             content = check_det_dataset(source)

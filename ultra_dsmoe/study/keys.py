@@ -14,7 +14,7 @@ import yaml
 from ultra_dsmoe.errors import ConfigError, TextError, WeightsError
 from ultra_dsmoe.evaluate.evaluation import load_network, quiet
 from ultra_dsmoe.plugin import keys
-from ultra_dsmoe.plugin.rows import is_ours
+from ultra_dsmoe.plugin.yaml_rows import is_ours
 from ultra_dsmoe.text.prompts import class_prompts, read_prompt_file
 
 from .models import Model
@@ -31,7 +31,7 @@ def check_arguments(plan: Plan) -> None:
     firsts = {(c.model.name, c.data.name): c for c in reversed(plan.cells())}
     for cell in {name: c for (name, _), c in firsts.items()}.values():
         arguments = {k: v for k, v in plan.arguments(cell).items() if v is not None}
-        keys.suit("train", {k: v for k, v in arguments.items() if k in keys.KEYS})
+        keys.check_verb("train", {k: v for k, v in arguments.items() if k in keys.KEYS})
         _check_stock(cell.model, arguments)
     for cell in firsts.values():
         _check_prompts(plan, cell)

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.evaluate.evaluation import quiet
 
@@ -51,8 +52,7 @@ def beside(file: Path, entry: dict[str, Any]) -> dict[str, Any]:
 def is_absent(entry: dict[str, Any]) -> bool:
     """Whether a model is optional and a file of weights that it names is not there; an unset variable is a mistake."""
     optional, overrides = entry.get("optional", False), entry.get("overrides")
-    if not isinstance(optional, bool):
-        raise ConfigError("models: optional", "true or false", optional)
+    checks.flag("models: optional", optional)
     files = [overrides[k] for k in WEIGHTS if isinstance(overrides.get(k), str)] if isinstance(overrides, dict) else []
     paths = [os.path.expandvars(file) for file in files]
     return optional and any("$" not in path and not is_at_hand(path) for path in paths)
@@ -71,8 +71,8 @@ def read_model(entry: dict[str, Any]) -> Model:
     name = plain(entry.get("name", Path(source).stem), "models: name")
     overrides = read_overrides(entry.get("overrides"), f"models: {name}: overrides")
     text = entry.get("text", "")
-    if text not in ("", *TEXTS):
-        raise ConfigError(f"models: {name}: text", f"one of {', '.join(TEXTS)}{did_you_mean(str(text), TEXTS)}", text)
+    if text != "":
+        checks.one_of(f"models: {name}: text", text, TEXTS)
     base, changes = _load_model(source), (entry.get("rows"), entry.get("dsmoe"))
     if text and base and all(row[2] != "TextSemantics" for row in [*base["backbone"], *base["head"]]):
         raise ConfigError(f"models: {name}: text", "a model with a TextSemantics row", source)

@@ -33,10 +33,11 @@ from typing import Any
 
 import yaml
 
+from ultra_dsmoe.checks import one_of, whole
 from ultra_dsmoe.constants import MAX_SEED
-from ultra_dsmoe.errors import ConfigError, did_you_mean
+from ultra_dsmoe.errors import ConfigError
 
-from .checks import SIZES, distinct, entries, known, plain, whole
+from .checks import SIZES, distinct, entries, known, plain
 from .data import read_data
 from .keys import check_arguments
 from .models import beside, is_absent, read_model
@@ -73,16 +74,16 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     if not models:
         raise ConfigError(f"{file}: models", "weights of at least one optional model", f"none of {', '.join(absent)}")
     distinct([m.name for m in models], "models")
-    seeds = [whole(s, "seeds", 0, MAX_SEED) for s in entries(content["seeds"], "seeds")]
+    seeds = [whole("seeds", s, 0, MAX_SEED) for s in entries(content["seeds"], "seeds")]
     distinct(seeds, "seeds")
     baseline = content.get("baseline") or models[0].name
     baselines = [str(b) for b in (baseline if isinstance(baseline, list) else [baseline])]
     distinct(baselines, "baseline")
-    if strange := [b for b in baselines if b not in (names := [*(m.name for m in models), PREVIOUS])]:
-        raise ConfigError("baseline", f"one of {', '.join(names)}{did_you_mean(strange[0], names)}", strange[0])
+    for name in baselines:
+        one_of("baseline", name, [*(m.name for m in models), PREVIOUS])
     data = [read_data(d) for d in entries(content["data"], "data")]
     distinct([d.name for d in data], "data")
-    sizes = {key: whole(content[key], key, least) for key, least in SIZES.items()}
+    sizes = {key: whole(key, content[key], least) for key, least in SIZES.items()}
     if not isinstance(knockouts := content.get("knockouts", False), bool):
         raise ConfigError("knockouts", "true or false", knockouts)
     plan = Plan(plain(content["name"], "name"), models, data, sizes, seeds, overrides, baselines, knockouts, absent)

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.files import write_files
 
@@ -26,11 +27,10 @@ from .checks import digest
 from .memory import Memory, memory_for
 from .overrides import FILES
 from .plan import Cell, Plan
+from .results_csv import append_row, disk_full_errors, read_rows
 from .store import KEPT, KNOCKOUTS, MATCHES, RESULT, gather, read_kept
-from .table import append_row, read_rows, room
 
 STARTS_PLUGINS = (2, 5)  # the first torch that loads what is registered with it
-FINISHED = -1  # what the host writes as epoch of a checkpoint whose training is over
 STAGES = ("new", "begun", "trained", "validated", "kept", "finished")
 
 
@@ -212,7 +212,7 @@ class Study:
         except DataError as e:
             raise CellError(str(e)) from e
         file = self._kept(cell)
-        with room(file, f"the matches of {cell.name}"):
+        with disk_full_errors(file, f"the matches of {cell.name}"):
             write_files(file.parent, {file.name: content})
         return self._row(cell)
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from ultra_dsmoe.checks import is_whole
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
 from ultra_dsmoe.evaluate.evaluation import quiet
 
@@ -75,8 +76,7 @@ def _is_row(row: Any) -> bool:
         return False
     sources, repeats, layer, arguments = row
     numbers = [*(sources if isinstance(sources, list) and sources else [sources]), repeats]
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in numbers)
-    return whole and repeats > 0 and isinstance(layer, str) and isinstance(arguments, list)
+    return all(map(is_whole, numbers)) and repeats > 0 and isinstance(layer, str) and isinstance(arguments, list)
 
 
 def as_file(content: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from ultra_dsmoe.checks import class_names
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text import cache
-from ultra_dsmoe.text.apart import require_apart, unread_pairs
+from ultra_dsmoe.text.class_separation import identical_pairs, require_separated
 from ultra_dsmoe.text.encoders import HashEncoder, TextEncoder, make_encoder
 from ultra_dsmoe.text.local_models import is_english, is_foreign, local_encoders
 from ultra_dsmoe.text.prompts import class_prompts
@@ -112,7 +112,7 @@ def encode_bank(
     *,
     keep: Sequence[Sequence[str]] | None = None,
     local_only: bool = False,
-    apart: bool = True,
+    check_separation: bool = True,
     each: bool = False,
 ) -> TextBank:
     """Return the text vectors of all classes, kept ones where there are.
@@ -129,7 +129,8 @@ def encode_bank(
         keep: Finished prompts of every class, as `TextBank.prompts`: they stand for the classes that ``prompts`` leaves
             out, word for word. This is how a trained model is reworded.
         local_only: Never download, even where ``encoder`` is a hub id: for a name that a checkpoint brings.
-        apart: Refuse classes that the encoder cannot tell apart, and warn of close ones; without, nothing is said.
+        check_separation: Refuse classes that the encoder cannot tell apart, and warn of close ones; without, nothing is
+            said.
         each: Keep the vectors of the single prompts too. Vectors that are shipped or kept of whole classes do not hold
             them: the encoder must be at hand.
 
@@ -156,8 +157,8 @@ def encode_bank(
     single = None
     if each:
         single, vectors = _by_class(vectors, texts), _means(vectors.astype(np.float64), texts, f"text encoder {name}")
-    if apart:
-        require_apart(labels, texts, name, vectors)
+    if check_separation:
+        require_separated(labels, texts, name, vectors)
     return TextBank(labels, texts, name, vectors, cache.content_key(texts, name), single)
 
 
@@ -240,7 +241,7 @@ def _auto(texts: cache.Prompts, folder: Path) -> tuple[str, np.ndarray]:
 def _reads(made: tuple[str, np.ndarray], texts: cache.Prompts, foreign: bool) -> bool:
     """Whether an encoder (id, vectors) can read these texts."""
     encoder, vectors = made
-    return not (foreign and is_english(encoder)) and not unread_pairs(texts, vectors)
+    return not (foreign and is_english(encoder)) and not identical_pairs(texts, vectors)
 
 
 def _named(texts: cache.Prompts, folder: Path, encoder: str | TextEncoder, local_only: bool) -> tuple[str, np.ndarray]:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.files import package_roots, whole_file
+from ultra_dsmoe.files import package_roots, whole_file, written_to
 
 LOGGER = logging.getLogger("ultra_dsmoe.text")
 CACHE_ENV = "ULTRA_DSMOE_CACHE"
@@ -67,11 +67,17 @@ def save(folder: Path, prompts: Prompts, encoder: str, vectors: np.ndarray) -> P
     Raises:
         OSError: If the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with written_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{content_key(prompts, encoder)}.npz"
+    write(path, prompts, encoder, vectors)
+    return path
+
+
+def write(path: Path, prompts: Prompts, encoder: str, vectors: np.ndarray) -> None:
+    """Write the vectors of all classes into a file of any name, in a folder that exists; see `save`."""
     with whole_file(path) as part, part.open("wb") as stream:
         np.savez(stream, vectors=vectors, encoder=np.array(encoder), prompts=np.array(_as_json(prompts).encode()))
-    return path
 
 
 def load(folder: Path, prompts: Prompts, encoder: str) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from ultra_dsmoe.checks import whole
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text.local_models import best_local, with_id
 from ultra_dsmoe.text.models import BF16_SUFFIX, DEFAULT_CAUSAL_LM, CausalLMEncoder, SentenceEncoder, check_texts
@@ -48,9 +49,7 @@ class HashEncoder:
     """
 
     def __init__(self, dim: int = HASH_DIM) -> None:
-        if not isinstance(dim, int) or dim < 1:
-            raise TextError("HashEncoder dim", "an integer of at least 1", dim)
-        self.dim = dim
+        self.dim = whole("HashEncoder dim", dim, kind=TextError)
 
     @property
     def id(self) -> str:
@@ -79,9 +78,7 @@ class RandomEncoder(HashEncoder):
 
     def __init__(self, dim: int = HASH_DIM, seed: int = 0) -> None:
         super().__init__(dim)
-        if not isinstance(seed, int) or seed < 0:
-            raise TextError("RandomEncoder seed", "an integer of at least 0", seed)
-        self.seed = seed
+        self.seed = whole("RandomEncoder seed", seed, low=0, kind=TextError)
 
     @property
     def id(self) -> str:

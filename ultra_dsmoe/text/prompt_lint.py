@@ -1,6 +1,7 @@
 """Linter of a data set's prompts: what training would refuse, and what the encoder cannot tell apart.
 
-Faults are what stops a training, or makes two classes one for the encoder; everything else is a caution.
+Prompts made of names alone are judged too, as training judges them. Faults are what stops a training, or makes two
+classes one for the encoder; everything else is a caution.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ultra_dsmoe.errors import TextError
-from ultra_dsmoe.text.apart import CLOSEST, class_cosines
 from ultra_dsmoe.text.bank import TextBank
+from ultra_dsmoe.text.class_separation import CLOSEST, class_cosines, identical_pairs
 from ultra_dsmoe.text.encoders import HashEncoder, make_encoder, signs
 from ultra_dsmoe.text.model_hub import load_local_first
 from ultra_dsmoe.text.models import MAX_TOKENS, SentenceEncoder
@@ -88,10 +89,10 @@ def lint_section(labels: Sequence[str], section: Mapping[Any, Any]) -> tuple[dic
             findings.append(PromptFinding("empty", (label,), what, way_out))
         if texts:
             found[label] = texts
-    for label in labels:
-        if not any(str(key).strip() == label for key in section):
-            way_out = "describe what a camera sees of it, or it is known by its name alone"
-            findings.append(PromptFinding("missing", (label,), "no description", way_out))
+    keys = {str(key).strip() for key in section}
+    if missing := tuple(label for label in labels if label not in keys):
+        way_out = "describe what a camera sees, or the name alone is what the net reads"
+        findings.append(PromptFinding("missing", missing, "no description", way_out))
     return {label: found[label] for label in labels if label in found}, findings
 
 
@@ -124,8 +125,14 @@ def lint_wording(prompts: Mapping[str, Sequence[str]]) -> list[PromptFinding]:
 
 
 def lint_vectors(bank: TextBank, closest: float = CLOSEST) -> list[PromptFinding]:
-    """Return groups of classes whose vectors lie closer than ``closest``, see `apart.class_cosines`."""
+    """Return groups of classes whose vectors lie closer than ``closest``, see `class_separation.class_cosines`.
+
+    Those that training refuses are always among them: with one vector for all, nothing is left once the common part of
+    a causal model's is taken off.
+    """
     cosines = class_cosines(bank.vectors, bank.encoder)
+    for one, other in identical_pairs(bank.prompts, bank.vectors):
+        cosines[one, other] = cosines[other, one] = 1
     findings = []
     for group in _groups(cosines, closest):
         part = cosines[np.ix_(group, group)]

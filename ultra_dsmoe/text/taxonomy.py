@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ultra_dsmoe.checks import class_names
+from ultra_dsmoe.checks import class_names, whole
 from ultra_dsmoe.errors import TextError
 from ultra_dsmoe.text.prompts import near
 
@@ -94,9 +94,10 @@ class Taxonomy:
             TextError: If ``dim`` or ``seed`` is no such integer.
         """
         for name, value, low in (("dim", dim, 2), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-                raise TextError(f"Taxonomy.embed {name}", f"an integer of at least {low}", value)
-        from ultra_dsmoe.text.ball import embed_tree  # it needs torch; the rest of the text side starts without
+            whole(f"Taxonomy.embed {name}", value, low, kind=TextError)
+        from ultra_dsmoe.text.tree_embedding import (
+            embed_tree,  # it needs torch; the rest of the text side starts without
+        )
 
         return embed_tree(self.parents(), self.depths(), dim=int(dim), seed=int(seed))
 

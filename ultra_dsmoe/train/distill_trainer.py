@@ -15,6 +15,7 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import strip_optimizer
 
+from ultra_dsmoe.constants import AUTO_TEACHER
 from ultra_dsmoe.distill import KDConfig, match_levels, resolve
 from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.logs import at_level
@@ -45,6 +46,7 @@ class Distilling(Base):
     _resumed: Any = None  # the wrapper of the checkpoint that a run goes on from
     _teacher: Any = None
     _starts_with_weights = False
+    _begun = 0  # steps of this epoch
 
     def check_pair(self, student: Any, weights: nn.Module | None) -> None:
         """Load the teacher and refuse it where it does not suit data and student.
@@ -66,7 +68,13 @@ class Distilling(Base):
             return
         self._teacher = load_teacher(self.args.distill_model)
         check_teacher(self._teacher, student, self.data["names"], self.args.distill_model)
-        match_levels(head.stride.tolist(), self._teacher.model[-1].stride.tolist(), config.levels)
+        strides = self._teacher.model[-1].stride.tolist()
+        match_levels(head.stride.tolist(), strides, config.levels, config.same_levels)
+
+    def check_resume(self, overrides: Any) -> None:
+        """Settle the arguments as the host does; a run that goes on has its teacher, whatever ``auto`` said."""
+        again = self.args.resume and (overrides or {}).get("distill_model") == AUTO_TEACHER
+        super().check_resume({k: v for k, v in overrides.items() if k != "distill_model"} if again else overrides)
 
     def setup_model(self) -> Any:
         """Build or load the student as the host does and wrap it.
@@ -110,7 +118,16 @@ class Distilling(Base):
         return (*self.student_loss_names(), *(wrapper.loss_names if wrapper else ()))
 
     def run_callbacks(self, event: str) -> None:
-        """Run the host's callbacks; before training look at the teacher, at an epoch's end move the weights."""
+        """Run the host's callbacks; before training look at the teacher, at an epoch's end move the weights.
+
+        Before each step the wrapper is told how far the training is: from the epoch's number, as a resumed run has it.
+        """
+        if event == "on_train_epoch_start":
+            self._begun = 0
+        elif event == "on_train_batch_start":
+            self._begun += 1
+            if (wrapper := self._wrapper()) is not None:
+                wrapper.progress = self.epoch + self._begun / len(self.train_loader)
         wrapper = self._wrapper() if event in ("on_pretrain_routine_end", "on_train_epoch_end") else None
         if wrapper is not None and event == "on_pretrain_routine_end":
             self._introduce(wrapper)
@@ -199,8 +216,9 @@ class Distilling(Base):
         own = wrapper.method.about(wrapper.pair) if wrapper.pair else ""
         if RANK in {-1, 0}:
             adapters = sum(p.numel() for p in wrapper.projector.parameters())
+            warmup = f", warm-up over {config.warmup:g} epochs" if config.warmup else ""
             LOGGER.info(
-                f"distill: {config.method} from {teacher}, strides {strides}{own}, adaptive={config.adaptive}, "
+                f"distill: {config.method} from {teacher}, strides {strides}{own}, adaptive={config.adaptive}{warmup}, "
                 f"{adapters:,} parameters in adapters"
             )
         if not config.compare or RANK != -1:  # several workers: the host's validator would wait for all of them

@@ -7,6 +7,7 @@ at the end of a training, and looks through the wrapper where it wants the stude
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class FeatureDistillation(DistillationModel):
     """Teacher and student in one training: host's loss, our distillation terms, adaptive weights over both.
 
     ``L = sum_i w_i g_i L_i + the host's other terms``, i over the distillation terms and the host's ``cls`` and
-    ``box``, w the adaptive weights, g `KDConfig.gains`.
+    ``box``, w the adaptive weights, g `KDConfig.gains`; distillation terms also times `ramp`.
 
     Source: [TS] Eq. 17. Ours: the host's gains on its own terms; its DFL and a student's auxiliary terms stay outside.
 
@@ -42,9 +43,12 @@ class FeatureDistillation(DistillationModel):
         adaptive: Weights of the terms.
         exact_adapters: In a checkpoint, which has the average in half precision, the adapters that were trained;
             None elsewhere, and in files written before there was this entry.
+        progress: Epochs of the training, with their fraction, that will be done when the next step is; whoever trains
+            says so before each step.
     """
 
     exact_adapters: dict[str, Tensor] | None = None
+    progress: float = math.inf
     stride: Tensor
     student_model: Any  # a detector; the host's annotations are wider
 
@@ -64,7 +68,7 @@ class FeatureDistillation(DistillationModel):
         """
         nn.Module.__init__(self)
         strides = [net.model[-1].stride.tolist() for net in (student_model, teacher_model)]
-        self.levels = match_levels(strides[0], strides[1], config.levels)
+        self.levels = match_levels(strides[0], strides[1], config.levels, config.same_levels)
         device = next(student_model.parameters()).device
         self._teacher: tuple[Any, ...] = (teacher_model.to(device),)
         self.student_model = student_model
@@ -75,7 +79,8 @@ class FeatureDistillation(DistillationModel):
         self.config = config
         self.adaptive = adaptive or AdaptiveWeights((*config.terms, *DETECTION), config.adaptive)
         widths = [_widths(net, int(max(largest))) for net in (student_model, teacher_model)]
-        self.pair: Pair | None = Pair(self.levels, widths[0], widths[1], feeding_rows(teacher_model))
+        bins = student_model.model[-1].reg_max, teacher_model.model[-1].reg_max
+        self.pair: Pair | None = Pair(self.levels, widths[0], widths[1], feeding_rows(teacher_model), bins)
         self.projector = self.method.adapters(self.pair).to(device)
 
     @property
@@ -91,6 +96,11 @@ class FeatureDistillation(DistillationModel):
     def method(self) -> Method:
         """The way to distil."""
         return METHODS[self.config.method]
+
+    @property
+    def ramp(self) -> float:
+        """Share of its strength that distillation has in this step, above 0."""
+        return min(1.0, self.progress / self.config.warmup) if self.config.warmup else 1.0
 
     @property
     def loss_names(self) -> tuple[str, ...]:
@@ -148,7 +158,7 @@ class FeatureDistillation(DistillationModel):
         factors = torch.ones_like(loss)
         for name in DETECTION:
             factors[POSITION[name]] = self.config.gain(name) * self.adaptive[name]
-        total = torch.stack([self.adaptive[name] * term for name, term in terms.items()]).sum()
+        total = self.ramp * torch.stack([self.adaptive[name] * term for name, term in terms.items()]).sum()
         shown = [*(term.detach() for term in terms.values()), total.detach()]
         return torch.cat([loss * factors, (total * images).reshape(1)]), _joined(items, self.loss_names, shown)
 

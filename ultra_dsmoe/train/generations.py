@@ -10,12 +10,11 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
 
-from ultra_dsmoe.files import sync
+from ultra_dsmoe.files import whole_file, whole_set
 
 LAST, BEST = "last.pt", "best.pt"  # the host's names
 PREVIOUS = "previous.pt"  # not last*.pt, among which the host looks for the newest run
@@ -48,28 +47,9 @@ def flaw(path: str | Path) -> str | None:
     return f"damaged (checksum of {changed.partition('/')[2]})" if changed else None
 
 
-@contextmanager
-def beside(folder: Path) -> Iterator[Path]:
-    """Give a folder for files that take their place in ``folder`` when the block ends, each in one step.
-
-    An error, a full disk or a killed process leaves ``folder`` as it was.
-
-    Args:
-        folder: Where the files belong; made where it is missing.
-    """
-    side = folder / SIDE
-    shutil.rmtree(side, ignore_errors=True)  # of a process that was killed
-    side.mkdir(parents=True)
-    try:
-        yield side
-        files = sorted(side.iterdir())  # best.pt before last.pt: what last.pt knows of the best is then true
-        for file in files:
-            sync(file)
-        for file in files:
-            os.replace(file, folder / file.name)
-        sync(folder)
-    finally:
-        shutil.rmtree(side, ignore_errors=True)
+def beside(folder: Path) -> AbstractContextManager[Path]:
+    """Give a folder for files of a run; best.pt takes its place before last.pt, which knows of the best."""
+    return whole_set(folder, SIDE)
 
 
 def keep(file: Path, name: Path) -> None:
@@ -96,5 +76,5 @@ def forget_epochs(table: Path, epochs: int) -> None:
     if not text:
         table.unlink()  # the host writes a header into a new file only
     elif text != written:
-        with beside(table.parent) as side:
-            (side / table.name).write_text(text, "utf-8")
+        with whole_file(table) as part:
+            part.write_text(text, "utf-8")

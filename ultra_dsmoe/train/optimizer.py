@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
 FAST_LR = 10.0  # of `fast_parameters`: at the common pace they hardly move (our choice)
+ROUNDING = 1e-5  # of a median movement below which a hundredth of it is lost in single precision's last bit
+MOMENTA = ("exp_avg", "momentum_buffer")  # in the states of the host's optimizers
 STILL = 0.01  # of the median movement in an epoch: what moves less stands still (our choice; a fault measured 0.003)
 _BUFFER = "momentum_buffer_stack"  # in the optimizer's state, beside the host's, and so in its checkpoints
 _MAX_NAMES = 4  # in a line of the log
@@ -131,7 +133,11 @@ def fits(state: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> bool
 
 
 class Movement:
-    """Find the parameters of our blocks that stand still in a training, from two looks at the net."""
+    """Find the parameters of our blocks that stand still although they get gradients, from two looks at the net.
+
+    One whose gradients are as small as its movement is none of them: the box branch of a level that no object belongs
+    to rightly rests.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """Remember where the parameters are that are to be trained."""
@@ -139,32 +145,58 @@ class Movement:
         self.start = {name: p.detach().clone() for name, p in _trained(model)}
 
     @torch.no_grad()
-    def still(self) -> list[str]:
+    def still(self, optimizer: torch.optim.Optimizer) -> list[str] | None:
         """Return the names of our blocks' matrices that have moved less than `STILL` of the net's median.
 
         Movement is relative to the parameter, and across it: weight decay, which runs along it, does not count.
+
+        Args:
+            optimizer: Its momenta tell which parameters have got gradients.
+
+        Returns:
+            The names; None where the net has moved so little, as in a short epoch of warm-up, that nothing can be told.
         """
-        moved = {}
+        moved, forces = {}, {}
         for name, p in _trained(self.model):
             if (old := self.start.get(name)) is not None and old.shape == p.shape:
-                old, step = old.flatten().float(), p.detach().flatten().float() - old.flatten().float()
-                size = old.norm().clamp_min(torch.finfo(torch.float32).tiny)
-                moved[name] = (step - old * (step @ old) / size**2).norm() / size
-        if not moved:
-            return []
-        pace = torch.stack(list(moved.values()))
-        slow = (pace < STILL * pace.median()).tolist()
+                moved[name] = _across(p.detach().float() - old.float(), old) / _size(old)
+                forces[name] = _force(p, optimizer)
+        pace = torch.stack(list(moved.values())) if moved else torch.zeros(1)
+        if pace.median() < ROUNDING:
+            return None
+        force = torch.stack(list(forces.values()))
+        slow = ((pace < STILL * pace.median()) & (force > STILL * force.median())).tolist()
         ours = set(_inside_our_blocks(self.model))
         return [name for name, is_slow in zip(moved, slow, strict=True) if is_slow and name in ours]
 
-    def report(self) -> None:
-        """Log a line where parameters stand still."""
-        if names := self.still():
+    def report(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Log a line where parameters stand still; return whether it could be told."""
+        names = self.still(optimizer)
+        if names:
             rest = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
             LOGGER.warning(
-                f"{', '.join(names[:_MAX_NAMES])}{rest} stood still in this epoch: moved less than {STILL:g} of the "
-                "median layer. Another optimizer= may suit them"
+                f"{', '.join(names[:_MAX_NAMES])}{rest} stood still although they get gradients: moved less than "
+                f"{STILL:g} of the median layer. Another optimizer= may suit them"
             )
+        return names is not None
+
+
+def _size(x: Tensor) -> Tensor:
+    return x.float().norm().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _across(step: Tensor, p: Tensor) -> Tensor:
+    """Return the length of the part of a step that does not run along a parameter, which may be zero."""
+    step, unit = step.flatten().float(), p.flatten().float() / _size(p)
+    return (step - unit * (step @ unit)).norm()
+
+
+def _force(p: nn.Parameter, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the length of a parameter's momentum, of its gradient where it has none, across and relative to it."""
+    state = optimizer.state.get(p, {})
+    kept = [state[name] for name in (*MOMENTA, _BUFFER) if isinstance(state.get(name), Tensor)]
+    given = kept or ([] if p.grad is None else [p.grad])
+    return torch.stack([_across(m, p) for m in given]).max() / _size(p) if given else torch.zeros_like(_size(p))
 
 
 def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.model.driven import driven_by
 from ultra_dsmoe.nn.neck.expert_gate import UNIVERSAL, ExpertGate
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 
@@ -18,7 +17,8 @@ class RouterMonitor:
 
     def __init__(self, model: nn.Module) -> None:
         """Find the gates of ``model`` and the mixture each of them drives."""
-        self.pairs = driven_by(model)
+        mixtures = [m for m in model.modules() if isinstance(m, SparseMoE)]
+        self.pairs = [(moe.router, moe) for moe in mixtures if moe.router is not None]
 
     def end_epoch(self, epoch: int) -> dict[str, float]:
         """Return the epoch's router columns, revive dead experts and reset the counters.

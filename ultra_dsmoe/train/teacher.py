@@ -13,7 +13,8 @@ from ultralytics.utils import SETTINGS
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from ultra_dsmoe.causes import reading
-from ultra_dsmoe.errors import ConfigError, WeightsError
+from ultra_dsmoe.constants import AUTO_TEACHER
+from ultra_dsmoe.errors import ConfigError, WeightsError, did_you_mean
 
 
 def check_file(weights: Any, argument: str = "distill_model") -> str:
@@ -29,7 +30,7 @@ def check_file(weights: Any, argument: str = "distill_model") -> str:
     name = str(weights).strip()
     here = any(map(os.path.isfile, (name, os.path.join(SETTINGS["weights_dir"], name))))
     if not name.lower().endswith(".pt"):
-        raise WeightsError(argument, "the teacher's checkpoint (.pt)", name)
+        raise WeightsError(argument, f"the teacher's checkpoint (.pt){did_you_mean(name, [AUTO_TEACHER])}", name)
     if not here and "://" not in name and Path(name).name not in GITHUB_ASSETS_NAMES:
         raise WeightsError(argument, "an existing checkpoint", f"{name}, which is not a file")
     return name

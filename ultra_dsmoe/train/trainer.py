@@ -98,17 +98,13 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
         model.names = self.data["names"]  # before loading: the host matches class rows by name
         if taxonomy := self.data.get("taxonomy"):
             model.set_taxonomy(Taxonomy.parse(self.data["names"], taxonomy), seed=self.args.seed)
-        bank = None
+        # Before the weights, since another encoder means another projection width.
         if isinstance(weights, DSMoEModel) and self._same_text(model, weights):
-            model.copy_text(weights)
-        else:
-            bank = self._encode(model)
-        if bank:
-            model.set_text(bank)  # before loading, since another encoder means another projection width
+            model.write_text(weights.text_state())
+        elif bank := self._encode(model):
+            model.set_text(bank)
         if weights:
             model.load(weights)
-            if bank:
-                model.set_text(bank)  # and after, since loading brings the old vectors back
         if self.args.dsmoe_gamma is not None:
             model.set_gamma(self.args.dsmoe_gamma)
         if self.args.dsmoe_topk is not None:
@@ -195,12 +191,12 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
         super().resume_training(ckpt)
 
     def run_callbacks(self, event: str) -> None:
-        """Run the host's callbacks; at an epoch's end, look after the router first, after one epoch at the pace."""
+        """Run the host's callbacks; at an epoch's end, look after the router first, and once at the pace."""
         if event == "on_train_start" and RANK in {-1, 0}:
             self._movement: Movement | None = Movement(self._net())
         if event == "on_train_epoch_end":
-            if movement := getattr(self, "_movement", None):
-                movement.report()
+            movement, optimizer = getattr(self, "_movement", None), getattr(self, "optimizer", None)
+            if movement and optimizer and movement.report(optimizer):
                 self._movement = None
             self.router_metrics = RouterMonitor(self._net()).end_epoch(self.epoch)
         super().run_callbacks(event)

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def adder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def with_source(folder: Path, source: str, limit_s: float = 60.0):
+def with_source(folder: Path, source: str, limit_s: float = 60.0) -> Any:
     return tried(folder / "test_adder.py", limit_s, ("mutants_adder", folder / "mutants_adder.py", source))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ SEEDS = range(6)
 KIND = {name: i for i, name in enumerate(CLASSES)}
 
 
-def layout(copper: np.ndarray, drills: tuple = ()) -> Layout:
+def layout(copper: np.ndarray, drills: tuple[Any, ...] = ()) -> Layout:
     holes = np.zeros_like(copper)
     for x, y, diameter in drills:
         cv2.circle(holes, (x, y), diameter // 2, 1, -1)

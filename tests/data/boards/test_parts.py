@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from ultra_dsmoe.data.boards.parts import (
 MAKERS = [maker for maker, _ in CATALOGUE]
 
 
-def drawn(maker, count: int = 20) -> list[Part]:
+def drawn(maker: Any, count: int = 20) -> list[Part]:
     rng = np.random.default_rng(0)
     return [maker(rng) for _ in range(count)]
 
@@ -35,7 +36,7 @@ def apart(a: Pad, b: Pad) -> bool:
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_pads_lie_apart_and_drills_inside_them(maker) -> None:
+def test_pads_lie_apart_and_drills_inside_them(maker: Any) -> None:
     for part in drawn(maker):
         assert all(apart(a, b) for a, b in combinations(part.pads, 2))
         assert all(0 <= p.hole < min(p.width, p.height) for p in part.pads)
@@ -47,7 +48,7 @@ def test_pads_lie_apart_and_drills_inside_them(maker) -> None:
 
 
 @pytest.mark.parametrize("maker", MAKERS)
-def test_turning_exchanges_the_axes_and_twice_changes_nothing(maker) -> None:
+def test_turning_exchanges_the_axes_and_twice_changes_nothing(maker: Any) -> None:
     for part in drawn(maker, 5):
         turned = part.turned()
         assert turned.turned() == part

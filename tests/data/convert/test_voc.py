@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from ultra_dsmoe.data.convert.voc import convert_voc
 from ultra_dsmoe.errors import DataError
 
 WriteVoc = Callable[..., None]
+DEALT = ["05", "07"]  # boards of the validation images by the seed of the paper
 
 
 def stems(root: Path, split: str) -> set[str]:
@@ -88,7 +90,7 @@ def test_box_beyond_the_rim_is_cut_to_the_image(tmp_path: Path, write_voc: Write
     ],
 )
 def test_faults_in_a_label_name_the_file(
-    change: dict, message: str, source: Path, tmp_path: Path, write_voc: WriteVoc
+    change: dict[str, Any], message: str, source: Path, tmp_path: Path, write_voc: WriteVoc
 ) -> None:
     write_voc(source, "11_spur_01", **change)
     with pytest.raises(DataError, match=rf"11_spur_01\.xml: expected.*{message}|{message}"):
@@ -131,6 +133,25 @@ def test_groups_of_the_set_hold_for_every_set(tmp_path: Path, write_voc: WriteVo
     root = convert_voc("neu-det", tmp_path / "voc", root=tmp_path / "set")
     tens = [{stem[:-1] for stem in stems(root, split)} for split in ("train", "val", "test")]
     assert sum(map(len, tens)) == len(set().union(*tens)) == 3
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_training_images_show_every_class_where_they_can(seed: int, tmp_path: Path, write_voc: WriteVoc) -> None:
+    """Each of six classes is on one board of its own; two boards stay for val and test."""
+    kinds = packaged.class_names(packaged.load("pcb"))
+    for board, kind in enumerate(kinds):
+        write_voc(tmp_path / "voc", f"{board}_x", kind)
+        write_voc(tmp_path / "voc", f"{board + 6}_x", kind)
+    root = convert_voc("pcb", tmp_path / "voc", ratio=(2, 1, 1), seed=seed, root=tmp_path / "set")
+    shown = {f.read_text().split()[0] for f in (root / "labels" / "train").iterdir()}
+    assert len(shown) == len(kinds)
+    assert all(stems(root, split) for split in ("val", "test"))
+
+
+def test_a_split_that_shows_every_class_stays_as_it_was_dealt(source: Path, tmp_path: Path) -> None:
+    """Scores of a set that was converted before must stay comparable."""
+    root = convert_voc("pcb", source, root=tmp_path / "set")
+    assert sorted({stem[:2] for stem in stems(root, "val")}) == DEALT
 
 
 @pytest.mark.parametrize("ratio", [(1,), (0, 1), (6, -2, 2), (1, 1, 1, 1)])

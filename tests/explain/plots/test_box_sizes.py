@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -22,11 +24,11 @@ def clusters() -> Clusters:
 
 
 @pytest.fixture
-def axes():
+def axes() -> Any:
     return Figure().add_subplot()
 
 
-def test_every_box_is_drawn_once_in_the_colour_of_its_cluster(axes) -> None:
+def test_every_box_is_drawn_once_in_the_colour_of_its_cluster(axes: Any) -> None:
     _cloud(axes, boxes(), clusters())
     (cloud,) = axes.collections
     shown = {tuple(p): to_hex(c) for p, c in zip(cloud.get_offsets().tolist(), cloud.get_facecolors(), strict=True)}
@@ -38,7 +40,7 @@ def test_every_box_is_drawn_once_in_the_colour_of_its_cluster(axes) -> None:
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("width (px at 640)", "height (px at 640)")
 
 
-def test_borders_of_the_levels_are_lines_of_equal_area(axes) -> None:
+def test_borders_of_the_levels_are_lines_of_equal_area(axes: Any) -> None:
     _cloud(axes, boxes(), clusters())
     lines = [line for line in axes.lines if line.get_linestyle() == "--"]
     roots = [np.sqrt(np.array(line.get_xdata()) * np.array(line.get_ydata())) for line in lines]
@@ -49,13 +51,13 @@ def test_borders_of_the_levels_are_lines_of_equal_area(axes) -> None:
     assert labels == pytest.approx({"P3": 32, "P4": 64, "P5": 128})
 
 
-def test_a_level_beyond_the_picture_has_no_label(axes) -> None:
+def test_a_level_beyond_the_picture_has_no_label(axes: Any) -> None:
     small = boxes(SIZES[:2])
     _cloud(axes, small, Clusters(np.array([[9.0, 8.0]]), np.ones(1), np.zeros(2, int)))
     assert not [t for t in axes.texts if "\u2197" in t.get_text()]
 
 
-def test_the_histogram_counts_all_boxes_and_parts_the_tiny_ones(axes) -> None:
+def test_the_histogram_counts_all_boxes_and_parts_the_tiny_ones(axes: Any) -> None:
     _histogram(axes, boxes())
     tiny, others = axes.containers
     assert [sum(bar.get_height() for bar in bars) for bars in (tiny, others)] == [2, 2]
@@ -70,7 +72,7 @@ def test_the_histogram_counts_all_boxes_and_parts_the_tiny_ones(axes) -> None:
     assert high > 300
 
 
-def test_ticks_are_powers_of_two_inside(axes) -> None:
+def test_ticks_are_powers_of_two_inside(axes: Any) -> None:
     axes.set(xscale="log", xlim=(6, 130))
     _pixels(axes.xaxis, 6, 130)
     assert axes.xaxis.get_majorticklocs().tolist() == [8, 16, 32, 64, 128]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -15,7 +17,7 @@ NAMES = ["pit", "scratch", "spur", "marks"]  # three classes and the group of th
 PARENTS = [3, 3, -1, -1]
 
 
-def disk(norms: tuple = (0.9, 1.2, 1.0, 0.4), angles: tuple = (0.3, 1.4, 3.5, 0.8)) -> Disk:
+def disk(norms: tuple[Any, ...] = (0.9, 1.2, 1.0, 0.4), angles: tuple[Any, ...] = (0.3, 1.4, 3.5, 0.8)) -> Disk:
     """Return a flat disk, its own distances those of the ball."""
     points = np.tanh(norms) * np.exp(1j * np.array(angles))
     ball = distance(points[:, None], points[None])
@@ -27,16 +29,16 @@ def figure() -> Figure:
     return figure_of(disk(), "A title")
 
 
-def marks(figure: Figure) -> dict[str, list]:
+def marks(figure: Figure) -> dict[str, list[Any]]:
     """Return the lines that are single marks, by the form of the mark."""
-    found: dict[str, list] = {}
+    found: dict[str, list[Any]] = {}
     for line in figure.axes[0].lines:
         if line.get_marker() not in ("None", "", None):
             found.setdefault(line.get_marker(), []).append(line)
     return found
 
 
-def at(line) -> complex:
+def at(line: Any) -> complex:
     (x,), (y,) = line.get_data() if np.ndim(line.get_xdata()) else ([line.get_xdata()], [line.get_ydata()])
     return complex(x, y)
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,11 +22,11 @@ from ultra_dsmoe.nn.registry import LAYERS, RowContext
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed() -> None:
     torch.manual_seed(0)
 
 
-def awake(c=8, **kwargs):
+def awake(c: int = 8, **kwargs: Any) -> Any:
     """Return a block in evaluation mode whose norms are not the identity any more."""
     block = DualAttention(c, **kwargs).eval()
     for bn in (block.channel_out.bn, block.spatial_out.bn):
@@ -36,14 +37,14 @@ def awake(c=8, **kwargs):
     return block
 
 
-def reference(block, x):
+def reference(block: Any, x: Any) -> Any:
     """Compute equations 2-4 from the block's tensors, one operation at a time."""
 
-    def norm(y, bn):
+    def norm(y: Any, bn: Any) -> Any:
         y = (y - bn.running_mean[:, None, None]) / torch.sqrt(bn.running_var[:, None, None] + bn.eps)
         return y * bn.weight[:, None, None] + bn.bias[:, None, None]
 
-    def pointwise(y, conv):
+    def pointwise(y: Any, conv: Any) -> Any:
         y = torch.einsum("oi,bihw->bohw", conv.weight[:, :, 0, 0], y)
         return y if conv.bias is None else y + conv.bias[:, None, None]
 
@@ -55,7 +56,7 @@ def reference(block, x):
 
 
 @pytest.mark.parametrize(("shape", "dilation"), [((1, 16, 7, 5), 4), ((2, 24, 1, 3), 1), ((3, 130, 9, 9), 2)])
-def test_shape_is_kept(shape, dilation):
+def test_shape_is_kept(shape: Any, dilation: int) -> None:
     x = torch.randn(shape)
     block = awake(shape[1], dilation=dilation)
     assert block(x).shape == x.shape
@@ -63,22 +64,22 @@ def test_shape_is_kept(shape, dilation):
 
 
 @pytest.mark.parametrize(("c", "thousands"), [(128, 45), (256, 177), (512, 707)])
-def test_size_is_the_specified_one(c, thousands):
+def test_size_is_the_specified_one(c: int, thousands: int) -> None:
     assert round(sum(p.numel() for p in DualAttention(c).parameters()) / 1e3) == thousands
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(DualAttention, "residual", c=8, reduction=4, dilation=2)
 
 
 @pytest.mark.parametrize("mode", [True, False])
-def test_fresh_block_is_exactly_the_identity(mode):
+def test_fresh_block_is_exactly_the_identity(mode: bool) -> None:
     x = 10 * torch.randn(2, 8, 6, 6)
     assert torch.equal(DualAttention(8).train(mode)(x), x)
     assert torch.equal(DualAttention(8, residual=True).train(mode)(x), 2 * x)
 
 
-def test_value_follows_the_equations():
+def test_value_follows_the_equations() -> None:
     block, x = awake(12), torch.randn(2, 12, 9, 7)
     assert (block.weight(x) - 1).abs().max() > 0.1  # or the comparison would say nothing
     torch.testing.assert_close(block(x), reference(block, x))
@@ -90,14 +91,14 @@ def test_value_follows_the_equations():
 
 
 @pytest.mark.parametrize(("beta", "factor"), [(60.0, 2.0), (-60.0, 0.0)])
-def test_limits_of_the_weight(beta, factor):
+def test_limits_of_the_weight(beta: float, factor: float) -> None:
     block, x = DualAttention(8).eval(), torch.randn(1, 8, 5, 5)
     torch.nn.init.constant_(block.channel_out.bn.bias, beta)
     torch.nn.init.constant_(block.spatial_out.bn.bias, beta)
     torch.testing.assert_close(block(x), factor * x)
 
 
-def test_branches_differ_in_what_they_see():
+def test_branches_differ_in_what_they_see() -> None:
     """A change at one cell reaches other cells through the dilated branch only, at multiples of its dilation."""
     block, x = awake(8), torch.randn(1, 8, 17, 17)
     y = x.clone()
@@ -109,13 +110,13 @@ def test_branches_differ_in_what_they_see():
     assert not ((spatial - 8) % 4).any()
 
 
-def test_gradients():
+def test_gradients() -> None:
     block = awake(4).double()
     x = torch.randn(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(block, x)
 
 
-def test_identity_is_left_after_one_step():
+def test_identity_is_left_after_one_step() -> None:
     block, x, target = DualAttention(8), torch.randn(2, 8, 6, 6), torch.randn(2, 8, 6, 6)
     optimizer = torch.optim.SGD(block.parameters(), lr=0.1)
     for step in range(2):
@@ -128,7 +129,7 @@ def test_identity_is_left_after_one_step():
     assert {"channel_in.weight", "squeeze.weight", "excite.weight", "spatial_in.weight"} <= moved
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     block, x = awake(8), torch.randn(1, 8, 6, 6)
     other = DualAttention(8).eval()
     other.load_state_dict(block.state_dict())
@@ -138,7 +139,7 @@ def test_round_trips():
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
-def test_fold_merges_the_linear_convolutions(fused, residual):
+def test_fold_merges_the_linear_convolutions(fused: bool, residual: bool) -> None:
     block, x = awake(24, residual=residual), torch.randn(2, 24, 9, 7)
     wanted, mc = block(x), block.channel_attention(x)
     assert mc.std() > 0.05  # or the comparison would say nothing
@@ -161,7 +162,7 @@ def test_fold_merges_the_linear_convolutions(fused, residual):
         assert torch.equal(twin(x), block(x))
 
 
-def test_a_fused_net_has_folded_attentions():
+def test_a_fused_net_has_folded_attentions() -> None:
     net = DSMoEModel("yolov8n-dsmoe.yaml", nc=3, verbose=False).eval()
     for attention in net.blocks(DualAttention):
         attention.load_state_dict(awake(attention.channel_in.in_channels).state_dict())
@@ -176,7 +177,7 @@ def test_a_fused_net_has_folded_attentions():
     assert not any(isinstance(attention.squeeze, nn.Identity) for attention in net.blocks(DualAttention))
 
 
-def test_fold_leaves_replaced_convolutions_alone():
+def test_fold_leaves_replaced_convolutions_alone() -> None:
     """Quantization-aware training puts other classes in their place."""
 
     class QuantConv2d(nn.Conv2d):
@@ -190,7 +191,7 @@ def test_fold_leaves_replaced_convolutions_alone():
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_onnx_export(folded):
+def test_onnx_export(folded: bool) -> None:
     block, x = awake(8), torch.randn(1, 8, 12, 10)
     if folded:
         block.fold()
@@ -202,7 +203,7 @@ def test_onnx_export(folded):
     np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], block(x).detach().numpy(), atol=1e-4)
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = LAYERS["DualAttention"].parse(RowContext("DualAttention", 64, [8, 2, True], n=2))
     assert (plan.args, plan.c2, plan.repeats) == ([64, 8, 2, True], 64, 2)
     assert DualAttention.parse(RowContext("DualAttention", 64, [])).args == [64, 16, 4, False]

@@ -1,6 +1,7 @@
 """GAD: the blend by local gradient in plain loops, flat and textured limits."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from ultra_dsmoe.ops.image_gradient import gradient_magnitude
 
 
 @pytest.mark.parametrize("size", [(2, 2), (8, 6), (10, 14)])
-def test_shape(size):
+def test_shape(size: Any) -> None:
     block = GAD(3, 8).eval()
     assert (block.detail.weight.shape, block.smooth.weight.shape) == ((8, 3, 3, 3), (8, 3, 1, 1))
     x = torch.randn(1, 3, *size)
@@ -22,18 +23,18 @@ def test_shape(size):
     assert block.smoothness(x).shape == (1, 1, size[0] // 2, size[1] // 2)
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(GAD, c1=4, c2=8)
 
 
-def test_errors():
+def test_errors() -> None:
     with pytest.raises(ShapeError, match="GAD input: expected an even height and width, got 7x8"):
         GAD(3, 4)(torch.randn(1, 3, 7, 8))
     with pytest.raises(ConfigError, match="'from' with 1 inputs"):
         GAD.parse(RowContext("GAD", [8, 8], []))
 
 
-def smoothness_by_loops(x, alpha):
+def smoothness_by_loops(x: Any, alpha: Any) -> Any:
     """Return rho of one image, element by element."""
     m = x.mean(0)
     h, w = m.shape
@@ -51,7 +52,7 @@ def smoothness_by_loops(x, alpha):
     return torch.exp(-alpha * energy / energy.mean())
 
 
-def test_smoothness_value():
+def test_smoothness_value() -> None:
     block, x = GAD(3, 4), torch.randn(2, 3, 12, 10)
     torch.nn.init.constant_(block.log_alpha, 2.0)
     alpha = math.log(1 + math.exp(2.0))
@@ -61,7 +62,7 @@ def test_smoothness_value():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_smoothness_of_faint_structure(dtype):
+def test_smoothness_of_faint_structure(dtype: Any) -> None:
     """The guard against flat images counts where the mean gradient is as small as it; half would lose the squares."""
     x = (2e-4 * torch.randn(1, 3, 12, 10)).to(dtype)
     energy = F.avg_pool2d(gradient_magnitude(x.double()), 8, stride=2, padding=3)
@@ -71,11 +72,11 @@ def test_smoothness_of_faint_structure(dtype):
     assert GAD(3, 4).smoothness(x).dtype == dtype
 
 
-def test_initial_alpha_is_one():
+def test_initial_alpha_is_one() -> None:
     assert F.softplus(GAD(1, 1).log_alpha).item() == pytest.approx(1)
 
 
-def test_value_blends_the_two_paths():
+def test_value_blends_the_two_paths() -> None:
     block, x = shake(GAD(3, 4)).eval(), torch.randn(2, 3, 8, 8)
     rho, bn = block.smoothness(x), block.bn
     cheap = torch.einsum("oi,bihw->bohw", block.smooth.weight[:, :, 0, 0], F.avg_pool2d(x, 2))
@@ -84,7 +85,7 @@ def test_value_blends_the_two_paths():
     torch.testing.assert_close(block(x), y * torch.sigmoid(y), atol=1e-5, rtol=1e-5)
 
 
-def test_fold_puts_the_normalisation_into_both_paths():
+def test_fold_puts_the_normalisation_into_both_paths() -> None:
     block, x = shake(GAD(3, 4)).eval(), torch.randn(2, 3, 8, 8)
     wanted = block(x)
     block.fold()
@@ -94,7 +95,7 @@ def test_fold_puts_the_normalisation_into_both_paths():
     torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_limits_constant_image_takes_the_cheap_path():
+def test_limits_constant_image_takes_the_cheap_path() -> None:
     block, x = shake(GAD(3, 4)).eval(), torch.full((1, 3, 16, 16), 5.0)
     torch.testing.assert_close(block.smoothness(x), torch.ones(1, 1, 8, 8))
     wanted = block(x)
@@ -102,7 +103,7 @@ def test_limits_constant_image_takes_the_cheap_path():
     torch.testing.assert_close(block(x), wanted)
 
 
-def test_limits_texture_takes_the_detail_path():
+def test_limits_texture_takes_the_detail_path() -> None:
     """Half flat, half textured: smoothness is 1 in the flat half and small in the other, whatever the contrast."""
     x = torch.zeros(1, 2, 32, 64)
     x[..., 32:] = torch.randn(1, 2, 32, 32)
@@ -114,7 +115,7 @@ def test_limits_texture_takes_the_detail_path():
     torch.testing.assert_close(one_image[:1], GAD(2, 2).smoothness(x))  # each image by its own mean
 
 
-def test_gradients():
+def test_gradients() -> None:
     assert_gradients_reach_all(GAD(3, 4), [torch.randn(2, 3, 8, 8)])
     block, x = GAD(2, 3).eval().double(), torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
     # rho is computed in fp32 by design: only the paths are held to double precision
@@ -126,7 +127,7 @@ def test_gradients():
         assert torch.isfinite(wild.grad).all()
 
 
-def test_gradient_of_smoothness_by_differences():
+def test_gradient_of_smoothness_by_differences() -> None:
     block, x = GAD(1, 1), torch.randn(1, 1, 8, 8, requires_grad=True)
     weight = torch.randn(1, 1, 4, 4)
     (block.smoothness(x) * weight).sum().backward()
@@ -137,7 +138,7 @@ def test_gradient_of_smoothness_by_differences():
     assert (x.grad * direction).sum().item() == pytest.approx((ahead - behind).item() / (2 * step), rel=0.05, abs=1e-3)
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     assert_round_trips(shake(GAD(3, 4)), GAD(3, 4), [torch.randn(2, 3, 8, 8)])
     assert_exports(shake(GAD(3, 4)), [torch.randn(1, 3, 16, 12)], [10 * torch.randn(1, 3, 16, 12)])
     half = shake(GAD(3, 4)).eval()
@@ -148,6 +149,6 @@ def test_round_trips():
     torch.testing.assert_close(got.float(), wanted, atol=2e-2, rtol=0)
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = GAD.parse(RowContext("GAD", 64, [256], width=0.5))
     assert (plan.args, plan.c2) == ([64, 128], 128)

@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from block_checks import LEGACY
+from net_checks import Touch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,7 +31,7 @@ WINDOWS = {"window_sizes": (7, 7, 14, 7), "mlp_ratio": 4.0, "mbconv_expand_ratio
 
 
 @torch.no_grad()
-def scramble(net):
+def scramble(net: Any) -> None:
     """Give every tensor a value of its own; fresh TinyViTs have whole branches at zero."""
     for module in net.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
@@ -42,7 +45,7 @@ def scramble(net):
 
 
 @pytest.fixture(scope="module")
-def original():
+def original() -> Any:
     """Return the host's TinyViT in MobileSAM's layout, its last stage at stride 32 as ours."""
     from ultralytics.models.sam.modules.tiny_encoder import TinyViT
 
@@ -54,7 +57,7 @@ def original():
 
 
 @pytest.fixture(scope="module")
-def checkpoint(original, tmp_path_factory):
+def checkpoint(original: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return a file in the layout of the released one: encoder, prompt encoder, decoder."""
     state = {f"image_encoder.{k}": v for k, v in original.state_dict().items()}
     state |= {
@@ -67,17 +70,17 @@ def checkpoint(original, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def encoder(checkpoint):
+def encoder(checkpoint: Any) -> Any:
     return MobileSAM(pretrained=str(checkpoint)).eval()
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed() -> None:
     torch.manual_seed(1)
 
 
 @torch.no_grad()
-def stages(net, x):
+def stages(net: Any, x: Any) -> Any:
     """Run the original layer by layer at any size and return its stages' maps, before each downsampling."""
     x = (x - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
     h, w = x.shape[2] // 4, x.shape[3] // 4
@@ -96,20 +99,20 @@ def stages(net, x):
 
 
 @pytest.mark.parametrize(("batch", "h", "w"), [(1, 32, 32), (2, 64, 96)])
-def test_shapes(encoder, batch, h, w):
+def test_shapes(encoder: Any, batch: int, h: int, w: int) -> None:
     feats = encoder(torch.rand(batch, 3, h, w))
     expected = [(batch, c, h // s, w // s) for c, s in zip(encoder.channels, (4, 8, 16, 32), strict=True)]
     assert [tuple(f.shape) for f in feats] == expected
 
 
 @pytest.mark.parametrize("variant", CHANNELS)
-def test_channels_are_those_of_timm(variant):
+def test_channels_are_those_of_timm(variant: Any) -> None:
     net = MobileSAM(variant=variant).to("meta")  # shapes only
     feats = net(torch.zeros(1, 3, 64, 64, device="meta"))
     assert [f.shape[1] for f in feats] == net.channels == list(CHANNELS[variant])
 
 
-def test_size_and_cost():
+def test_size_and_cost() -> None:
     """The budget of the detector is planned with 5.07 M parameters and 21.1 GFLOPs (2 x MAC) at 640."""
     net, counter = MobileSAM().to("meta"), FlopCounterMode(display=False)
     with counter:
@@ -122,8 +125,8 @@ def test_size_and_cost():
     ("kwargs", "message"),
     [
         ({"c1": 4}, "MobileSAM c1: expected an image of 3 channels or 1, got 4"),
-        ({"variant": "tiny_vit_5m"}, r"MobileSAM variant: .*did you mean 'tiny_vit_5m_224'\?\), got 'tiny_vit_5m'"),
-        ({"variant": "resnet"}, "MobileSAM variant: expected one of tiny_vit_5m_224, .* got 'resnet'"),
+        ({"variant": "tiny_vit_5m"}, r"MobileSAM variant: .*did you mean 'tiny_vit_5m_224'\?\), got tiny_vit_5m"),
+        ({"variant": "resnet"}, "MobileSAM variant: expected one of tiny_vit_5m_224, .* got resnet"),
         ({"variant": ["x"]}, "MobileSAM variant: expected one of"),
         (
             {"pretrained": "nowhere.pt"},
@@ -132,13 +135,13 @@ def test_size_and_cost():
         ({"pretrained": 3}, "pretrained: expected a path or a state dict, got int"),
     ],
 )
-def test_bad_arguments_are_named(kwargs, message):
+def test_bad_arguments_are_named(kwargs: Any, message: str) -> None:
     with pytest.raises((ConfigError, WeightsError), match=message):
         MobileSAM(**kwargs)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 48), (1, 3, 40, 32), (1, 1, 32, 32)])
-def test_bad_input_is_named(encoder, shape):
+def test_bad_input_is_named(encoder: Any, shape: Any) -> None:
     with pytest.raises(
         ShapeError, match=r"MobileSAM input: expected images \(B, 3, H, W\) with H and W multiples of 32"
     ):
@@ -146,7 +149,7 @@ def test_bad_input_is_named(encoder, shape):
 
 
 @pytest.mark.parametrize("size", [(224, 224), (96, 160)])
-def test_values_are_those_of_the_original(original, encoder, size):
+def test_values_are_those_of_the_original(original: Any, encoder: Any, size: Any) -> None:
     """At 224 windows fit without padding; at 96 x 160 every stage pads."""
     x = torch.rand(2, 3, *size)
     for ours, theirs in zip(encoder(x), stages(original, x), strict=True):
@@ -154,7 +157,7 @@ def test_values_are_those_of_the_original(original, encoder, size):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_every_tensor_of_the_encoder_is_named(original, encoder):
+def test_every_tensor_of_the_encoder_is_named(original: Any, encoder: Any) -> None:
     names = {name: timm_key(name) for name in original.state_dict()}
     assert set(names.values()) - {None} == encoder.state_dict().keys()
     assert all(name.startswith(("norm_head.", "head.", "neck.")) for name, key in names.items() if key is None)
@@ -176,11 +179,11 @@ def test_every_tensor_of_the_encoder_is_named(original, encoder):
         ("patch_embed.proj.weight", None),
     ],
 )
-def test_key_map(name, key):
+def test_key_map(name: str, key: str | None) -> None:
     assert timm_key(name) == key
 
 
-def test_report_and_log(checkpoint, caplog, monkeypatch):
+def test_report_and_log(checkpoint: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     from ultralytics.utils import LOGGER
 
     monkeypatch.setattr(LOGGER, "propagate", True)
@@ -192,7 +195,7 @@ def test_report_and_log(checkpoint, caplog, monkeypatch):
     assert f"MobileSAM encoder: {total} of {total} tensors fit from {checkpoint}" in caplog.text
 
 
-def test_nearly_fitting_checkpoint_is_taken_and_says_what_is_left(checkpoint):
+def test_nearly_fitting_checkpoint_is_taken_and_says_what_is_left(checkpoint: Any) -> None:
     state = torch.load(checkpoint, weights_only=True)
     del state["image_encoder.patch_embed.seq.0.c.weight"]
     state["image_encoder.layers.3.blocks.1.attn.attention_biases"] = torch.zeros(10, 7)  # another window
@@ -204,7 +207,7 @@ def test_nearly_fitting_checkpoint_is_taken_and_says_what_is_left(checkpoint):
     assert torch.equal(net.patch_embed.conv1.conv.weight, before)
 
 
-def test_another_architecture_is_refused_and_changes_nothing(checkpoint, tmp_path):
+def test_another_architecture_is_refused_and_changes_nothing(checkpoint: Any, tmp_path: Path) -> None:
     net = MobileSAM()
     before = copy.deepcopy(net.state_dict())
     state = torch.load(checkpoint, weights_only=True)
@@ -221,7 +224,7 @@ def test_another_architecture_is_refused_and_changes_nothing(checkpoint, tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty", "module", "list", "folder"])
-def test_unreadable_file_is_one_line(damage, checkpoint, tmp_path):
+def test_unreadable_file_is_one_line(damage: str, checkpoint: Any, tmp_path: Path) -> None:
     path = tmp_path / "bad.pt"
     if damage == "truncated":
         path.write_bytes(checkpoint.read_bytes()[:100_000])
@@ -239,17 +242,7 @@ def test_unreadable_file_is_one_line(damage, checkpoint, tmp_path):
     assert not is_mobile_sam_checkpoint(path)
 
 
-class Touch:
-    """Unpickles by creating a file, as a hostile checkpoint could do worse."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-def test_a_checkpoint_runs_no_code(tmp_path):
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     path, touched = tmp_path / "bad.pt", tmp_path / "touched"
     torch.save({"image_encoder.x": torch.zeros(1), "y": Touch(touched)}, path)
     with pytest.raises(WeightsError, match="pretrained: expected a readable file of tensors"):
@@ -258,20 +251,20 @@ def test_a_checkpoint_runs_no_code(tmp_path):
     assert not touched.exists()
 
 
-def test_recognising_a_checkpoint(checkpoint, tmp_path):
+def test_recognising_a_checkpoint(checkpoint: Any, tmp_path: Path) -> None:
     assert is_mobile_sam_checkpoint(checkpoint)
     assert is_mobile_sam_checkpoint({"model": torch.load(checkpoint, weights_only=True)})
     assert not is_mobile_sam_checkpoint({"model": {"model.0.conv.weight": torch.zeros(1)}})
     assert not is_mobile_sam_checkpoint(tmp_path / "missing.pt")
 
 
-def test_grey_image_is_the_repeated_one(checkpoint, encoder):
+def test_grey_image_is_the_repeated_one(checkpoint: Any, encoder: Any) -> None:
     net, x = MobileSAM(c1=1, pretrained=checkpoint).eval(), torch.rand(1, 1, 64, 64)
     for grey, rgb in zip(net(x), encoder(x.repeat(1, 3, 1, 1)), strict=True):
         assert torch.equal(grey, rgb)
 
 
-def test_attention_follows_its_weights_in_evaluation(encoder):
+def test_attention_follows_its_weights_in_evaluation(encoder: Any) -> None:
     """timm keeps gathered position biases: an averaged model would go on with those of its first validation."""
     net, x = copy.deepcopy(encoder), torch.rand(1, 3, 32, 32)
     before = net(x)[3]
@@ -282,7 +275,7 @@ def test_attention_follows_its_weights_in_evaluation(encoder):
     assert (net(x)[3] - before).abs().max() > 1e-3
 
 
-def test_gradients_reach_every_parameter(encoder):
+def test_gradients_reach_every_parameter(encoder: Any) -> None:
     net = copy.deepcopy(encoder).train()
     sum((f * torch.randn_like(f)).sum() for f in net(torch.rand(2, 3, 64, 64))).backward()
     dead = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
@@ -290,7 +283,7 @@ def test_gradients_reach_every_parameter(encoder):
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_round_trips(encoder):
+def test_round_trips(encoder: Any) -> None:
     x = torch.rand(1, 3, 64, 64)
     want = encoder(x)  # with gradients: nothing of it may stay on the module
     fresh = MobileSAM().eval()
@@ -305,7 +298,7 @@ OPS |= {"Reshape", "Transpose", "Split", "Slice", "Pad", "Concat", "Shape", "Gat
 OPS |= {"ConstantOfShape", "Identity"}  # all in TensorRT 8.6's list
 
 
-def test_onnx_export(encoder):
+def test_onnx_export(encoder: Any) -> None:
     x, buffer = torch.rand(1, 3, 96, 96), io.BytesIO()
     torch.onnx.export(encoder, (x,), buffer, opset_version=17, input_names=["x"], **LEGACY)
     assert {node.op_type for node in onnx.load_from_string(buffer.getvalue()).graph.node} <= OPS
@@ -314,7 +307,7 @@ def test_onnx_export(encoder):
         np.testing.assert_allclose(got, want.detach().numpy(), atol=1e-4, rtol=1e-4)
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = LAYERS["MobileSAM"].parse(RowContext("MobileSAM", 3, []))
     assert (plan.args, plan.c2) == ([3, "tiny_vit_5m_224", None], [64, 128, 160, 320])
     plan = MobileSAM.parse(RowContext("MobileSAM", 1, ["tiny_vit_11m_224", "w.pt"]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from net_checks import Touch
 from torch import Tensor, nn
 from ultralytics.utils import LOGGER
 
@@ -121,16 +122,6 @@ def test_what_was_filled_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch
     with caplog.at_level("INFO", LOGGER.name):
         load_mobile_sam(Encoder(), state())
     assert "MobileSAM encoder: 10 of 10 tensors fit from state dict" in caplog.messages
-
-
-class Touch:
-    """Unpickles by creating a file, as a hostile checkpoint could do worse."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.path), "w")
 
 
 def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:

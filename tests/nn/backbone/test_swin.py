@@ -1,5 +1,8 @@
 """Swin stage: windows, shifts, masks and position biases against plain loops over cells."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -17,7 +20,7 @@ SIZES = [(4, 4), (8, 8), (3, 2), (7, 6), (4, 9), (1, 1)]  # one window, four, an
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("b", [1, 2])
-def test_shape(size, b):
+def test_shape(size: Any, b: int) -> None:
     x = torch.randn(b, C, *size)
     assert SwinStage(C, 3, 4)(x).shape == x.shape
 
@@ -31,20 +34,20 @@ def test_shape(size, b):
         ((32, 2, 2.5), "SwinStage window: expected a positive integer, got 2.5"),
     ],
 )
-def test_errors(args, message):
+def test_errors(args: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SwinStage(*args)
     with pytest.raises(ConfigError, match="'from' with 1 inputs"):
         SwinStage.parse(RowContext("SwinStage", [32, 32], []))
 
 
-def test_relative_index_by_hand():
+def test_relative_index_by_hand() -> None:
     """A window of 2: nine offsets, from (-1, -1) at place 0 to (1, 1) at place 8."""
     wanted = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
     assert relative_index(2).tolist() == wanted
 
 
-def test_separated_by_hand():
+def test_separated_by_hand() -> None:
     assert not separated(2, 2, 2, 0, 0).any()
     # Four rows and one column, shifted by one: windows of rows 1, 2 and of rows 3, 0, which lie at opposite borders.
     # The second column is padding.
@@ -57,14 +60,14 @@ def test_separated_by_hand():
                     assert apart[window, i, j] == (u == 1 or {y, v} == {0, 3})
 
 
-def group(i, size, window, shift):
+def group(i: Any, size: Any, window: Any, shift: Any) -> Any:
     """Return the number of the window that a cell of the map lies in, windows at the border being cut off."""
     if size <= window:
         return 0
     return i // window if not shift else 0 if i < shift else 1 + (i - shift) // window
 
 
-def attention_by_loops(block, x):
+def attention_by_loops(block: Any, x: Any) -> Any:
     """Return WMSA of one map (H, W, C), cell by cell."""
     h, w, c = x.shape
     n, d = c // 32, 32
@@ -88,7 +91,7 @@ def attention_by_loops(block, x):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("shift", [0, 2])
 @torch.no_grad()
-def test_value(size, shift):
+def test_value(size: Any, shift: int) -> None:
     block = shake(SwinBlock(C, 4, shift)).eval()
     torch.nn.init.normal_(block.relative_bias)
     x = torch.randn(2, *size, C)
@@ -101,7 +104,7 @@ def test_value(size, shift):
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 4)])
-def test_limits_one_window_is_plain_attention_whatever_the_shift(size):
+def test_limits_one_window_is_plain_attention_whatever_the_shift(size: Any) -> None:
     still, moved = shake(SwinBlock(C, 4)).eval(), SwinBlock(C, 4, 2).eval()
     moved.load_state_dict(still.state_dict())
     x = torch.randn(1, *size, C)
@@ -116,7 +119,7 @@ def test_limits_one_window_is_plain_attention_whatever_the_shift(size):
         )
 
 
-def test_shift_lets_neighbouring_windows_speak():
+def test_shift_lets_neighbouring_windows_speak() -> None:
     x = torch.randn(1, C, 8, 8)
     y = x.clone()
     y[:, ::2, 0, 0] += 10  # not all channels: the norm takes away what they share
@@ -129,30 +132,30 @@ def test_shift_lets_neighbouring_windows_speak():
     assert not reached[1][6:].any(), "nothing passes from border to border"
 
 
-def test_every_second_block_is_shifted():
+def test_every_second_block_is_shifted() -> None:
     assert [b.shift for b in SwinStage(32, 4, 5).blocks] == [0, 2, 0, 2]
     assert [b.shift for b in SwinStage(32, 2, 1).blocks] == [0, 0]
 
 
-def test_biases_are_no_matrix():
+def test_biases_are_no_matrix() -> None:
     """The host's MuSGD makes every parameter of two or four axes orthogonal."""
     (bias,) = [p for name, p in SwinBlock(C).named_parameters() if name == "relative_bias"]
     assert bias.ndim == 3
     assert bias.std().item() == pytest.approx(0.02, rel=0.2)
 
 
-def test_gradients():
+def test_gradients() -> None:
     assert_gradients_reach_all(shake(SwinStage(C, 2, 4)), [torch.randn(2, C, 7, 6)])
     stage = SwinStage(32, 2, 2).double().eval()
     assert torch.autograd.gradcheck(stage, torch.randn(1, 32, 3, 2, dtype=torch.float64, requires_grad=True))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_exports(size):
+def test_exports(size: Any) -> None:
     assert_exports(shake(SwinStage(C, 2, 4)), [torch.randn(1, C, *size)], [3 * torch.randn(1, C, *size)])
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     assert_round_trips(shake(SwinStage(C)), SwinStage(C), [torch.randn(2, C, 7, 6)])
     stage, x = shake(SwinStage(C)).eval(), torch.randn(1, C, 7, 6)
     wanted = stage(x)
@@ -162,13 +165,13 @@ def test_round_trips():
     assert np.isfinite(half.detach().numpy()).all()
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = SwinStage.parse(RowContext("SwinStage", 96, [4, 7], n=3))
     assert (plan.args, plan.c2, plan.repeats) == ([96, 4, 7], 96, 1)
     assert SwinStage.parse(RowContext("SwinStage", 96, [])).args == [96, 2, 5]
 
 
-def test_exported_batch_may_vary_and_another_size_fails(tmp_path):
+def test_exported_batch_may_vary_and_another_size_fails(tmp_path: Path) -> None:
     stage, x = shake(SwinStage(C, 2, 4)).eval(), torch.randn(1, C, 7, 6)
     torch.onnx.export(
         stage,

@@ -16,7 +16,9 @@ C, KEYS, HEADS, SIDE = 24, 8, 3, 4
 
 @pytest.fixture
 def stock() -> Attention:
-    return shake(Attention(C, KEYS, HEADS, attn_ratio=2, resolution=(SIDE, SIDE)), 0.3)
+    stock = Attention(C, KEYS, HEADS, attn_ratio=2, resolution=(SIDE, SIDE))
+    shake(stock, 0.3)
+    return stock
 
 
 def evaluated(block: Attention) -> Attention:

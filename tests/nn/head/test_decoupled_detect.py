@@ -2,10 +2,12 @@
 
 import copy
 import inspect
+from typing import Any
 
 import pytest
 import torch
 from block_checks import assert_refuses_others, shake
+from net_checks import ready
 from torch import nn
 from ultralytics.nn.modules import Conv, Detect
 
@@ -20,29 +22,23 @@ MODERN = "reg_max" in inspect.signature(Detect.__init__).parameters
 modern_host = pytest.mark.skipif(not MODERN, reason="hosts before 8.4 have no end2end argument")
 
 
-def ready(head):
-    head.stride = torch.tensor(STRIDES)
-    head.bias_init()
-    return head
-
-
-def make(detector="decoupled_da", nc=NC, end2end=False, attention="da"):
+def make(detector: str = "decoupled_da", nc: Any = NC, end2end: bool = False, attention: str = "da") -> Any:
     head = DecoupledDetect(nc, 16, end2end, CH, hidden=HIDDEN, detector=detector, attention=attention)
-    return ready(head)
+    return ready(head, STRIDES)
 
 
-def feats(b=2):
+def feats(b: int = 2) -> Any:
     return [torch.randn(b, c, h, w) for c, (h, w) in zip(CH, SIZES, strict=True)]
 
 
-def run(head, x):
+def run(head: Any, x: Any) -> Any:
     with torch.no_grad():
         return head.eval()(list(x))[0]
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("b", [1, 2])
-def test_shapes(detector, b):
+def test_shapes(detector: Any, b: int) -> None:
     head = make(detector)
     assert run(head, feats(b)).shape == (b, 4 + NC, ANCHORS)
     head.export = True
@@ -53,12 +49,12 @@ def test_shapes(detector, b):
         assert trained["boxes"].shape == (b, 64, ANCHORS)
 
 
-def test_errors():
-    with pytest.raises(ConfigError, match="detector: expected decoupled_da or decoupled or coupled, got anchor"):
+def test_errors() -> None:
+    with pytest.raises(ConfigError, match="detector: expected one of decoupled_da, decoupled, coupled, got anchor"):
         make("anchor")
     with pytest.raises(ConfigError, match="ch: expected the channels of at least one feature map"):
         DecoupledDetect(NC, 16, False, ())
-    with pytest.raises(ConfigError, match="DecoupledDetect attention: expected da or cbam or none, got se"):
+    with pytest.raises(ConfigError, match="DecoupledDetect attention: expected one of da, cbam, none, got se"):
         make("decoupled", attention="se")
     assert_refuses_others(DecoupledDetect, given={"nc": NC, "ch": CH}, hidden=HIDDEN)
     with pytest.raises(ConfigError, match="nc: expected a positive integer, got 0"):
@@ -66,7 +62,7 @@ def test_errors():
 
 
 @pytest.mark.parametrize("nc", [1, 3, 80, 120])
-def test_branches_are_as_wide_as_the_stem_whatever_the_classes(nc):
+def test_branches_are_as_wide_as_the_stem_whatever_the_classes(nc: int) -> None:
     """The host's own head would make box branches of 64 channels and class branches of 80 to 100."""
     head = make(nc=nc)
     for stem, box, cls, c in zip(head.stems, head.cv2, head.cv3, CH, strict=True):
@@ -78,7 +74,7 @@ def test_branches_are_as_wide_as_the_stem_whatever_the_classes(nc):
     assert len(head.attentions) == len(CH)
 
 
-def test_defaults():
+def test_defaults() -> None:
     head = DecoupledDetect(ch=CH)
     assert (head.nc, head.reg_max, head.detector) == (80, 16, "decoupled_da")
     assert not getattr(head, "end2end", False)
@@ -86,17 +82,17 @@ def test_defaults():
     assert {stem[0].conv.out_channels for stem in head.stems} == {256}
 
 
-def test_value_is_the_hosts_head_behind_stems():
+def test_value_is_the_hosts_head_behind_stems() -> None:
     head, x = make("decoupled").eval(), feats()
     for module in (head.stems, head.cv2, head.cv3):
         shake(module)
-    host = ready(Detect(NC, 16, False, (HIDDEN,) * 4) if MODERN else Detect(NC, (HIDDEN,) * 4))
+    host = ready(Detect(NC, 16, False, (HIDDEN,) * 4) if MODERN else Detect(NC, (HIDDEN,) * 4), STRIDES)
     host.cv2, host.cv3 = head.cv2, head.cv3
     wanted = run(host, [stem(f) for stem, f in zip(head.stems, x, strict=True)])
     torch.testing.assert_close(run(head, x), wanted, atol=1e-4, rtol=1e-5)  # sums of box decoding in another order
 
 
-def test_fresh_attention_is_the_identity_and_then_weighs_classes_alone():
+def test_fresh_attention_is_the_identity_and_then_weighs_classes_alone() -> None:
     plain, head, x = make("decoupled"), make("decoupled_da"), feats()
     missing, unexpected = head.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
@@ -113,7 +109,7 @@ def test_fresh_attention_is_the_identity_and_then_weighs_classes_alone():
 
 
 @pytest.mark.parametrize("nc", [NC, 120])  # of many classes the branch is built anew
-def test_cbam_weighs_the_classes_alone(nc):
+def test_cbam_weighs_the_classes_alone(nc: Any) -> None:
     plain, head, x = make("decoupled", nc), make(nc=nc, attention="cbam"), feats()
     missing, unexpected = head.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
@@ -125,7 +121,7 @@ def test_cbam_weighs_the_classes_alone(nc):
     assert torch.equal(run(copy.deepcopy(head), x), after)
 
 
-def test_no_attention_is_the_plain_decoupled_head():
+def test_no_attention_is_the_plain_decoupled_head() -> None:
     plain, head = make("decoupled"), make(attention="none")
     assert not head.attentions
     head.load_state_dict(plain.state_dict())
@@ -133,7 +129,7 @@ def test_no_attention_is_the_plain_decoupled_head():
     assert torch.equal(run(head, x), run(plain, x))
 
 
-def test_coupled_tasks_read_one_tower():
+def test_coupled_tasks_read_one_tower() -> None:
     head, x = make("coupled"), feats()
     shake(head.stems)
     kinds = [[m.conv.kernel_size[0] for m in stem] for stem in head.stems]
@@ -146,14 +142,14 @@ def test_coupled_tasks_read_one_tower():
     assert convolutions[1] - convolutions[0] == 2 * len(CH)
 
 
-def test_variants_differ_in_their_parameters():
+def test_variants_differ_in_their_parameters() -> None:
     names = {d: {n for n, _ in make(d).named_parameters()} for d in DETECTORS}
     assert names["decoupled"] < names["decoupled_da"]
     assert not names["coupled"] >= names["decoupled"]
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_bias_init(detector):
+def test_bias_init(detector: Any) -> None:
     head = make(detector)
     for branch, s in zip(head.cv3, STRIDES, strict=True):
         wanted = torch.full((NC,), 5 / NC / (640 / s) ** 2).log()
@@ -162,7 +158,7 @@ def test_bias_init(detector):
 
 @modern_host
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_end2end(detector):
+def test_end2end(detector: Any) -> None:
     head = make(detector, end2end=True)
     head.max_det = 20
     trained = head.train()(feats())
@@ -180,7 +176,7 @@ def test_end2end(detector):
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_gradients_reach_every_parameter(detector):
+def test_gradients_reach_every_parameter(detector: Any) -> None:
     head = shake(make(detector)).train()
     out = head(feats())
     tensors = [out["boxes"], out["scores"]] if MODERN else out
@@ -190,7 +186,7 @@ def test_gradients_reach_every_parameter(detector):
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_round_trips(detector):
+def test_round_trips(detector: Any) -> None:
     head, x = shake(make(detector)), feats()
     head.train()(list(x))
     other = make(detector)
@@ -202,7 +198,7 @@ def test_round_trips(detector):
     torch.testing.assert_close(traced(list(x)), head(list(x)))
 
 
-def test_input_list_is_left_alone():
+def test_input_list_is_left_alone() -> None:
     """The oldest hosts write into the list of maps; the rows before the head must not notice."""
     x = feats()
     kept = list(x)
@@ -210,7 +206,7 @@ def test_input_list_is_left_alone():
     assert all(a is b for a, b in zip(x, kept, strict=True))
 
 
-def test_activation_is_the_common_one():
+def test_activation_is_the_common_one() -> None:
     head = make()
     assert {
         type(m.act[0] if isinstance(m.act, nn.Sequential) else m.act) for m in head.modules() if isinstance(m, Conv)
@@ -220,7 +216,7 @@ def test_activation_is_the_common_one():
     }
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = DecoupledDetect.parse(RowContext("DecoupledDetect", list(CH), [NC, 256], nc=9, width=0.5))
     assert plan.args == [NC, 16, False, list(CH)]
     assert plan.kwargs == {"hidden": 128, "detector": "decoupled_da", "attention": "da"}

@@ -4,6 +4,7 @@ import copy
 import inspect
 import io
 import pickle
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from block_checks import LEGACY
+from net_checks import ready
 from torch import nn
 from ultralytics.nn.modules import DFL, Conv, Detect
 from ultralytics.utils.torch_utils import fuse_conv_and_bn
@@ -29,36 +31,29 @@ modern_host = pytest.mark.skipif(not MODERN, reason="hosts before 8.4 have one r
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed() -> None:
     torch.manual_seed(0)
 
 
-def feats(batch=2):
+def feats(batch: int = 2) -> Any:
     return [torch.randn(batch, c, h, w) for c, (h, w) in zip(CH, SIZES, strict=True)]
 
 
-def ready(head):
-    """Give a head its strides and biases as the host's model does."""
-    head.stride = torch.tensor(STRIDES)
-    head.bias_init()
-    return head
+def ours(nc: Any = NC, reg_max: int = 16, end2end: bool = False, **kwargs: Any) -> Any:
+    return ready(DualAttentionDetect(nc, reg_max, end2end, CH, **kwargs), STRIDES)
 
 
-def ours(nc=NC, reg_max=16, end2end=False, **kwargs):
-    return ready(DualAttentionDetect(nc, reg_max, end2end, CH, **kwargs))
-
-
-def stock(nc=NC, legacy=False, end2end=False):
+def stock(nc: Any = NC, legacy: bool = False, end2end: bool = False) -> Any:
     """Return the host's own head with the class flag as it was before."""
     before = Detect.legacy
     try:
         Detect.legacy = legacy
-        return ready(Detect(nc, 16, end2end, CH) if MODERN else Detect(nc, CH))
+        return ready(Detect(nc, 16, end2end, CH) if MODERN else Detect(nc, CH), STRIDES)
     finally:
         Detect.legacy = before
 
 
-def awaken(head):
+def awaken(head: Any) -> Any:
     """Move the attentions away from the identity."""
     for attention in head.attentions:
         for bn in (attention.channel_out.bn, attention.spatial_out.bn):
@@ -67,7 +62,7 @@ def awaken(head):
     return head
 
 
-def raw(output):
+def raw(output: Any) -> Any:
     """Return all tensors of a training output, whatever the host's version wraps them in."""
     if isinstance(output, torch.Tensor):
         return [output]
@@ -76,7 +71,7 @@ def raw(output):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_output_shapes(legacy, batch):
+def test_output_shapes(legacy: bool, batch: int) -> None:
     head = ours(legacy=legacy)
     assert len(head.attentions) == len(CH)
     trained = head.train()(feats(batch))
@@ -89,7 +84,7 @@ def test_output_shapes(legacy, batch):
     assert head(feats(batch)).shape == (batch, 4 + NC, ANCHORS)
 
 
-def test_six_levels_and_one():
+def test_six_levels_and_one() -> None:
     for ch in ((8,) * 6, (8,)):
         head = DualAttentionDetect(2, 16, False, ch).eval()
         head.stride = torch.tensor([4.0 * 2**i for i in range(len(ch))])
@@ -98,7 +93,7 @@ def test_six_levels_and_one():
 
 
 @modern_host
-def test_direct_distances_with_one_bin():
+def test_direct_distances_with_one_bin() -> None:
     head = ours(reg_max=1)
     assert head.eval()(feats())[0].shape == (2, 4 + NC, ANCHORS)
     assert head.no == NC + 4
@@ -106,7 +101,7 @@ def test_direct_distances_with_one_bin():
 
 
 @pytest.mark.parametrize("reg_max", [16, pytest.param(8, marks=modern_host)])
-def test_box_distribution_is_the_hosts(reg_max):
+def test_box_distribution_is_the_hosts(reg_max: Any) -> None:
     head, host = ours(reg_max=reg_max), DFL(reg_max)
     assert isinstance(head.dfl, BoxDistribution)
     x = 4 * torch.randn(2, 4 * reg_max, 7)
@@ -120,7 +115,7 @@ def test_box_distribution_is_the_hosts(reg_max):
     torch.testing.assert_close(a.grad, b.grad)
 
 
-def test_older_checkpoints_get_our_box_distribution():
+def test_older_checkpoints_get_our_box_distribution() -> None:
     head, x = ours().eval(), feats()
     wanted = head(list(x))[0]
     head.dfl = DFL(16)  # what heads were pickled with
@@ -139,15 +134,15 @@ def test_older_checkpoints_get_our_box_distribution():
         ((2, 16, False, (8, None)), {}, r"DualAttentionDetect ch\[1\]: expected a positive integer, got None"),
     ],
 )
-def test_bad_arguments_are_named(args, kwargs, message):
+def test_bad_arguments_are_named(args: Any, kwargs: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DualAttentionDetect(*args, **kwargs)
 
 
-def test_old_host_refuses_another_reg_max(monkeypatch):
+def test_old_host_refuses_another_reg_max(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hosts before 8.4 take (nc, ch) only."""
 
-    def old_init(self, nc=80, ch=()):
+    def old_init(self: Any, nc: int = 80, ch: Any = ()) -> None:
         raise AssertionError("must be refused before")
 
     monkeypatch.setattr(Detect, "__init__", old_init)
@@ -157,7 +152,7 @@ def test_old_host_refuses_another_reg_max(monkeypatch):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("class_flag", [False, True])
-def test_style_is_the_instances_own(legacy, class_flag, monkeypatch):
+def test_style_is_the_instances_own(legacy: bool, class_flag: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Detect, "legacy", class_flag)
     head = ours(legacy=legacy)
     assert isinstance(head.cv3[0][0], Conv) == legacy
@@ -166,7 +161,7 @@ def test_style_is_the_instances_own(legacy, class_flag, monkeypatch):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("mode", ["train", "eval", "export"])
-def test_off_is_the_host(legacy, mode):
+def test_off_is_the_host(legacy: bool, mode: str) -> None:
     """Bit by bit, but for decoded boxes: their distributions are summed in another order."""
     head, host, x = ours(legacy=legacy, dual_attention=False), stock(legacy=legacy), feats()
     assert not head.attentions
@@ -181,7 +176,7 @@ def test_off_is_the_host(legacy, mode):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_fresh_attention_leaves_a_pretrained_head_as_it_was(legacy):
+def test_fresh_attention_leaves_a_pretrained_head_as_it_was(legacy: bool) -> None:
     head, host, x = ours(legacy=legacy).eval(), stock(legacy=legacy).eval(), feats()
     missing, unexpected = head.load_state_dict(host.state_dict(), strict=False)
     assert not unexpected
@@ -196,7 +191,7 @@ def test_fresh_attention_leaves_a_pretrained_head_as_it_was(legacy):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_attention_sits_between_hidden_stages_and_output(legacy):
+def test_attention_sits_between_hidden_stages_and_output(legacy: bool) -> None:
     head, x = awaken(ours(legacy=legacy)).eval(), feats()
     branch = head.cv3[1]
     plain = stock(legacy=legacy).eval()
@@ -206,7 +201,7 @@ def test_attention_sits_between_hidden_stages_and_output(legacy):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_host_finds_its_parts(legacy):
+def test_host_finds_its_parts(legacy: bool) -> None:
     """Loading, renaming of classes and INT8 pinning of the host read these."""
     head = ours(legacy=legacy)
     for branch, c in zip(head.cv3, CH, strict=True):
@@ -219,7 +214,7 @@ def test_host_finds_its_parts(legacy):
     assert names == {"cv3.0.2", "cv3.1.2", "cv3.2.2"}
 
 
-def test_bias_init():
+def test_bias_init() -> None:
     head = ours()
     expected = [np.log(5 / NC / (640 / s) ** 2) for s in STRIDES]
     got = [branch[-1].bias.detach() for branch in head.cv3]
@@ -228,7 +223,7 @@ def test_bias_init():
 
 
 @modern_host
-def test_end2end():
+def test_end2end() -> None:
     head = awaken(ours(end2end=True))
     head.max_det = 20
     trained = head.train()(feats())
@@ -252,7 +247,7 @@ def test_end2end():
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_conv_bn_fusion_keeps_the_output(legacy):
+def test_conv_bn_fusion_keeps_the_output(legacy: bool) -> None:
     """What the host's model does to every Conv before prediction and export."""
     head, x = awaken(ours(legacy=legacy)).eval(), feats()
     for m in head.modules():
@@ -271,7 +266,7 @@ def test_conv_bn_fusion_keeps_the_output(legacy):
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("dual_attention", [False, True])
-def test_rebuild_takes_a_source_of_other_width(legacy, dual_attention):
+def test_rebuild_takes_a_source_of_other_width(legacy: bool, dual_attention: bool) -> None:
     source = stock(nc=80, legacy=legacy)
     head = ours(legacy=legacy, dual_attention=dual_attention).eval()
     for m in head.modules():
@@ -301,7 +296,7 @@ def test_rebuild_takes_a_source_of_other_width(legacy, dual_attention):
 
 
 @modern_host
-def test_rebuild_end2end_and_activation():
+def test_rebuild_end2end_and_activation() -> None:
     head = ours(end2end=True).double()
     for m in head.modules():
         if isinstance(m, Conv) and isinstance(m.act, nn.SiLU):
@@ -318,19 +313,19 @@ def test_rebuild_end2end_and_activation():
 
 
 @pytest.mark.parametrize("width", [0, 8.0, True])
-def test_rebuild_names_a_bad_width(width):
+def test_rebuild_names_a_bad_width(width: Any) -> None:
     with pytest.raises(ConfigError, match="rebuild_class_branch width: expected a positive integer"):
         ours().rebuild_class_branch(width)
 
 
-def test_gradients_reach_every_parameter():
+def test_gradients_reach_every_parameter() -> None:
     head = awaken(ours()).train()
     sum(t.square().mean() for t in raw(head(feats()))).backward()
     dead = [n for n, p in head.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.abs().max() > 0)]
     assert not dead
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     head, x = awaken(ours()).train(), feats()
     head(list(x))
     copy.deepcopy(head)  # the moving average copies mid-training
@@ -343,7 +338,7 @@ def test_round_trips():
     assert isinstance(head, Detect)
 
 
-def test_torchscript_export():
+def test_torchscript_export() -> None:
     head, x = awaken(ours()).eval(), feats(1)
     head.export = True
     traced = torch.jit.trace(head, (list(x),), check_trace=False)
@@ -371,7 +366,7 @@ END2END_OPS |= {"ConstantOfShape", "Equal", "Squeeze", "GatherND"}
 
 
 @pytest.mark.parametrize("end2end", [False, pytest.param(True, marks=modern_host)])
-def test_onnx_export(end2end):
+def test_onnx_export(end2end: Any) -> None:
     head, x = awaken(ours(end2end=end2end)).eval(), feats(1)
     head.export, head.format, head.max_det = True, "onnx", 20
     if end2end:
@@ -388,17 +383,17 @@ def test_onnx_export(end2end):
     np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-5)
 
 
-def test_parse_rule_of_a_head_with_text():
+def test_parse_rule_of_a_head_with_text() -> None:
     for text, beside in (("decides", False), ("beside", True)):
         plan = DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, 12], [NC, True, True, text]))
         assert (plan.c2, plan.args[-1]) == (list(CH), list(CH))
         assert plan.kwargs["text_width"] == 12
         assert (plan.kwargs["text_beside"], plan.kwargs["hyperbolic"]) == (beside, True)
-    with pytest.raises(ConfigError, match="DualAttentionDetect text: expected decides or beside, got much"):
+    with pytest.raises(ConfigError, match="DualAttentionDetect text: expected one of decides, beside, got much"):
         DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, 12], [NC, True, True, "much"]))
 
 
-def test_six_levels_are_the_most():
+def test_six_levels_are_the_most() -> None:
     six, text = [16] * 6, [NC, True, True, "decides"]
     assert DualAttentionDetect.parse(RowContext("DualAttentionDetect", six, [])).c2 == six
     assert DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*six, 12], text)).c2 == six
@@ -407,20 +402,20 @@ def test_six_levels_are_the_most():
             DualAttentionDetect.parse(RowContext("DualAttentionDetect", channels, args))
 
 
-def test_text_is_compared_on_the_ball_and_keeps_the_hidden_map_narrow():
+def test_text_is_compared_on_the_ball_and_keeps_the_hidden_map_narrow() -> None:
     plain, head = (DualAttentionDetect(100, 16, False, [16, 24], text_width=width) for width in (None, 12))
     assert head.text == {"text_width": 12, "beside": False, "hyperbolic": True}
     assert (plain.class_width, head.class_width) == (100, 64)
     assert DualAttentionDetect(100, 16, False, [16], text_width=12, text_beside=True).class_width == 100
 
 
-def test_rebuild_of_a_single_level():
+def test_rebuild_of_a_single_level() -> None:
     head = DualAttentionDetect(NC, 16, False, [16])
     head.rebuild_class_branch(24)
     assert head.class_width == 24
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     ctx = RowContext("DualAttentionDetect", list(CH), [NC, False, True], nc=9, reg_max=16)
     plan = LAYERS["DualAttentionDetect"].parse(ctx)
     head = DualAttentionDetect(*plan.args, **plan.kwargs)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import pickle
 import re
+from typing import Any
 
 import geoopt
 import pytest
@@ -22,35 +23,35 @@ CH, SIZES = (16, 24, 32), ((12, 8), (6, 4), (3, 2))
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed() -> None:
     torch.manual_seed(0)
 
 
-def layer(nc=K, **kwargs):
+def layer(nc: Any = K, **kwargs: Any) -> Any:
     out = TextLogits(C, nc, D, **kwargs)
     out.text = torch.randn(nc, D)
     return out
 
 
-def head_of(**kwargs):
+def head_of(**kwargs: Any) -> Any:
     head = DualAttentionDetect(K, 16, False, CH, **{"text_width": D, **kwargs})
     head.stride = torch.tensor([8.0, 16.0, 32.0])
     head.bias_init()
     return head
 
 
-def inputs(batch=2):
+def inputs(batch: int = 2) -> Any:
     return [*(torch.randn(batch, c, h, w) for c, (h, w) in zip(CH, SIZES, strict=True)), torch.randn(K, D)]
 
 
-def scores(head, x):
+def scores(head: Any, x: Any) -> Any:
     """Return the class logits of a training forward, (B, K, A), whatever the host's version wraps them in."""
     out = head(list(x))
     return out["scores"] if isinstance(out, dict) else torch.cat([o.flatten(2) for o in out], 2)[:, 64:]
 
 
 @pytest.mark.parametrize("beside", [False, True])
-def test_value(beside):
+def test_value(beside: bool) -> None:
     """The distances on the ball itself, by geoopt in float64."""
     out, x = shake(layer(beside=beside)), torch.randn(2, C, 3, 4)
     ball = geoopt.PoincareBall(c=torch.ones((), dtype=torch.float64))
@@ -63,7 +64,7 @@ def test_value(beside):
     torch.testing.assert_close(out(x)[1, :, 2, 3].double(), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_text_says_which_class_and_nothing_else():
+def test_text_says_which_class_and_nothing_else() -> None:
     out, x = layer(), torch.randn(2, C, 3, 4)
     term = out.text_term(x)
     assert term.abs().max() > 0.1
@@ -72,7 +73,7 @@ def test_text_says_which_class_and_nothing_else():
     torch.testing.assert_close(out.text_term(x), term[:, [1, 2, 0]])
 
 
-def test_without_text_the_convolution_cannot_tell_classes_apart():
+def test_without_text_the_convolution_cannot_tell_classes_apart() -> None:
     out, x = layer(), torch.randn(2, C, 3, 4)
     nn.init.constant_(out.bias, -1.0)
     alone = out(x) - out.text_term(x)
@@ -81,13 +82,13 @@ def test_without_text_the_convolution_cannot_tell_classes_apart():
 
 
 @pytest.mark.parametrize("kwargs", [{"beside": True}, {"nc": 1}])
-def test_fresh_beside_and_a_single_class_are_the_convolution(kwargs):
+def test_fresh_beside_and_a_single_class_are_the_convolution(kwargs: Any) -> None:
     out, x = layer(**kwargs), torch.randn(2, C, 3, 4)
     torch.testing.assert_close(out(x), nn.Conv2d.forward(out, x))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_beside_starts_as_the_hosts_head(legacy):
+def test_beside_starts_as_the_hosts_head(legacy: bool) -> None:
     head, x = head_of(legacy=legacy, text_beside=True).eval(), inputs()
     plain = DualAttentionDetect(K, 16, False, CH, legacy=legacy).eval()
     plain.stride = head.stride
@@ -97,7 +98,7 @@ def test_beside_starts_as_the_hosts_head(legacy):
     torch.testing.assert_close(head(x)[0], plain(x[:-1])[0])
 
 
-def test_head_gives_text_to_every_branch_and_takes_it_back():
+def test_head_gives_text_to_every_branch_and_takes_it_back() -> None:
     head, x = head_of().train(), inputs()
     x[-1].requires_grad_()
     other = [*x[:-1], x[-1].detach()[[1, 2, 0]]]
@@ -111,7 +112,7 @@ def test_head_gives_text_to_every_branch_and_takes_it_back():
     copy.deepcopy(head)  # the moving average copies mid-training
 
 
-def test_hooks_see_the_maps_alone():
+def test_hooks_see_the_maps_alone() -> None:
     """The host's trackers take whatever a head reads for a map."""
     head, seen, x = head_of().eval(), [], inputs()
     head.register_forward_pre_hook(lambda _m, given: seen.extend(given[0]))
@@ -119,21 +120,21 @@ def test_hooks_see_the_maps_alone():
     assert all(a is b for a, b in zip(seen, x[:-1], strict=True))
 
 
-def test_text_is_taken_back_when_the_forward_fails():
+def test_text_is_taken_back_when_the_forward_fails() -> None:
     head, x = head_of(), inputs()
     with pytest.raises(RuntimeError):
         head([x[1], *x[1:]])
     assert all(o.text is None for o in head.text_logits)
 
 
-def test_strides_are_found_as_the_host_does():
+def test_strides_are_found_as_the_host_does() -> None:
     """The host reads them off the feature maps that a training forward returns: T must not be among them."""
     out = head_of().train()(inputs())
     feats = out["feats"] if isinstance(out, dict) else out
     assert [f.shape[-2:] for f in feats] == [torch.Size(s) for s in SIZES]
 
 
-def test_end2end_branches_have_their_own():
+def test_end2end_branches_have_their_own() -> None:
     if "end2end" not in inspect.signature(Detect.__init__).parameters:
         pytest.skip("hosts before 8.4 have no end2end argument")
     head = DualAttentionDetect(K, 16, True, CH, text_width=D)
@@ -144,7 +145,7 @@ def test_end2end_branches_have_their_own():
     assert one.align.anchor.weight is not many.align.anchor.weight
 
 
-def test_rebuild_keeps_the_text():
+def test_rebuild_keeps_the_text() -> None:
     head = head_of(text_beside=True)
     head.rebuild_class_branch(40)
     assert len(head.text_logits) == len(CH)
@@ -153,7 +154,9 @@ def test_rebuild_keeps_the_text():
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(("nc", "beside", "width"), [(6, False, 16), (40, False, 40), (80, False, 64), (80, True, 80)])
-def test_many_classes_widen_a_branch_that_text_decides_no_further(nc, beside, width, legacy):
+def test_many_classes_widen_a_branch_that_text_decides_no_further(
+    nc: int, beside: bool, width: int, legacy: bool
+) -> None:
     """Up to 64 classes branches are as wide as the host's, and always where the host's weights may come in."""
     head = DualAttentionDetect(nc, 16, False, CH, text_width=D, text_beside=beside, legacy=legacy)
     assert head.class_width == width
@@ -165,7 +168,7 @@ def test_many_classes_widen_a_branch_that_text_decides_no_further(nc, beside, wi
     assert head.eval()([*maps, torch.randn(nc, D)])[0].shape == (1, 4 + nc, 126)
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     head, x = head_of(), inputs()
     head.train()(x)
     head.eval()
@@ -175,7 +178,7 @@ def test_round_trips():
         assert torch.equal(twin(list(x))[0], head(list(x))[0])
 
 
-def test_every_parameter_learns():
+def test_every_parameter_learns() -> None:
     head = head_of().train()
     out = head(inputs())
     tensors = out.values() if isinstance(out, dict) else out
@@ -189,7 +192,7 @@ def test_every_parameter_learns():
 
 
 @pytest.mark.parametrize("hyperbolic", [True, False])
-def test_folded_export(hyperbolic):
+def test_folded_export(hyperbolic: bool) -> None:
     out = shake(layer(hyperbolic=hyperbolic)).eval()
     wanted = out(torch.ones(1, C, 3, 4))
     out.align.fold_text(out.text)
@@ -198,11 +201,11 @@ def test_folded_export(hyperbolic):
     assert_exports(out, [torch.randn(1, C, 3, 4)], [torch.randn(1, C, 3, 4)])
 
 
-def test_text_starts_with_gain_one_alone_and_nothing_beside():
+def test_text_starts_with_gain_one_alone_and_nothing_beside() -> None:
     assert [layer(beside=beside).gain.item() for beside in (False, True)] == [1, 0]
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     ctx = RowContext("DualAttentionDetect", [*CH, D], [K, True, True, "beside"], nc=9, options={"hyperbolic": False})
     plan = DualAttentionDetect.parse(ctx)
     assert plan.c2 == list(CH)
@@ -210,7 +213,7 @@ def test_parse_rule():
     assert [o.beside for o in head.text_logits] == [True] * 3
     assert not head.text_logits[0].align.hyperbolic
     for bad in (True, "much"):
-        with pytest.raises(ConfigError, match="DualAttentionDetect text: expected decides or beside, got"):
+        with pytest.raises(ConfigError, match="DualAttentionDetect text: expected one of decides, beside, got"):
             DualAttentionDetect.parse(RowContext("DualAttentionDetect", [*CH, D], [K, True, True, bad]))
     with pytest.raises(ConfigError, match="'from' with 2 to 7 inputs"):
         DualAttentionDetect.parse(RowContext("DualAttentionDetect", [D], [K, True, True, "decides"]))

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -15,40 +16,40 @@ from ultra_dsmoe.nn import ExpertEnsemble, RowContext
 C, D, N = 8, 10, 5
 
 
-def block_of():
+def block_of() -> ExpertEnsemble:
     return ExpertEnsemble(C, D, N)
 
 
-def inputs(b=2, h=5, w=6):
+def inputs(b: int = 2, h: int = 5, w: int = 6) -> Any:
     gate = torch.rand(b, N) * (torch.rand(b, N) > 0.4)
     gate[:, 0] += 0.1
     return [torch.randn(b, C, h, w), torch.randn(3, D), gate / gate.sum(1, keepdim=True)]
 
 
 @pytest.mark.parametrize(("b", "h", "w"), [(1, 1, 1), (2, 7, 5), (3, 4, 9)])
-def test_shape(b, h, w):
+def test_shape(b: int, h: int, w: int) -> None:
     x = inputs(b, h, w)
     assert block_of().eval()(x).shape == (b, C, h, w)
     if b > 1:
         assert block_of()(x).shape == (b, C, h, w)
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(ExpertEnsemble, c=8, text_width=16, experts=4)
 
 
-def test_errors():
+def test_errors() -> None:
     with pytest.raises(ConfigError, match="'from' with 3 inputs"):
         ExpertEnsemble.parse(RowContext("ExpertEnsemble", [8, 8, 256, 32], []))
 
 
-def cbs(conv, x, dilation):
+def cbs(conv: Any, x: Any, dilation: Any) -> Any:
     bn = conv.bn
     y = F.conv2d(x, conv.conv.weight, padding=dilation, dilation=dilation)
     return F.silu(F.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps))
 
 
-def test_value():
+def test_value() -> None:
     block, (mixture, text, gate) = shake(block_of()).eval(), inputs()
     scale = 1 / (1 + torch.exp(-(gate @ block.channel_gate.weight.T + block.channel_gate.bias)))
     tb = block.text.weight @ text.mean(0) + block.text.bias
@@ -61,7 +62,7 @@ def test_value():
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_fold_convolves_the_text_map_by_itself(closed):
+def test_fold_convolves_the_text_map_by_itself(closed: bool) -> None:
     block, x = shake(block_of()).eval(), inputs()
     wanted = block(x)
     if closed:  # as the host does before prediction and export
@@ -81,7 +82,7 @@ def test_fold_convolves_the_text_map_by_itself(closed):
     assert_exports(block, [inputs(1)], [inputs(1)])
 
 
-def test_mixture_text_and_gate_all_count():
+def test_mixture_text_and_gate_all_count() -> None:
     block, x = shake(block_of()).eval(), inputs()
     before = block(x)
     for i in range(3):
@@ -90,7 +91,7 @@ def test_mixture_text_and_gate_all_count():
         assert (block(changed) - before).abs().max() > 1e-3
 
 
-def test_gradients():
+def test_gradients() -> None:
     assert_gradients_reach_all(shake(block_of()), [inputs()])
     block = shake(block_of()).double().eval()
     x = [t.double().requires_grad_() for t in inputs(1, 3, 2)]
@@ -101,7 +102,7 @@ def test_gradients():
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_half_precision(folded):
+def test_half_precision(folded: bool) -> None:
     block, x = shake(block_of()).eval(), inputs()
     wanted = block(x)
     if folded:
@@ -111,14 +112,14 @@ def test_half_precision(folded):
     torch.testing.assert_close(got.float(), wanted, atol=3e-2, rtol=0)
 
 
-def test_fold():
+def test_fold() -> None:
     block, x = shake(block_of()).eval(), inputs()
     wanted = block(x)
     block.fold_text(x[1])
     assert torch.equal(block([x[0], 0 * x[1], x[2]]), wanted)
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     assert_round_trips(shake(block_of()), block_of(), [inputs()])
     assert_exports(shake(block_of()), [inputs()], [inputs()])
     x, block = inputs(), shake(block_of()).eval()
@@ -126,6 +127,6 @@ def test_round_trips():
     assert_exports(block, [x], [[inputs()[0], x[1], x[2]]])
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = ExpertEnsemble.parse(RowContext("ExpertEnsemble", [64, 256, 32], []))
     assert (plan.args, plan.c2) == ([64, 256, 32], 64)

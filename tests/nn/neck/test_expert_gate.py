@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,17 +17,17 @@ from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR, TOKEN_STD, check_kept, l
 C, D, N, K = 8, 12, 6, 3
 
 
-def gate_of(topk=2, text=True, experts=N):
+def gate_of(topk: int = 2, text: bool = True, experts: Any = N) -> ExpertGate:
     return ExpertGate(C, experts, topk, D if text else None)
 
 
-def inputs(b=4, h=3, w=5):
+def inputs(b: int = 4, h: int = 3, w: int = 5) -> Any:
     return [torch.randn(b, C, h, w) + torch.randn(b, C, 1, 1), torch.randn(K, D)]
 
 
 @pytest.mark.parametrize("text", [True, False])
 @pytest.mark.parametrize(("b", "experts", "topk"), [(1, 6, 2), (3, 1, 1), (2, 32, "auto"), (5, 7, 7)])
-def test_shape_and_sparsity(b, experts, topk, text):
+def test_shape_and_sparsity(b: int, experts: int, topk: Any, text: bool) -> None:
     gate = gate_of(topk, text, experts)
     x = inputs(b) if text else inputs(b)[0]
     for train in (True, False):
@@ -36,7 +37,7 @@ def test_shape_and_sparsity(b, experts, topk, text):
         torch.testing.assert_close(g.sum(1), torch.ones(b), atol=1e-5, rtol=0)
 
 
-def test_kept_experts_are_enough_different_and_there():
+def test_kept_experts_are_enough_different_and_there() -> None:
     assert check_kept([5, 0, 2], 2, 6) == (0, 2, 5)
     assert check_kept([1, 0], 2, 2) == (0, 1)
     assert check_kept([32, 8, 1], 2, 64) == (1, 8, 32), "in order, which a set of them is not in"
@@ -48,12 +49,12 @@ def test_kept_experts_are_enough_different_and_there():
 @pytest.mark.parametrize(
     ("topk", "experts", "k"), [("auto", 32, 5), ("auto", 33, 6), ("auto", 1, 1), ("auto", 2, 1), (4, 4, 4)]
 )
-def test_resolve_topk(topk, experts, k):
+def test_resolve_topk(topk: Any, experts: int, k: int) -> None:
     assert resolve_topk(topk, experts) == k
 
 
 @pytest.mark.parametrize("topk", [0, -1, 7, 2.0, True, "five", None])
-def test_bad_topk(topk):
+def test_bad_topk(topk: Any) -> None:
     message = r"topk: expected 'auto' or an integer from 1 to 6 \(the number of experts\), got "
     with pytest.raises(ConfigError, match=message):
         gate_of(topk)
@@ -63,22 +64,22 @@ def test_bad_topk(topk):
     assert gate.k == 3
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(ExpertGate, c=C, text_width=D)
     gate = ExpertGate(C)
     assert (gate.experts, gate.k, gate.has_text) == (32, 5, False)
 
 
 @pytest.mark.parametrize("experts", [0, -3, 2.5, "many"])
-def test_bad_experts(experts):
+def test_bad_experts(experts: Any) -> None:
     with pytest.raises(ConfigError, match="experts: expected a positive integer"):
         ExpertGate(C, experts, 1)
 
 
-def reference(gate, x, text):
+def reference(gate: Any, x: Any, text: Any) -> Any:
     """Equation 20 in plain tensors, evaluation mode."""
 
-    def run(layers, v):
+    def run(layers: Any, v: Any) -> Any:
         for i, layer in enumerate(layers):
             v = v.clamp(min=0) if i % 2 else v @ layer.weight.T + (0 if layer.bias is None else layer.bias)
         return v
@@ -104,14 +105,14 @@ def reference(gate, x, text):
     return out
 
 
-def test_value():
+def test_value() -> None:
     gate, (x, text) = shake(gate_of()).eval(), inputs()
     wanted = reference(gate, x, text)
     torch.testing.assert_close(gate([x, text]), wanted, atol=1e-5, rtol=1e-4)
     assert len({tuple(row.nonzero().flatten().tolist()) for row in wanted}) > 1
 
 
-def test_query_is_batch_normalised_in_training():
+def test_query_is_batch_normalised_in_training() -> None:
     gate, (x, _) = gate_of(), inputs(16)
     q = gate.query(x).view(16, 4, 32)
     torch.testing.assert_close(q.norm(dim=-1), torch.ones(16, 4))
@@ -123,7 +124,7 @@ def test_query_is_batch_normalised_in_training():
     torch.testing.assert_close(gate.running_mean, 0.1 * raw.mean(0), atol=1e-6, rtol=1e-4)
 
 
-def test_initial_scalars():
+def test_initial_scalars() -> None:
     gate = gate_of(experts=200)
     assert gate.tau.item() == pytest.approx(0.1)
     assert gate.token.std().item() == pytest.approx(TOKEN_STD, rel=0.1)
@@ -131,13 +132,13 @@ def test_initial_scalars():
 
 
 @pytest.mark.parametrize(("log_tau", "tau"), [(-20.0, 0.01), (5.0, 1.0), (math.log(0.3), 0.3)])
-def test_temperature_is_clamped(log_tau, tau):
+def test_temperature_is_clamped(log_tau: Any, tau: float) -> None:
     gate = gate_of()
     gate.log_tau.data.fill_(log_tau)
     assert gate.tau.item() == pytest.approx(tau)
 
 
-def test_floor_of_the_weights():
+def test_floor_of_the_weights() -> None:
     """However sharp the gate, k weights stay: at least the floor, exact zeros elsewhere, no denormals."""
     gate, x = gate_of(4).eval(), inputs()
     gate.log_tau.data.fill_(-20.0)
@@ -147,13 +148,13 @@ def test_floor_of_the_weights():
         torch.testing.assert_close(out.sum(1), torch.ones(4), atol=2e-3, rtol=0)
 
 
-def test_all_experts_is_the_softmax():
+def test_all_experts_is_the_softmax() -> None:
     gate, x = gate_of(N).eval(), inputs()
     logits = gate.query(x[0]) @ gate.text_constants(x[1])[0].T / 4 / 0.1
     torch.testing.assert_close(gate(x), torch.softmax(logits, -1))
 
 
-def test_one_image_in_training():
+def test_one_image_in_training() -> None:
     gate, x = gate_of(), inputs(1)
     before = gate.running_mean.clone()
     assert torch.isfinite(gate(x)).all()
@@ -161,7 +162,7 @@ def test_one_image_in_training():
     assert torch.equal(gate(x), gate.eval()(x))
 
 
-def test_load_balance_by_hand():
+def test_load_balance_by_hand() -> None:
     idx = torch.tensor([[0, 1], [2, 3]])
     assert load_balance(torch.full((2, 4), 0.25), idx).item() == pytest.approx(1)
     prob = torch.tensor([[0.5, 0.3, 0.1, 0.1], [0.1, 0.2, 0.3, 0.4]])
@@ -174,7 +175,7 @@ def test_load_balance_by_hand():
     torch.testing.assert_close(prob.grad, torch.tensor([[1.0, 1, 0, 0], [1, 1, 0, 0]]))  # N f_n / B
 
 
-def test_records():
+def test_records() -> None:
     gate, x = gate_of(), inputs()
     g = gate(x)
     gate(x)
@@ -189,14 +190,14 @@ def test_records():
     assert gate.images.item() == gate.entropy_sum.item() == gate.usage.sum().item() == 0
 
 
-def test_entropy_by_hand():
+def test_entropy_by_hand() -> None:
     gate = gate_of()
     gate._record(torch.tensor([[0.5, 0.5, 0, 0, 0, 0], [1.0, 0, 0, 0, 0, 0]]), torch.tensor([[0, 1], [0, 1]]))
     assert gate.entropy_sum.item() == pytest.approx(math.log(2), abs=1e-5)
     assert gate.usage.tolist() == [2, 2, 0, 0, 0, 0]
 
 
-def test_gate_is_not_frozen():
+def test_gate_is_not_frozen() -> None:
     """Two kinds of image that need different experts: within 60 steps entropy falls and routes part."""
     gate, text = gate_of(2), torch.randn(K, D)
     kinds = torch.randn(2, C, 1, 1) * 2
@@ -205,7 +206,7 @@ def test_gate_is_not_frozen():
     target = value[torch.tensor([1, 4])][labels]
     optimizer = torch.optim.Adam(gate.parameters(), 3e-3)
 
-    def step():
+    def step() -> Any:
         g = gate([kinds[labels] + 0.3 * torch.randn(16, C, 4, 4), text])
         loss = F.mse_loss(g @ value, target) + 0.01 * gate.pop_aux()["bal"]
         optimizer.zero_grad()
@@ -224,7 +225,7 @@ def test_gate_is_not_frozen():
 
 
 @pytest.mark.parametrize("text", [True, False])
-def test_gradients(text):
+def test_gradients(text: bool) -> None:
     gate = shake(gate_of(4, text=text))
     assert_gradients_reach_all(gate, [inputs() if text else inputs()[0]])
     gate.zero_grad()
@@ -235,7 +236,7 @@ def test_gradients(text):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 100.0])
-def test_gradients_are_finite_at_the_edges(scale):
+def test_gradients_are_finite_at_the_edges(scale: float) -> None:
     gate = gate_of()
     x, text = ((scale * t).requires_grad_() for t in inputs())
     g = gate([x, text])
@@ -245,7 +246,7 @@ def test_gradients_are_finite_at_the_edges(scale):
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_half_precision(folded):
+def test_half_precision(folded: bool) -> None:
     gate, x = shake(gate_of()).eval(), inputs()
     wanted = gate(x)
     if folded:
@@ -257,19 +258,19 @@ def test_half_precision(folded):
         assert row.nonzero().tolist() == other.nonzero().tolist()
 
 
-def test_fold():
+def test_fold() -> None:
     gate, (x, text) = shake(gate_of()).eval(), inputs()
     wanted = gate([x, text])
     gate.fold_text(text)
     assert torch.equal(gate([x, 0 * text]), wanted)
 
 
-def test_text_moves_the_route():
+def test_text_moves_the_route() -> None:
     gate, (x, text) = gate_of().eval(), inputs(16)
     assert (gate([x, text]) - gate([x, text.flip(0)])).abs().max() > 0.05
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     assert_round_trips(shake(gate_of()), gate_of(), [inputs()], aux=True)
     twin = copy.deepcopy(gate_of())
     twin(inputs())
@@ -281,7 +282,7 @@ def test_round_trips():
     assert_exports(shake(gate_of(text=False)), [inputs(1)[0]], [inputs(1)[0]])
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = ExpertGate.parse(RowContext("ExpertGate", [64, 256], [], options={"experts": 16, "topk": 3}))
     assert (plan.args, plan.c2) == ([64, 16, 3, 256], 16)
     assert ExpertGate.parse(RowContext("ExpertGate", 64, [8, 2])).args == [64, 8, 2]
@@ -297,7 +298,7 @@ def test_parse_rule():
         (["local", "cross-modal"], {0, 2, 3, 4, 5}),
     ],
 )
-def test_kinds_off_are_never_chosen(kinds, numbers):
+def test_kinds_off_are_never_chosen(kinds: Any, numbers: Any) -> None:
     """In training and evaluation, over many images; balance and entropy are of the experts that there are."""
     torch.manual_seed(0)
     gate, x = ExpertGate(C, N, 2, D, kinds), inputs(200)
@@ -312,11 +313,11 @@ def test_kinds_off_are_never_chosen(kinds, numbers):
         assert gate.aux["bal"].item() == pytest.approx(1)
 
 
-def test_all_kinds_are_no_restriction():
+def test_all_kinds_are_no_restriction() -> None:
     assert ExpertGate(C, N, 2, D, ["cross-modal", "global", "local"]).offered is None
 
 
-def test_wrong_kinds():
+def test_wrong_kinds() -> None:
     for kinds in (["locals"], "local", ["local", "local"], ["local"], [], None, [1]):
         with pytest.raises(
             ConfigError, match="kinds of experts: expected names out of local, global, cross-modal of at"
@@ -333,7 +334,7 @@ def test_wrong_kinds():
 
 
 @pytest.mark.parametrize("tau", [0.01, 0.3, 1.0])
-def test_temperature_by_hand(tau):
+def test_temperature_by_hand(tau: Any) -> None:
     gate = gate_of()
     gate.set_tau(tau)
     assert gate.tau.item() == pytest.approx(tau)
@@ -343,7 +344,7 @@ def test_temperature_by_hand(tau):
     assert gate.tau.item() == pytest.approx(tau)
 
 
-def test_kept_experts_alone_are_chosen_in_evaluation():
+def test_kept_experts_alone_are_chosen_in_evaluation() -> None:
     gate, x = gate_of(2).eval(), inputs()
     names = set(gate.state_dict())
     gate.keep([5, 1, 3])
@@ -361,7 +362,7 @@ def test_kept_experts_alone_are_chosen_in_evaluation():
     assert not gate(x)[:, [0, 2, 4]].any()
 
 
-def test_settings_of_a_gate_without_some_kinds():
+def test_settings_of_a_gate_without_some_kinds() -> None:
     gate = ExpertGate(C, N, 2, kinds=["local", "global", "cross-modal"][:2])
     assert gate.offered == (0, 1)
     gate.set_topk(2)
@@ -382,7 +383,7 @@ def test_settings_of_a_gate_without_some_kinds():
 # knock-outs -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_most_used_by_hand():
+def test_the_most_used_by_hand() -> None:
     routing = torch.tensor([[0.9, 0.1, 0, 0], [0, 0.4, 0.6, 0], [0, 0.3, 0.7, 0], [0, 0, 0, 1.0]])
     # Chosen by 1, 3, 2 and 1 images; mean weights 0.225, 0.2, 0.325 and 0.25.
     torch.testing.assert_close(most_used(routing, 2), torch.tensor([0, 0.2, 0.325, 0]) / 0.525)
@@ -391,12 +392,12 @@ def test_the_most_used_by_hand():
     assert one.tolist() == [0, 1]
 
 
-def switched(name, gates, record, seed=0):
+def switched(name: Any, gates: Any, record: Any, seed: Any = 0) -> Any:
     (knockout,) = [k for k in ExpertGate.knockouts if k.name == name]
     return knockout.switch(gates, record, seed)
 
 
-def test_fixed_routing_is_that_of_all_images():
+def test_fixed_routing_is_that_of_all_images() -> None:
     gate, x = gate_of(2).eval(), inputs(4)
     routing = gate(x).detach()
     with switched("routing-fixed", [gate], Record(gates={gate: [routing]})):
@@ -404,7 +405,7 @@ def test_fixed_routing_is_that_of_all_images():
     assert torch.equal(gate(x), routing)
 
 
-def test_random_routing_keeps_the_weights_and_draws_the_experts():
+def test_random_routing_keeps_the_weights_and_draws_the_experts() -> None:
     gate, x = gate_of(2, experts=32).eval(), inputs(64)
     own = gate(x).detach()
     with switched("routing-random", [gate], Record()):
@@ -422,7 +423,7 @@ def test_random_routing_keeps_the_weights_and_draws_the_experts():
     assert torch.equal(gate(x), own)
 
 
-def test_gain_and_form_of_what_it_declares():
+def test_gain_and_form_of_what_it_declares() -> None:
     assert {name: term.gain for name, term in ExpertGate.aux_terms.items()} == {"bal": 0.01}
     assert {name: option.default for name, option in ExpertGate.options.items()} == {"experts": 32, "topk": "auto"}
     gate = gate_of(experts=7)
@@ -435,20 +436,20 @@ def test_gain_and_form_of_what_it_declares():
     assert (TOKEN_STD, GATE_FLOOR) == (0.5, 1e-6)
 
 
-def test_two_images_are_batch_normalised_too():
+def test_two_images_are_batch_normalised_too() -> None:
     gate, x = gate_of().train(), inputs(2)[0]
     q = gate.query(x)
     torch.testing.assert_close(q[0], -q[1], atol=1e-4, rtol=1e-3)  # each as far from their mean
 
 
-def test_a_unit_that_never_varied_and_coarse_parameters_are_no_trouble():
+def test_a_unit_that_never_varied_and_coarse_parameters_are_no_trouble() -> None:
     gate = gate_of().eval()
     gate.running_var.zero_()
     assert torch.isfinite(gate(inputs())).all()
     assert gate.half().tau.dtype == torch.float32
 
 
-def test_a_row_may_name_the_kinds():
+def test_a_row_may_name_the_kinds() -> None:
     kinds = ["local", "global"]
     plan = ExpertGate.parse(RowContext("ExpertGate", [C, D], [N, 2, kinds]))
     assert (plan.args, plan.kwargs) == ([C, N, 2, D], {"kinds": kinds})

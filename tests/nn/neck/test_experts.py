@@ -1,5 +1,7 @@
 """The three kinds of expert, each by hand; a cross-modal expert is addressed by its number."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ C, D, E = 6, 10, 4
 
 
 @pytest.mark.parametrize("shape", [(1, C, 1, 1), (2, C, 7, 5), (3, C, 4, 9)])
-def test_shape(shape):
+def test_shape(shape: Any) -> None:
     x = torch.randn(shape)
     assert LocalExpert(C)(x).shape == shape
     assert GlobalExpert(C)(x).shape == shape
@@ -22,7 +24,7 @@ def test_shape(shape):
     assert LocalExpert(7)(torch.randn(1, 7, 3, 3)).shape == (1, 7, 3, 3)
 
 
-def axis_sum(x, kernel, axis):
+def axis_sum(x: Any, kernel: Any, axis: Any) -> Any:
     """Depthwise correlation along one axis with zeros outside, by shifting."""
     length = kernel.shape[-1]
     out = torch.zeros_like(x)
@@ -35,7 +37,7 @@ def axis_sum(x, kernel, axis):
     return out
 
 
-def test_local_value():
+def test_local_value() -> None:
     block, x = shake(LocalExpert(C)), torch.randn(2, C, 5, 9)
     with torch.no_grad():
         row = axis_sum(x, block.row.weight[:, 0, 0], 3)
@@ -48,7 +50,7 @@ def test_local_value():
     torch.testing.assert_close(block(x), y * torch.sigmoid(y), atol=1e-5, rtol=1e-4)
 
 
-def test_local_reach():
+def test_local_reach() -> None:
     """One row's change reaches three rows up and down through the columns, and its own row only through the rows."""
     block, x = LocalExpert(C), torch.randn(1, C, 11, 11)
     y = x.clone()
@@ -57,10 +59,10 @@ def test_local_reach():
     assert {tuple(m) for m in moved.nonzero().tolist()} == {(5, j) for j in range(2, 9)} | {(i, 5) for i in range(2, 9)}
 
 
-def test_global_value():
+def test_global_value() -> None:
     block, x = shake(GlobalExpert(C)), torch.randn(1, C, 6, 5)
 
-    def pool(k):
+    def pool(k: Any) -> Any:
         out = torch.zeros_like(x)
         for i in range(6):
             for j in range(5):
@@ -73,7 +75,7 @@ def test_global_value():
     torch.testing.assert_close(block(x), F.silu(y), atol=1e-5, rtol=1e-4)
 
 
-def one_expert(experts, n, x, text):
+def one_expert(experts: Any, n: Any, x: Any, text: Any) -> Any:
     """Equation 24 as written: 1x1 convolution on the map and on the replicated text map, 3x3, LN over channels."""
     maps = F.conv2d(x, experts.w_f[n][..., None, None])
     if text is not None:
@@ -86,7 +88,7 @@ def one_expert(experts, n, x, text):
 
 @pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("text", [True, False])
-def test_cross_modal_value(text, dynamic):
+def test_cross_modal_value(text: bool, dynamic: bool) -> None:
     experts = shake(CrossModalExperts(C, E, D if text else None))
     x, t = torch.randn(3, C, 5, 4), torch.randn(3, D) if text else None
     idx = torch.tensor([[0, 3], [2, 1], [1, 1]])
@@ -98,7 +100,7 @@ def test_cross_modal_value(text, dynamic):
 
 
 @pytest.mark.parametrize("ids", [[2], [3, 0], [0, 1, 2, 3]])
-def test_fixed_experts_are_the_same_on_every_image(ids):
+def test_fixed_experts_are_the_same_on_every_image(ids: Any) -> None:
     experts = shake(CrossModalExperts(C, E, D))
     x, t = torch.randn(2, C, 5, 4), torch.randn(3, D)
     got = experts.fixed(x, torch.tensor(ids), experts.text_bias(t), len(ids))
@@ -106,7 +108,7 @@ def test_fixed_experts_are_the_same_on_every_image(ids):
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
-def test_text_bias_by_hand():
+def test_text_bias_by_hand() -> None:
     """Expert n sees class n mod K."""
     experts, text = CrossModalExperts(C, E, D), torch.randn(3, D)
     bias = experts.text_bias(text)
@@ -115,19 +117,19 @@ def test_text_bias_by_hand():
     assert not CrossModalExperts(C, E, None).text_bias(None).any()
 
 
-def test_initial_scale():
+def test_initial_scale() -> None:
     """He-like bounds: unit input stays of order one through the mixing and the depthwise kernel."""
     experts = CrossModalExperts(64, 8, None)
     assert experts.w_f.std().item() == pytest.approx(64**-0.5, rel=0.05)
     assert experts.dw.std().item() == pytest.approx(9**-0.5, rel=0.05)
 
 
-def test_no_parameter_looks_like_a_kernel():
+def test_no_parameter_looks_like_a_kernel() -> None:
     """A host optimizer orthogonalises parameters of two and of four dimensions; stacks of experts are none."""
     assert {p.ndim for p in CrossModalExperts(C, E, D).parameters()} == {3}
 
 
-def test_stacked_names_all_parameters():
+def test_stacked_names_all_parameters() -> None:
     experts = CrossModalExperts(C, E, D)
     assert {id(p) for p in experts.stacked()} == {id(p) for p in experts.parameters()}
     assert all(p is not experts.w_t for p in experts.stacked(text=False))
@@ -137,17 +139,17 @@ def test_stacked_names_all_parameters():
 class AllExperts(nn.Module):
     """Every expert on every image, for the checks that want one tensor in and one out."""
 
-    def __init__(self, text=True):
+    def __init__(self, text: bool = True) -> None:
         super().__init__()
         self.experts, self.text = CrossModalExperts(C, E, D if text else None), text
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x, text = x if isinstance(x, list) else (x, None)
         idx = torch.arange(E).expand(x.shape[0], -1)
         return self.experts(x.unsqueeze(1), idx, self.experts.text_bias(text))
 
 
-def test_gradients():
+def test_gradients() -> None:
     for block in (LocalExpert(C), GlobalExpert(C)):
         assert_gradients_reach_all(shake(block), [torch.randn(2, C, 5, 5)])
         x = torch.randn(1, C, 3, 3, dtype=torch.float64, requires_grad=True)
@@ -161,7 +163,7 @@ def test_gradients():
     assert torch.isfinite(flat.grad).all()
 
 
-def test_gradient_by_differences():
+def test_gradient_by_differences() -> None:
     """The layer normalisation runs in fp32 by design."""
     block, x = shake(AllExperts(False)), torch.randn(1, C, 4, 4, requires_grad=True)
     weight, direction, step = torch.randn(1, E, C, 4, 4), torch.randn(1, C, 4, 4), 1e-2
@@ -171,7 +173,7 @@ def test_gradient_by_differences():
     assert (x.grad * direction).sum().item() == pytest.approx((ahead - behind) / (2 * step), rel=2e-2, abs=1e-2)
 
 
-def test_half_precision_does_not_overflow():
+def test_half_precision_does_not_overflow() -> None:
     """Maps of a few hundred have squares beyond half precision; the layer normalisation must not see them."""
     block, x = AllExperts(False), 300 * torch.randn(1, C, 5, 5)
     wanted = block(x)
@@ -180,7 +182,7 @@ def test_half_precision_does_not_overflow():
     torch.testing.assert_close(got.float(), wanted, atol=5e-2, rtol=0)
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     x = torch.randn(2, C, 6, 5)
     for kind in (LocalExpert, GlobalExpert):
         assert_round_trips(shake(kind(C)), kind(C), [x])

@@ -1,5 +1,7 @@
 """HubInject: the resized, normalised projection by hand; its share at the start."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,48 +14,48 @@ C, HUB = 6, 8
 SCALES = [0.25, 0.5, 1, 2, 4, 8]
 
 
-def inputs(scale, b=2, h=4, w=8):
+def inputs(scale: Any, b: int = 2, h: int = 4, w: int = 8) -> Any:
     return [torch.randn(b, C, int(h * scale), int(w * scale)), torch.randn(b, HUB, h, w)]
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("b", [1, 3])
-def test_shape(scale, b):
+def test_shape(scale: Any, b: int) -> None:
     x = inputs(scale, b)
     assert shake(HubInject(C, HUB, scale))(x).shape == x[0].shape
 
 
 @pytest.mark.parametrize("scale", [3, 0, -1, 0.3, 16, "2"])
-def test_errors(scale):
+def test_errors(scale: Any) -> None:
     with pytest.raises(ConfigError, match=r"HubInject scale: expected 0\.25, 0\.5, 1, 2, 4 or 8"):
         HubInject(C, HUB, scale)
 
 
 @pytest.mark.parametrize("gain", [-0.1, True, "1", None])
-def test_gain_errors(gain):
+def test_gain_errors(gain: Any) -> None:
     with pytest.raises(ConfigError, match="HubInject gain: expected a number >= 0"):
         HubInject(C, HUB, 1, gain)
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(HubInject, given={"scale": 1}, c_level=C, c_hub=HUB)
 
 
-def test_parse_errors():
+def test_parse_errors() -> None:
     with pytest.raises(ConfigError, match="'from' with 2 inputs"):
         HubInject.parse(RowContext("HubInject", 8, []))
 
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("scale", SCALES)
-def test_limits_without_gain_it_is_the_identity(scale, train):
+def test_limits_without_gain_it_is_the_identity(scale: Any, train: bool) -> None:
     x = inputs(scale)
     assert torch.equal(HubInject(C, HUB, scale, 0).train(train)(x), x[0])
 
 
 @pytest.mark.parametrize("gain", [0.3, 1.0])
 @pytest.mark.parametrize("scale", [0.5, 1, 4])
-def test_gain_is_the_initial_deviation(scale, gain):
+def test_gain_is_the_initial_deviation(scale: float, gain: float) -> None:
     level, hub = inputs(scale, 4)
     added = HubInject(C, HUB, scale, gain)([level, 100 * hub]) - level
     torch.testing.assert_close(added.mean((0, 2, 3)), torch.zeros(C), atol=1e-4, rtol=0)
@@ -62,7 +64,7 @@ def test_gain_is_the_initial_deviation(scale, gain):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_value(scale):
+def test_value(scale: Any) -> None:
     """Position (i, j) of the level gets the projected hub cell it lies in, or the largest of the cells it covers."""
     block, (level, hub) = shake(HubInject(C, HUB, scale)).eval(), inputs(scale)
     bn, added = block.bn, torch.zeros_like(level)
@@ -80,7 +82,7 @@ def test_value(scale):
 
 
 @pytest.mark.parametrize("scale", [0.5, 1, 2])
-def test_gradients(scale):
+def test_gradients(scale: float) -> None:
     assert_gradients_reach_all(shake(HubInject(C, HUB, scale)), [inputs(scale)])
     block = HubInject(C, HUB, scale, 0)  # from no share at all the gain itself learns
     block(inputs(scale)).square().sum().backward()
@@ -91,12 +93,12 @@ def test_gradients(scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_round_trips(scale):
+def test_round_trips(scale: Any) -> None:
     assert_round_trips(shake(HubInject(C, HUB, scale)), HubInject(C, HUB, scale), [inputs(scale)])
     assert_exports(shake(HubInject(C, HUB, scale)), [inputs(scale)], [inputs(scale)])
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = HubInject.parse(RowContext("HubInject", [128, 64], [2]))
     assert (plan.args, plan.kwargs, plan.c2) == ([128, 64, 2], {"gain": 1.0}, 128)
     assert HubInject.parse(RowContext("HubInject", [128, 64], [])).args == [128, 64, 1]

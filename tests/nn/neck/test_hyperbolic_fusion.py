@@ -1,6 +1,7 @@
 """HyperbolicFusion against geoopt in float64, the taxonomy's loss by hand, anchors that keep apart."""
 
 import math
+from typing import Any
 
 import geoopt
 import pytest
@@ -16,15 +17,15 @@ from ultra_dsmoe.ops import poincare
 C, D, K = 8, 12, 3
 
 
-def block_of(nc=K, **kwargs):
+def block_of(nc: Any = K, **kwargs: Any) -> HyperbolicFusion:
     return HyperbolicFusion(C, D, nc, **kwargs)
 
 
-def inputs(b=2, h=3, w=4, nc=K):
+def inputs(b: int = 2, h: int = 3, w: int = 4, nc: Any = K) -> Any:
     return [torch.randn(b, C, h, w), torch.randn(nc, D)]
 
 
-def with_tree(block):
+def with_tree(block: Any) -> Any:
     """Classes 0 and 1 below node 3, class 2 and node 3 below node 4."""
     members = torch.tensor([[1.0, 1, 0], [1, 1, 1]])
     edges = torch.tensor([[3, 0], [3, 1], [4, 2], [4, 3]])
@@ -34,7 +35,7 @@ def with_tree(block):
 
 @pytest.mark.parametrize("hyperbolic", [True, False])
 @pytest.mark.parametrize(("b", "h", "w", "nc"), [(1, 1, 1, 1), (2, 3, 5, 1), (3, 7, 4, 6)])
-def test_shape(hyperbolic, b, h, w, nc):
+def test_shape(hyperbolic: bool, b: int, h: int, w: int, nc: int) -> None:
     block = block_of(nc, hyperbolic=hyperbolic)
     g = block(inputs(b, h, w, nc))
     assert g.shape == (b, C, h, w)
@@ -43,7 +44,7 @@ def test_shape(hyperbolic, b, h, w, nc):
     assert block.pop_aux() == {}
 
 
-def test_a_taxonomy_is_part_of_the_state_and_works_in_half_precision():
+def test_a_taxonomy_is_part_of_the_state_and_works_in_half_precision() -> None:
     block = block_of()
     empty = {"members": (0, K), "edges": (0, 2), "foreign": (0, 0), "parent_radius": (0,)}
     assert {name: tuple(block.state_dict()[name].shape) for name in empty} == empty
@@ -57,11 +58,11 @@ def test_a_taxonomy_is_part_of_the_state_and_works_in_half_precision():
         torch.testing.assert_close(got, value, atol=1e-3, rtol=0)
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(HyperbolicFusion, "hyperbolic", c=8, text_width=16, nc=3)
 
 
-def test_errors():
+def test_errors() -> None:
     block = block_of()
     for members, radii in ((torch.ones(1, 2), torch.ones(4)), (torch.ones(1, 3), torch.ones(3))):
         with pytest.raises(TextError, match=r"taxonomy: expected members \(P, 3\) and radii \(3 \+ P,\), got members"):
@@ -70,7 +71,7 @@ def test_errors():
         HyperbolicFusion.parse(RowContext("HyperbolicFusion", 8, []))
 
 
-def reference(block, x, text):
+def reference(block: Any, x: Any, text: Any) -> Any:
     """Equations 9-12 of one position's vector (C,) in float64, on the ball itself."""
     ball = geoopt.PoincareBall(c=torch.ones((), dtype=torch.float64))
     x, text = x.double(), text.double()
@@ -93,7 +94,7 @@ def reference(block, x, text):
     return g * (2.0 / g.norm()).clamp_max(1.0), logits
 
 
-def test_value():
+def test_value() -> None:
     block, (x, text) = shake(block_of()), inputs()
     block.radius.data[:] = torch.tensor([0.4, 1.0, 1.8])
     got = block([x, text])
@@ -104,7 +105,7 @@ def test_value():
         torch.testing.assert_close(logits[b, :, i, j].double(), wanted_logits, atol=1e-3, rtol=1e-4)
 
 
-def test_initial_scalars():
+def test_initial_scalars() -> None:
     block = block_of()
     assert block.log_scale.exp().item() == pytest.approx(0.15)
     assert block.log_tau.exp().item() == pytest.approx(0.2)
@@ -113,7 +114,7 @@ def test_initial_scalars():
     assert set(block.fast_parameters) <= {name for name, _ in block.named_parameters()}
 
 
-def test_norms_are_clipped():
+def test_norms_are_clipped() -> None:
     block = block_of().eval()
     block.log_scale.data.fill_(5.0)
     block.lam_logit.data.fill_(10.0)
@@ -121,7 +122,7 @@ def test_norms_are_clipped():
     torch.testing.assert_close(norm, torch.full_like(norm, 2.0), atol=1e-2, rtol=0)
 
 
-def test_limits_of_lam():
+def test_limits_of_lam() -> None:
     block, (x, text) = shake(block_of()).eval(), inputs()
     u = block.image_tangent(x).reshape(x.shape)
     block.lam_logit.data.fill_(40.0)
@@ -132,20 +133,20 @@ def test_limits_of_lam():
     torch.testing.assert_close(single([x, text[:1]]), anchor.expand_as(x))
 
 
-def test_tangent_vectors_are_a_normalised_map_through_a_linear_layer():
+def test_tangent_vectors_are_a_normalised_map_through_a_linear_layer() -> None:
     block, (x, _) = shake(block_of()), inputs()
     tokens = block.image(block.norm(1e-3 * x.flatten(2).transpose(1, 2) + 5))  # a mean far from zero
     wanted = poincare.clip_norm(block.log_scale.exp() * tokens).transpose(1, 2)
     torch.testing.assert_close(block.image_tangent(1e-3 * x + 5), wanted, atol=1e-4, rtol=1e-3)
 
 
-def test_attend_is_a_softmax():
+def test_attend_is_a_softmax() -> None:
     logits, anchors = 50 * torch.randn(2, K, 7), torch.randn(K, C)
     wanted = (logits.softmax(1).transpose(1, 2) @ anchors).transpose(1, 2)
     torch.testing.assert_close(attend(logits - 1e4, anchors), wanted, atol=1e-3, rtol=1e-3)
 
 
-def test_position_on_an_anchor_names_its_class():
+def test_position_on_an_anchor_names_its_class() -> None:
     block, (_, text) = block_of(), inputs()
     (anchors,) = block.text_constants(text)
     for hyperbolic in (True, False):
@@ -153,7 +154,7 @@ def test_position_on_an_anchor_names_its_class():
         assert block.logits(anchors.T.unsqueeze(0), anchors)[0].argmax(0).tolist() == [0, 1, 2]
 
 
-def test_without_ball_it_is_a_cosine():
+def test_without_ball_it_is_a_cosine() -> None:
     block, (x, text) = block_of(hyperbolic=False), inputs()
     block([x, text])
     logits = block.pop_aux()["align"]
@@ -167,7 +168,7 @@ def test_without_ball_it_is_a_cosine():
 
 
 @pytest.mark.parametrize("nc", [2, 6, 18])
-def test_anchors_keep_apart_by_their_text(nc):
+def test_anchors_keep_apart_by_their_text(nc: int) -> None:
     """Guard against inert text: even alike texts give different directions, and it is the text that they follow."""
     semantics, block = TextSemantics(nc).eval(), HyperbolicFusion(128, 256, nc)
     alike = F.normalize(semantics.bank + 3 * torch.randn(1, semantics.bank.shape[1]) / 39, dim=-1)
@@ -183,20 +184,20 @@ def test_anchors_keep_apart_by_their_text(nc):
     assert stayed < 0.5 < followed
 
 
-def test_anchors_do_not_see_what_classes_share():
+def test_anchors_do_not_see_what_classes_share() -> None:
     block, (_, text) = block_of(), inputs()
     shifted = block.text_constants(text + 5.0)[0]
     torch.testing.assert_close(block.text_constants(text)[0], shifted, atol=1e-5, rtol=1e-4)
 
 
-def test_single_class_keeps_its_text():
+def test_single_class_keeps_its_text() -> None:
     block = block_of(1)
     one, other = (block.text_constants(torch.randn(1, D))[0] for _ in range(2))
     assert one.norm().item() == pytest.approx(1, abs=1e-5)
     assert (one - other).abs().max() > 0.1
 
 
-def test_taxonomy_buffers():
+def test_taxonomy_buffers() -> None:
     block = with_tree(block_of())
     torch.testing.assert_close(block.radius.data, torch.tensor([1.2, 1.1, 1.0]))
     torch.testing.assert_close(block.parent_radius.data, torch.tensor([0.6, 0.2]))
@@ -211,7 +212,7 @@ def test_taxonomy_buffers():
     assert block.parent_radius.tolist() == [2.0]
 
 
-def test_hierarchy_term_only_with_a_taxonomy():
+def test_hierarchy_term_only_with_a_taxonomy() -> None:
     block = block_of()
     block(inputs())
     assert set(block.pop_aux()) == {"align"}
@@ -220,7 +221,7 @@ def test_hierarchy_term_only_with_a_taxonomy():
     assert block.pop_aux()["hier"] > 0
 
 
-def test_foreign_nodes_of_a_deep_tree():
+def test_foreign_nodes_of_a_deep_tree() -> None:
     foreign = foreign_nodes(torch.tensor([[3, 0], [3, 1], [4, 2], [4, 3]]), 5)
     assert foreign[3].tolist() == [False, False, True, False, False]
     assert foreign[4].tolist() == [False] * 5  # all lie below it, grandchildren too
@@ -228,12 +229,12 @@ def test_foreign_nodes_of_a_deep_tree():
     assert torch.equal(foreign, foreign.T)
 
 
-def test_taxonomy_edges_out_of_range():
+def test_taxonomy_edges_out_of_range() -> None:
     with pytest.raises(TextError, match=r"nodes 0 to 3"):
         block_of().set_taxonomy(torch.ones(1, K), torch.tensor([[4, 0]]), torch.ones(K + 1))
 
 
-def test_hierarchy_loss_by_hand():
+def test_hierarchy_loss_by_hand() -> None:
     """Four nodes on the two half-axes: distances on one ray are 2|a - b|, across the origin 2(a + b)."""
     at = torch.tensor([1.0, 0.5, -1.0, 0.2])  # classes 0, 1, 2 and their internal node 3 over 0 and 1
     nodes = torch.stack([at, torch.zeros(4)], 1)
@@ -251,12 +252,12 @@ def test_hierarchy_loss_by_hand():
     assert hierarchy_loss(nodes, at.abs(), edges).item() == pytest.approx(pull, abs=1e-5)
 
 
-def test_hierarchy_loss_without_foreign_nodes():
+def test_hierarchy_loss_without_foreign_nodes() -> None:
     nodes = torch.tensor([[1.0, 0], [0.5, 0]])
     assert hierarchy_loss(nodes, torch.tensor([1.0, 0.5]), torch.tensor([[1, 0]])).item() == 0
 
 
-def test_gradients():
+def test_gradients() -> None:
     assert_gradients_reach_all(shake(block_of()), [inputs()])
     block = with_tree(shake(block_of()))
     block.radius.data.fill_(1.0)
@@ -270,7 +271,7 @@ def test_gradients():
 
 
 @pytest.mark.parametrize("scale", [0.0, 100.0])
-def test_gradients_are_finite_at_the_edges(scale):
+def test_gradients_are_finite_at_the_edges(scale: float) -> None:
     x, text = inputs()
     leaves = [(scale * x).requires_grad_(), (scale * text).requires_grad_()]
     block = with_tree(block_of())
@@ -280,7 +281,7 @@ def test_gradients_are_finite_at_the_edges(scale):
         assert torch.isfinite(t.grad).all()
 
 
-def test_gradient_by_differences():
+def test_gradient_by_differences() -> None:
     """The block is an fp32 island, so gradcheck's double precision is out of reach."""
     block, (x, text) = shake(block_of()).eval(), inputs()
     weight = torch.randn(2, C, 3, 4)
@@ -300,7 +301,7 @@ def test_gradient_by_differences():
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_half_precision_stays_inside_in_fp32(folded):
+def test_half_precision_stays_inside_in_fp32(folded: bool) -> None:
     block, (x, text) = shake(block_of()).eval(), inputs()
     wanted = block([x, text])
     if folded:
@@ -313,14 +314,14 @@ def test_half_precision_stays_inside_in_fp32(folded):
         assert block.text_constants(text)[0].dtype == torch.float32
 
 
-def test_fold():
+def test_fold() -> None:
     block, (x, text) = shake(block_of()).eval(), inputs()
     wanted = block([x, text])
     block.fold_text(text)
     torch.testing.assert_close(block([x, torch.zeros_like(text)]), wanted)
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     assert_round_trips(shake(block_of()), block_of(), [inputs()], aux=True)
     assert_round_trips(with_tree(shake(block_of())), with_tree(block_of()), [inputs()], aux=True)
     for hyperbolic in (True, False):
@@ -331,13 +332,13 @@ def test_round_trips():
     assert_exports(block, [[x, text]], [[torch.randn_like(x), text]])
 
 
-def test_fused_norm_is_the_depth_on_the_ball():
+def test_fused_norm_is_the_depth_on_the_ball() -> None:
     """What stage 6 reads: tanh|g| is the norm of the fused point."""
     g = block_of().eval()(inputs()).permute(0, 2, 3, 1)
     torch.testing.assert_close(torch.tanh(poincare.norm(g)), poincare.norm(poincare.exp0(g)))
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     row = RowContext("HyperbolicFusion", [64, 256], [], nc=6, options={"hyperbolic": False})
     plan = HyperbolicFusion.parse(row)
     assert (plan.args, plan.kwargs, plan.c2) == ([64, 256, 6], {"hyperbolic": False}, 64)

@@ -1,5 +1,7 @@
 """Neck block N and its reverse: what is joined with what, the attention behind it, the ablation."""
 
+from typing import Any
+
 import pytest
 import torch
 from block_checks import assert_exports, assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
@@ -13,37 +15,37 @@ C1, OTHER, C2 = 16, 24, 32
 SIZES = {"top_down": (3, 2), "bottom_up": (12, 8)}  # of a neighbour whose level is 6 x 4
 
 
-def make(direction, **kwargs):
+def make(direction: Any, **kwargs: Any) -> NeckBlock:
     return NeckBlock(C1, OTHER, C2, direction=direction, **kwargs)
 
 
-def inputs(direction, b=2):
+def inputs(direction: Any, b: int = 2) -> Any:
     return [torch.randn(b, C1, 6, 4), torch.randn(b, OTHER, *SIZES[direction])]
 
 
-def awake(block):
+def awake(block: Any) -> Any:
     """Move everything, the attention's closing scales, which start at zero, included."""
     return shake(block, 0.3)
 
 
 @pytest.mark.parametrize("direction", SIZES)
 @pytest.mark.parametrize("b", [1, 3])
-def test_shape(direction, b):
+def test_shape(direction: Any, b: int) -> None:
     assert make(direction, n=2)(inputs(direction, b)).shape == (b, C2, 6, 4)
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(NeckBlock, "on", given={"direction": "top_down"}, c1=C1, c_other=OTHER, c2=C2, n=1)
 
 
-def test_errors():
-    with pytest.raises(ConfigError, match="NeckBlock direction: expected top_down or bottom_up, got up"):
+def test_errors() -> None:
+    with pytest.raises(ConfigError, match="NeckBlock direction: expected one of top_down, bottom_up, got up"):
         make("up")
     with pytest.raises(ConfigError, match="'from' with 2 inputs"):
         NeckBlock.parse(RowContext("NeckBlock", 8, [64]))
 
 
-def test_value_of_what_is_joined():
+def test_value_of_what_is_joined() -> None:
     """With the refinement taken out: the level first, then the neighbour, repeated or convolved with stride 2."""
     for direction in SIZES:
         block = make(direction).eval()
@@ -61,7 +63,7 @@ def test_value_of_what_is_joined():
 
 
 @pytest.mark.parametrize("direction", SIZES)
-def test_value_of_the_attention(direction):
+def test_value_of_the_attention(direction: Any) -> None:
     block, x = awake(make(direction)).eval(), inputs(direction)
     with torch.no_grad():
         got = block(x)
@@ -73,7 +75,7 @@ def test_value_of_the_attention(direction):
 
 
 @pytest.mark.parametrize("direction", SIZES)
-def test_other_attentions(direction):
+def test_other_attentions(direction: Any) -> None:
     """CBAM weighs the same refined map; without an attention that map is the result."""
     x, blocks = inputs(direction), {kind: make(direction, attention=kind).eval() for kind in ATTENTIONS}
     common = {k: v for k, v in awake(blocks["da"]).state_dict().items() if not k.startswith("attention.")}
@@ -84,13 +86,13 @@ def test_other_attentions(direction):
     torch.testing.assert_close(blocks["cbam"](x), blocks["cbam"].attention.weight(refined) * refined)
     assert (blocks["cbam"](x) - refined).abs().max() > 1e-3
     assert_round_trips(shake(make(direction, attention="cbam")), make(direction, attention="cbam"), [inputs(direction)])
-    with pytest.raises(ConfigError, match=r"NeckBlock attention: expected da or cbam or none .*did you mean 'cbam'"):
+    with pytest.raises(ConfigError, match=r"NeckBlock attention: expected one of da, cbam, none .*did you mean 'cbam'"):
         make(direction, attention="cbma", on=False)
-    with pytest.raises(ConfigError, match="NeckBlock attention: expected da or cbam or none, got 0"):
+    with pytest.raises(ConfigError, match="NeckBlock attention: expected one of da, cbam, none, got 0"):
         make(direction, attention=0)
 
 
-def test_refinement_is_a_csp_block_without_shortcuts():
+def test_refinement_is_a_csp_block_without_shortcuts() -> None:
     block = make("bottom_up", n=3)
     assert [type(m).__name__ for m in block.csp.m] == ["Bottleneck"] * 3
     assert not any(m.add for m in block.csp.m)
@@ -98,7 +100,7 @@ def test_refinement_is_a_csp_block_without_shortcuts():
     assert make("top_down").csp.cv1.conv.in_channels == C1 + C2
 
 
-def test_limits_switched_off_it_hands_the_level_on():
+def test_limits_switched_off_it_hands_the_level_on() -> None:
     block, x = make("bottom_up", on=False), inputs("bottom_up")
     assert block(x) is x[0]
     assert block.attention is None
@@ -106,17 +108,17 @@ def test_limits_switched_off_it_hands_the_level_on():
 
 
 @pytest.mark.parametrize("direction", SIZES)
-def test_gradients(direction):
+def test_gradients(direction: Any) -> None:
     assert_gradients_reach_all(awake(make(direction)), [inputs(direction)])
 
 
 @pytest.mark.parametrize("direction", SIZES)
-def test_round_trips(direction):
+def test_round_trips(direction: Any) -> None:
     assert_round_trips(awake(make(direction)), make(direction), [inputs(direction)])
     assert_exports(awake(make(direction)), [inputs(direction)], [inputs(direction)])
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = NeckBlock.parse(RowContext("NeckBlock", [64, 128], [256, "top_down"], n=4, width=0.5))
     assert (plan.args, plan.c2, plan.repeats) == ([64, 128, 128], 128, 1)
     assert plan.kwargs == {"n": 4, "direction": "top_down", "on": True, "attention": "da"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import geoopt
 import pytest
@@ -17,7 +18,7 @@ from ultra_dsmoe.ops import poincare
 C, TEXT, K = 12, 20, 4
 
 
-def make(nc: int = K, **kwargs) -> PoincareAlignment:
+def make(nc: int = K, **kwargs: Any) -> PoincareAlignment:
     return PoincareAlignment(C, TEXT, nc, **kwargs)
 
 

@@ -1,24 +1,28 @@
 """SparseMoE: its executions against plain loops, work that grows with k, re-drawing."""
 
 import math
+import pickle
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from block_checks import assert_gradients_reach_all, assert_refuses_others, assert_round_trips, shake
 from moe_checks import C, D, N, experts_by_loop, gate_of, inputs, moe_of, random_gate, work_of
+from torch import nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
-from ultra_dsmoe.nn import RowContext, SparseMoE
+from ultra_dsmoe.nn import ExpertGate, RowContext, SparseMoE
 
 
-def three_ways(moe, x, text, g):
+def three_ways(moe: Any, x: Any, text: Any, g: Any) -> Any:
     (bias,) = moe.text_constants(text)
     return moe._pairs(x, g, bias), moe._gather(x, g, bias), moe._dense(x, g, bias)
 
 
 @pytest.mark.parametrize(("b", "h", "w"), [(1, 1, 1), (2, 7, 5), (3, 4, 9)])
-def test_shape(b, h, w):
+def test_shape(b: int, h: int, w: int) -> None:
     x = inputs(random_gate(b, 3), h, w)
     moe = moe_of()
     for mode in ("gather", "dense"):
@@ -30,20 +34,20 @@ def test_shape(b, h, w):
     assert alone(x[0]).shape == x[0].shape
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(SparseMoE, c=8, text_width=16)
 
 
-def test_errors():
+def test_errors() -> None:
     for experts in (2, 0, 3.0, "all"):
-        with pytest.raises(ConfigError, match="experts: expected an integer of at least 3"):
+        with pytest.raises(ConfigError, match="experts: expected a whole number of at least 3"):
             SparseMoE(C, experts, 1)
     for topk in (0, 8, 1.5, "most"):
         with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 7"):
             moe_of(topk)
         with pytest.raises(ConfigError, match="topk: expected 'auto' or an integer from 1 to 7"):
             moe_of().set_topk(topk)
-    with pytest.raises(ConfigError, match="moe mode: expected gather or static or dense, got loop"):
+    with pytest.raises(ConfigError, match="moe mode: expected one of gather, static, dense, got loop"):
         moe_of(mode="loop")
     moe = moe_of()
     with pytest.raises(ConfigError, match=r"moe mode: expected static with the experts to keep.*, got static without"):
@@ -74,7 +78,7 @@ ROUTES = {
 
 
 @pytest.mark.parametrize("name", ROUTES)
-def test_value_of_the_three_executions(name):
+def test_value_of_the_three_executions(name: Any) -> None:
     moe, (x, text, g) = shake(moe_of()), inputs(gate_of(*ROUTES[name]))
     wanted = experts_by_loop(moe, x, text, g)
     for got in three_ways(moe, x, text, g):
@@ -82,20 +86,20 @@ def test_value_of_the_three_executions(name):
 
 
 @pytest.mark.parametrize("k", range(1, N + 1))
-def test_executions_agree_for_every_k(k):
+def test_executions_agree_for_every_k(k: int) -> None:
     moe, (x, text, g) = shake(moe_of(k)), inputs(random_gate(4, k))
     pairs, gather, dense = three_ways(moe, x, text, g)
     torch.testing.assert_close(pairs, dense, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gather, dense, atol=1e-5, rtol=1e-5)
 
 
-def test_forward_uses_what_the_mode_says_and_normalises():
+def test_forward_uses_what_the_mode_says_and_normalises() -> None:
     moe, (x, text, g) = shake(moe_of()).eval(), inputs(random_gate(2, 3))
     bn, raw = moe.bn, experts_by_loop(moe, x, text, g)
     wanted = F.batch_norm(raw, bn.running_mean, bn.running_var, bn.weight, bn.bias)
     calls = []
 
-    def watch(way):
+    def watch(way: Any) -> None:
         run = getattr(moe, way)
         setattr(moe, way, lambda *args: calls.append(way) or run(*args))
 
@@ -110,7 +114,7 @@ def test_forward_uses_what_the_mode_says_and_normalises():
     assert calls == ["_gather", "_dense", "_pairs"]
 
 
-def test_one_expert_per_image_is_that_expert_alone():
+def test_one_expert_per_image_is_that_expert_alone() -> None:
     moe, (x, text, _) = shake(moe_of(1)), inputs(torch.zeros(N, N))
     g = torch.eye(N)
     bias = moe.text_constants(text)[0]
@@ -122,7 +126,7 @@ def test_one_expert_per_image_is_that_expert_alone():
             torch.testing.assert_close(got[n : n + 1], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_unchosen_experts_have_no_say():
+def test_unchosen_experts_have_no_say() -> None:
     moe, (x, text, g) = moe_of(), inputs(gate_of([0, 2, 3], [2, 3, 4]))
     before = three_ways(moe, x, text, g)
     with torch.no_grad():
@@ -133,14 +137,14 @@ def test_unchosen_experts_have_no_say():
         torch.testing.assert_close(got, wanted)
 
 
-def test_without_text():
+def test_without_text() -> None:
     moe = shake(SparseMoE(C, N, 3))
     x, _, g = inputs(random_gate(2, 3))
     for got in three_ways(moe, x, None, g):
         torch.testing.assert_close(got, experts_by_loop(moe, x, None, g), atol=1e-5, rtol=1e-5)
 
 
-def test_training_computes_the_chosen_pairs_only():
+def test_training_computes_the_chosen_pairs_only() -> None:
     n, k, b, h = 32, 5, 16, 12
     moe = SparseMoE(C, n, k, text_width=D)
     x, text, g = inputs(random_gate(b, k, n), h, h)
@@ -154,7 +158,7 @@ def test_training_computes_the_chosen_pairs_only():
 
 @pytest.mark.parametrize("k", [1, 3, N])
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (2, 5), (6, 3)])
-def test_without_dynamic_convolution_nothing_changes(k, h, w):
+def test_without_dynamic_convolution_nothing_changes(k: Any, h: int, w: int) -> None:
     moe = shake(moe_of(k)).eval()
     x = inputs(random_gate(3, k), h, w)
     for mode in ("gather", "dense"):
@@ -165,7 +169,7 @@ def test_without_dynamic_convolution_nothing_changes(k, h, w):
         torch.testing.assert_close(moe(x), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_gather_work_grows_with_k():
+def test_gather_work_grows_with_k() -> None:
     moe = SparseMoE(C, 32, 5, text_width=D).eval()
     work = []
     for k in (1, 2, 4, 8):
@@ -177,7 +181,7 @@ def test_gather_work_grows_with_k():
     assert steps == [steps[0]] * 3
 
 
-def test_set_topk_reaches_the_own_gate():
+def test_set_topk_reaches_the_own_gate() -> None:
     moe = SparseMoE(C, N, 2, own_gate=True)
     moe.set_topk(4)
     assert (moe.k, moe.gate.k) == (4, 4)
@@ -189,7 +193,34 @@ def test_set_topk_reaches_the_own_gate():
     torch.testing.assert_close(moe(x), wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients():
+def test_k_is_the_gates_in_copies_too() -> None:
+    net = nn.ModuleList([nn.Identity(), ExpertGate(C, N, 3), SparseMoE(C, N, None)])
+    net[2].connect([net[0], net[1]])
+    assert set(net.state_dict()) == {*(f"1.{k}" for k in net[1].state_dict()), *(f"2.{k}" for k in net[2].state_dict())}
+    for own in (net, deepcopy(net), pickle.loads(pickle.dumps(net))):
+        own[1].set_topk(2)
+        assert own[2].router is own[1]
+        assert own[2].k == 2
+        own[2].set_topk(4)
+        assert own[1].k == 4
+        own[1].set_topk(3)
+    net[1].set_topk(2)
+    assert net[2].k == 2
+
+
+def test_a_row_that_reads_a_gate_has_no_k_beside_it() -> None:
+    gate = ExpertGate(C, N, 3)
+    SparseMoE(C, N, 3).connect([gate])
+    with pytest.raises(ConfigError, match="topk in model YAML row SparseMoE: expected none, or 3 as its gate has, got"):
+        SparseMoE(C, N, 2).connect([gate])
+    with pytest.raises(ConfigError, match="expected an ExpertGate as its third input, or a topk, got neither"):
+        SparseMoE(C, N, None).connect([nn.Identity()])
+    other = SparseMoE(C, N, 2)
+    other.connect([nn.Identity()])
+    assert (other.router, other.k) == (None, 2)
+
+
+def test_gradients() -> None:
     assert_gradients_reach_all(shake(moe_of(N)), [inputs(random_gate(3, N))])
     alone = shake(SparseMoE(C, N, N, own_gate=True))
     assert_gradients_reach_all(alone, [torch.randn(4, C, 5, 5) + torch.randn(4, C, 1, 1)])
@@ -199,7 +230,7 @@ def test_gradients():
     assert all(torch.isfinite(t.grad).all() for t in leaves)
 
 
-def test_gradients_of_the_executions_agree():
+def test_gradients_of_the_executions_agree() -> None:
     moe, (x, text, g) = shake(moe_of()), inputs(gate_of(*ROUTES["mixed"]))
     weight, grads = torch.randn_like(x), []
     chosen = g > 0
@@ -218,7 +249,7 @@ def test_gradients_of_the_executions_agree():
             )
 
 
-def test_unchosen_experts_get_no_gradient():
+def test_unchosen_experts_get_no_gradient() -> None:
     moe = moe_of()
     moe(inputs(gate_of([0, 2, 4], [2, 4, 6]))).square().sum().backward()
     moved = [n + 2 for n in range(N - 2) if moe.cross.w_f.grad[n].abs().max() > 0]
@@ -227,7 +258,7 @@ def test_unchosen_experts_get_no_gradient():
     assert moe.local.row.weight.grad.abs().max() > 0
 
 
-def test_half_precision():
+def test_half_precision() -> None:
     moe, x = shake(moe_of()).eval(), inputs(random_gate(2, 3))
     wanted = moe(x)
     for folded in (False, True):
@@ -241,21 +272,21 @@ def test_half_precision():
             torch.testing.assert_close(got.float(), wanted, atol=3e-2, rtol=0)
 
 
-def test_fold():
+def test_fold() -> None:
     moe, (x, text, g) = shake(moe_of()).eval(), inputs(random_gate(2, 3))
     wanted = moe([x, text, g])
     moe.fold_text(text)
     assert torch.equal(moe([x, 0 * text, g]), wanted)
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     x = inputs(random_gate(3, 3))
     assert_round_trips(shake(moe_of()), moe_of(), [x])
     alone = [SparseMoE(C, N, 3, own_gate=True) for _ in range(2)]
     assert_round_trips(shake(alone[0]), alone[1], [x[0]])
 
 
-def test_redraw_changes_dead_rows_only():
+def test_redraw_changes_dead_rows_only() -> None:
     moe = shake(moe_of())
     before = {name: p.clone() for name, p in moe.named_parameters()}
     moe.redraw(torch.tensor([0, 3, 6]), 4, torch.Generator().manual_seed(1))
@@ -272,7 +303,7 @@ def test_redraw_changes_dead_rows_only():
     assert not torch.equal(w[1], w[4])
 
 
-def test_redraw_is_the_same_on_all_workers():
+def test_redraw_is_the_same_on_all_workers() -> None:
     twins = []
     for seed in (1, 2):
         torch.manual_seed(0)
@@ -285,16 +316,16 @@ def test_redraw_is_the_same_on_all_workers():
     assert all(torch.equal(a, b) for a, b in zip(twins[0].values(), twins[1].values(), strict=True))
 
 
-def test_redraw_from_a_universal_expert_leaves_all_as_they_are():
+def test_redraw_from_a_universal_expert_leaves_all_as_they_are() -> None:
     moe = moe_of()
     before = {name: p.clone() for name, p in moe.named_parameters()}
     moe.redraw(torch.tensor([2, 3]), 1, torch.Generator().manual_seed(1))
     assert all(torch.equal(p, before[name]) for name, p in moe.named_parameters())
 
 
-def test_parse_rules():
+def test_parse_rules() -> None:
     with_gate = SparseMoE.parse(RowContext("SparseMoE", [64, 256, 32], []))
-    assert (with_gate.args, with_gate.kwargs, with_gate.c2) == ([64, 32, "auto"], {"text_width": 256}, 64)
+    assert (with_gate.args, with_gate.kwargs, with_gate.c2) == ([64, 32, None], {"text_width": 256}, 64)
     alone = SparseMoE.parse(RowContext("SparseMoE", 64, [8, 2]))
     assert (alone.args, alone.kwargs, alone.c2) == ([64, 8, 2], {"own_gate": True}, 64)
     with pytest.raises(ConfigError, match=r"'from' with 1 \(map\) or 3 \(map, text, gate\) inputs, got 2"):

@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,13 +16,13 @@ from moe_checks import C, D, K, N, Routed, inputs, moe_of, random_gate
 from ultra_dsmoe.nn import SparseMoE
 
 
-def convolutions_of_tensors(session_bytes):
+def convolutions_of_tensors(session_bytes: Any) -> Any:
     graph = onnx.load_from_string(session_bytes).graph
     constants = {i.name for i in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     return [n.name for n in graph.node if n.op_type == "Conv" and n.input[1] not in constants]
 
 
-def onnx_bytes(module, inputs, **kwargs):
+def onnx_bytes(module: Any, inputs: Any, **kwargs: Any) -> Any:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -29,7 +30,7 @@ def onnx_bytes(module, inputs, **kwargs):
     return buffer.getvalue()
 
 
-def test_only_gather_with_dynamic_convolution_has_one_in_the_file():
+def test_only_gather_with_dynamic_convolution_has_one_in_the_file() -> None:
     moe, x = shake(moe_of(dynamic_conv=True)).eval(), [inputs(random_gate(1, 3))]
     assert len(convolutions_of_tensors(onnx_bytes(moe, x))) == 1
     moe.dynamic_conv = False
@@ -44,7 +45,7 @@ MODES = {"gather": None, "static": [0, 2, 4, 5], "dense": None}
 
 @pytest.mark.parametrize("b", [1, 2, 4])
 @pytest.mark.parametrize("mode", MODES)
-def test_export_at_fixed_batches(b, mode):
+def test_export_at_fixed_batches(b: int, mode: Any) -> None:
     moe = shake(moe_of())
     moe.set_mode(mode, MODES[mode])
     assert_exports(moe, *([inputs(random_gate(b, 3))] for _ in range(3)))
@@ -55,7 +56,7 @@ def test_export_at_fixed_batches(b, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_export_with_a_dynamic_batch(mode):
+def test_export_with_a_dynamic_batch(mode: Any) -> None:
     alone = shake(SparseMoE(C, N, 3, own_gate=True, dynamic_conv=False)).eval()
     alone.set_mode(mode, MODES[mode])
     axes = {name: {0: "b", 2: "h", 3: "w"} for name in ("x", "y")}
@@ -67,7 +68,7 @@ def test_export_with_a_dynamic_batch(mode):
             np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], alone(x).numpy(), atol=1e-4)
 
 
-def test_a_static_file_holds_the_kept_experts_only():
+def test_a_static_file_holds_the_kept_experts_only() -> None:
     moe, x = shake(SparseMoE(C, 32, 2, text_width=D)).eval(), [inputs(random_gate(1, 2, 32))]
     moe.fold_text(x[0][1])
     sizes = {}
@@ -80,9 +81,9 @@ def test_a_static_file_holds_the_kept_experts_only():
     assert 2 * expert <= sizes["static"] < 3 * expert
 
 
-def different_routes(routed, text):
+def different_routes(routed: Any, text: Any) -> Any:
     """Find two images whose chosen experts have nothing in common."""
-    found = {}
+    found: dict[Any, Any] = {}
     for _ in range(200):
         x = torch.randn(1, C, 5, 6) + 3 * torch.randn(1, C, 1, 1)
         ids = frozenset(routed.gate([x, text]).nonzero()[:, 1].tolist())
@@ -94,7 +95,7 @@ def different_routes(routed, text):
 
 
 @pytest.mark.parametrize("mode", ["gather", "static"])
-def test_routes_survive_in_the_onnx_file(mode):
+def test_routes_survive_in_the_onnx_file(mode: str) -> None:
     """Two images choose different experts inside the file, whatever the image was that it was traced with."""
     routed, text = Routed().eval(), torch.randn(K, D)
     if mode == "static":

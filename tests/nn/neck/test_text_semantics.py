@@ -1,6 +1,7 @@
 """TextSemantics: equations 1 and 2 against plain tensors and torch's own attention, banks, folding."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from ultra_dsmoe.nn.neck.text_semantics import BANK_WIDTH, orthogonality
 ANY = torch.zeros(1, 4, 2, 2)  # the input only marks the place in the graph
 
 
-def small(nc=3, bank=20, **kwargs):
+def small(nc: int = 3, bank: int = 20, **kwargs: Any) -> Any:
     """A block of width 32 with short text vectors."""
     block = TextSemantics(nc, 32, 4, **kwargs)
     if block.text:
@@ -26,16 +27,16 @@ def small(nc=3, bank=20, **kwargs):
 
 @pytest.mark.parametrize("nc", [1, 2, 7])
 @pytest.mark.parametrize("text", [True, False])
-def test_shape(nc, text):
+def test_shape(nc: int, text: bool) -> None:
     for train in (True, False):
         assert small(nc, text=text).train(train)(ANY).shape == (nc, 32)
 
 
-def test_arguments():
+def test_arguments() -> None:
     assert_refuses_others(TextSemantics, "text", given={"nc": 3}, width=32, heads=4)
 
 
-def test_errors():
+def test_errors() -> None:
     with pytest.raises(ConfigError, match="TextSemantics nc: expected at least one class, got 0"):
         TextSemantics(0)
     with pytest.raises(ConfigError, match="TextSemantics width: expected a multiple of 16, got 40"):
@@ -52,7 +53,7 @@ def test_errors():
         (torch.tensor([[1.0], [math.inf], [2.0]]), "expected finite numbers"),
     ],
 )
-def test_bad_bank_changes_nothing(bank, message):
+def test_bad_bank_changes_nothing(bank: Any, message: str) -> None:
     block = small()
     before = block.bank.clone()
     with pytest.raises(TextError, match=message):
@@ -61,12 +62,12 @@ def test_bad_bank_changes_nothing(bank, message):
     assert block.project.in_features == 20
 
 
-def test_no_bank_without_text():
+def test_no_bank_without_text() -> None:
     with pytest.raises(TextError, match="expected a model with `text: true`, got a model without text"):
         small(text=False).set_bank(torch.zeros(3, 20))
 
 
-def test_value():
+def test_value() -> None:
     block = shake(small()).eval()
     k, d, heads = 3, 32, 4
     pe = torch.zeros(k, d)
@@ -91,7 +92,7 @@ def test_value():
     torch.testing.assert_close(block(ANY), wanted * block.norm.weight + block.norm.bias, atol=1e-5, rtol=1e-5)
 
 
-def test_initial_position_encoding():
+def test_initial_position_encoding() -> None:
     pe = TextSemantics(3, 256).position(torch.float32)
     for i in (0, 1, 64, 127):
         angle = 2 * 10000 ** (-2 * i / 256)
@@ -99,7 +100,7 @@ def test_initial_position_encoding():
         assert pe[2, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
 
 
-def test_orthogonality_by_hand():
+def test_orthogonality_by_hand() -> None:
     assert orthogonality(torch.eye(3)).item() == 0
     assert orthogonality(torch.tensor([[1.0, 0.0], [1.0, 0.0]])).item() == pytest.approx(2 / 4)
     v = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
@@ -107,7 +108,7 @@ def test_orthogonality_by_hand():
     assert orthogonality(torch.ones(1, 1)).item() == 0
 
 
-def test_orthogonality_is_of_the_values():
+def test_orthogonality_is_of_the_values() -> None:
     block = small()
     block(ANY)
     term = block.pop_aux()["ort"]
@@ -119,14 +120,14 @@ def test_orthogonality_is_of_the_values():
     assert block.pop_aux() == {}
 
 
-def test_without_text_it_is_a_table():
+def test_without_text_it_is_a_table() -> None:
     block = small(text=False)
     assert torch.equal(block(ANY), block.table[0])
     assert [name for name, _ in block.named_parameters()] == ["table"]
     assert block.table.shape == (1, block.nc, block.width)  # a host optimizer orthogonalises two-dimensional parameters
 
 
-def test_vectors_are_standardised():
+def test_vectors_are_standardised() -> None:
     """Scale and shared part of the encoder's vectors do not matter; the relations between classes stay."""
     block, bank = small(), torch.randn(3, 20)
     block.set_bank(bank)
@@ -144,7 +145,7 @@ def test_vectors_are_standardised():
     torch.testing.assert_close(one.vectors(), one.bank / one.bank.square().mean().sqrt())
 
 
-def test_text_outweighs_the_position():
+def test_text_outweighs_the_position() -> None:
     """Guard against inert text: with unit vectors, as encoders give them, T must follow the text."""
     block = TextSemantics(6).eval()
     assert block.project(block.vectors()).norm(dim=1).min() > 0.5 * block.position(torch.float32).norm(dim=1).max()
@@ -153,14 +154,14 @@ def test_text_outweighs_the_position():
     assert torch.cosine_similarity(block(ANY), before).mean() < 0.7
 
 
-def test_single_class_attends_to_itself():
+def test_single_class_attends_to_itself() -> None:
     block = shake(small(1)).eval()
     e0 = block.project(block.vectors()) + block.position(torch.float32)
     wanted = block.norm(e0 + block.out(block.qkv(e0)[:, 64:]))
     torch.testing.assert_close(block(ANY), wanted)
 
 
-def test_another_bank_width_renews_the_projection():
+def test_another_bank_width_renews_the_projection() -> None:
     block = small().double().eval()
     kept = block.project
     vectors = torch.randn(3, 20)
@@ -174,7 +175,7 @@ def test_another_bank_width_renews_the_projection():
     assert block(ANY).dtype == torch.float64
 
 
-def test_placeholder_bank_consumes_no_random_numbers():
+def test_placeholder_bank_consumes_no_random_numbers() -> None:
     torch.manual_seed(5)
     block = TextSemantics(4, 32, 4)
     torch.manual_seed(5)
@@ -187,14 +188,14 @@ def test_placeholder_bank_consumes_no_random_numbers():
     assert (cosine - torch.eye(4)).abs().max() < 0.2  # classes differ
 
 
-def test_text_matters():
+def test_text_matters() -> None:
     block = small().eval()
     before = block(ANY)
     block.set_bank(block.bank.roll(1, 0))
     assert (block(ANY) - before).abs().max() > 0.1
 
 
-def test_gradients():
+def test_gradients() -> None:
     assert_gradients_reach_all(small(), [torch.zeros(1, dtype=torch.long)])
     assert_gradients_reach_all(small(text=False), [torch.zeros(1, dtype=torch.long)])
     block = small().double().eval()
@@ -206,7 +207,7 @@ def test_gradients():
 
 
 @pytest.mark.parametrize("text", [True, False])
-def test_fold(text):
+def test_fold(text: bool) -> None:
     block = shake(small(text=text)).eval()
     wanted = block(ANY)
     block.fold_text(None)
@@ -220,15 +221,15 @@ def test_fold(text):
 class Reader(nn.Module):
     """A graph that reads its input beside the text, as a tracer demands."""
 
-    def __init__(self, block):
+    def __init__(self, block: Any) -> None:
         super().__init__()
         self.block = block
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.block(x) * x.mean()
 
 
-def test_round_trips():
+def test_round_trips() -> None:
     assert_round_trips(shake(small()), small(), [ANY], aux=True)
     for text in (True, False):
         block = shake(small(text=text)).eval()
@@ -237,7 +238,7 @@ def test_round_trips():
         assert_exports(Reader(block), [torch.ones(1, 4, 2, 2)], [torch.rand(1, 4, 2, 2)])
 
 
-def test_parse_rule():
+def test_parse_rule() -> None:
     plan = TextSemantics.parse(RowContext("TextSemantics", 64, [128, 4], nc=6, options={"text": False}))
     assert (plan.args, plan.kwargs, plan.c2) == ([6, 128, 4], {"text": False, "attend": False}, 128)
     context = RowContext("TextSemantics", 64, [], nc=6, options={"descriptions": "attended"})
@@ -248,7 +249,7 @@ def test_parse_rule():
 # descriptions one by one ----------------------------------------------------------------------------------------------
 
 
-def descriptions(counts=(2, 1, 3), d=20):
+def descriptions(counts: Any = (2, 1, 3), d: int = 20) -> Any:
     """Unit vectors of that many descriptions per class, with zeros where a class has fewer."""
     bank = F.normalize(torch.randn(len(counts), max(counts), d), dim=-1)
     for row, count in zip(bank, counts, strict=True):
@@ -256,13 +257,13 @@ def descriptions(counts=(2, 1, 3), d=20):
     return bank
 
 
-def attending(bank):
+def attending(bank: Any) -> Any:
     block = small(len(bank), bank.shape[-1], attend=True)
     block.set_bank(bank)
     return shake(block).eval()
 
 
-def test_attention_over_descriptions_by_hand():
+def test_attention_over_descriptions_by_hand() -> None:
     """Every description is a token; the keys of a class share its weight of one; T is the mean of a class's tokens."""
     counts, bank = (2, 1, 3), descriptions()
     block = attending(bank)
@@ -288,7 +289,7 @@ def test_attention_over_descriptions_by_hand():
 
 
 @pytest.mark.parametrize("nc", [1, 3])
-def test_one_description_is_the_pooled_vector(nc):
+def test_one_description_is_the_pooled_vector(nc: int) -> None:
     bank = descriptions((1,) * nc)
     block, pooling = attending(bank), small(nc)
     pooling.set_bank(bank[:, 0])
@@ -299,7 +300,7 @@ def test_one_description_is_the_pooled_vector(nc):
     assert torch.equal(block.pop_aux()["ort"], pooling.pop_aux()["ort"])
 
 
-def test_equal_descriptions_count_once():
+def test_equal_descriptions_count_once() -> None:
     bank = descriptions((1, 1, 1))
     block = attending(bank)
     once = block(ANY)
@@ -309,7 +310,7 @@ def test_equal_descriptions_count_once():
     torch.testing.assert_close(block(ANY), once, atol=1e-5, rtol=1e-5)
 
 
-def test_zeros_fill_up_and_change_nothing():
+def test_zeros_fill_up_and_change_nothing() -> None:
     bank = descriptions()
     block = attending(bank)
     before = block(ANY)
@@ -322,7 +323,7 @@ def test_zeros_fill_up_and_change_nothing():
     assert torch.isfinite(block(ANY)).all()
 
 
-def test_descriptions_reach_one_another():
+def test_descriptions_reach_one_another() -> None:
     """The other words of a class change what one of its descriptions becomes, beyond their mean."""
     bank = descriptions((2, 1, 1))
     block = attending(bank)
@@ -334,7 +335,7 @@ def test_descriptions_reach_one_another():
     assert (block(ANY) - before)[0].abs().max() > 1e-3
 
 
-def test_a_block_that_pools_takes_the_mean_of_single_vectors():
+def test_a_block_that_pools_takes_the_mean_of_single_vectors() -> None:
     bank = descriptions()
     block = small()
     block.set_bank(bank)
@@ -342,7 +343,7 @@ def test_a_block_that_pools_takes_the_mean_of_single_vectors():
     torch.testing.assert_close(block.bank, F.normalize(means, dim=-1))
 
 
-def test_attending_block_round_trips():
+def test_attending_block_round_trips() -> None:
     bank = descriptions()
     block, fresh = attending(bank), small(attend=True)
     fresh.load_state_dict(block.state_dict())  # another number of descriptions than its own
@@ -359,7 +360,7 @@ def test_attending_block_round_trips():
 # settings and knock-outs ----------------------------------------------------------------------------------------------
 
 
-def test_settings_are_the_vectors_where_there_are_any():
+def test_settings_are_the_vectors_where_there_are_any() -> None:
     block, vectors = small(), torch.randn(3, 20)
     assert torch.equal(block.read_settings()["bank"], block.bank)
     block.write_settings({"bank": vectors.double()})
@@ -375,19 +376,19 @@ def test_settings_are_the_vectors_where_there_are_any():
     table.write_settings({"bank": vectors})
 
 
-def test_pooled_descriptions_are_unit_vectors_in_any_precision():
+def test_pooled_descriptions_are_unit_vectors_in_any_precision() -> None:
     one = torch.tensor([[[3.0, 4.0], [3.0, 4.0]], [[0.0, 1e-3], [0.0, 0.0]]])
     block = small(nc=2)
     block.set_bank(one.half())
     torch.testing.assert_close(block.bank, torch.tensor([[0.6, 0.8], [0.0, 1.0]]), atol=1e-6, rtol=0)
 
 
-def switched(name, block, seed=0):
+def switched(name: Any, block: Any, seed: Any = 0) -> Any:
     (knockout,) = [k for k in TextSemantics.knockouts if k.name == name]
     return knockout.switch([block], Record(), seed)
 
 
-def test_zeroed_text_leaves_the_place_of_the_class():
+def test_zeroed_text_leaves_the_place_of_the_class() -> None:
     block = shake(small()).eval()
     own = block.bank
     with switched("text-zero", block):
@@ -399,7 +400,7 @@ def test_zeroed_text_leaves_the_place_of_the_class():
 
 
 @pytest.mark.parametrize("nc", [2, 3, 6])
-def test_exchanged_text_is_another_classs(nc):
+def test_exchanged_text_is_another_classs(nc: Any) -> None:
     block = small(nc)
     own = block.bank
     with switched("text-shuffled", block):
@@ -412,7 +413,7 @@ def test_exchanged_text_is_another_classs(nc):
     assert len(seen) == nc, "one cycle through all classes"
 
 
-def test_drawn_text_has_each_classs_own_length():
+def test_drawn_text_has_each_classs_own_length() -> None:
     block = small()
     block.set_bank(torch.randn(3, 20) * torch.tensor([[1.0], [2.0], [5.0]]))
     own = block.bank
@@ -426,7 +427,7 @@ def test_drawn_text_has_each_classs_own_length():
     assert block.bank is own
 
 
-def test_constant_semantics_are_the_mean_of_the_classes():
+def test_constant_semantics_are_the_mean_of_the_classes() -> None:
     block = shake(small()).eval()
     own = block(ANY)
     with switched("semantics-constant", block):
@@ -443,12 +444,12 @@ def test_constant_semantics_are_the_mean_of_the_classes():
         ({"nc": 1, "text": False}, set()),
     ],
 )
-def test_which_knockouts_apply(block, names):
+def test_which_knockouts_apply(block: Any, names: Any) -> None:
     assert {k.name for k in TextSemantics.knockouts if k.applies(small(**block))} == names
     assert all(k.text for k in TextSemantics.knockouts)
 
 
-def test_defaults_and_what_it_declares():
+def test_defaults_and_what_it_declares() -> None:
     block = TextSemantics(2)
     assert (block.width, block.heads, block.text, block.attend, block.bank.shape) == (256, 8, True, False, (2, 1536))
     assert TextSemantics.attend is False, "of blocks that were saved before there was the choice"
@@ -457,14 +458,14 @@ def test_defaults_and_what_it_declares():
     assert small(text=False).table.shape == (1, 3, 32)
 
 
-def test_two_classes_are_centred():
+def test_two_classes_are_centred() -> None:
     """Opposite to each other and of unit variance, whatever they have in common."""
     block = small(2)
     block.set_bank(torch.tensor([[5.0, 1.0, 7.0], [5.0, 3.0, 7.0]]))
     torch.testing.assert_close(block.vectors(), torch.tensor([[0.0, -1.0, 0.0], [0.0, 1.0, 0.0]]) * 3**0.5)
 
 
-def test_a_description_counts_unless_it_is_all_zeros():
+def test_a_description_counts_unless_it_is_all_zeros() -> None:
     block = small(2, attend=True)
     block.set_bank(torch.tensor([[[-1.0, -2.0], [0.0, 3.0]], [[1.0, 0.0], [0.0, 0.0]]]))
     assert block.shares().tolist() == [[0.5, 0.5], [1.0, 0.0]]

@@ -6,6 +6,7 @@ the seed, the split and i only, so a larger set contains a smaller one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +101,13 @@ def generate(
     Raises:
         DataError: If a number is out of range or the folder is in use.
     """
-    for name, value, low in (("train", train, 1), ("val", val, 1), ("seed", seed, 0), ("size", size, MIN_SIZE)):
-        whole(name, value, low, f"a whole number of at least {low}", DataError)
-    if size > MAX_SIZE:
-        raise DataError("size", f"a whole number from {MIN_SIZE} to {MAX_SIZE}", size)
+    for name, value, low, high in (
+        ("train", train, 1, math.inf),
+        ("val", val, 1, math.inf),
+        ("seed", seed, 0, math.inf),
+        ("size", size, MIN_SIZE, MAX_SIZE),
+    ):
+        whole(name, value, low, high, kind=DataError)
     root = Path(root).resolve()
     with whole_folder(root) as partial:
         boards = [(split, i) for split, count in zip(MADE, (train, val), strict=True) for i in range(count)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data.packaged import class_names
 from ultra_dsmoe.errors import DataError
 
@@ -64,6 +65,26 @@ def check_layout(root: Path, packaged: dict[str, Any], source: str) -> dict[str,
         for file in files:
             _check_labels(file, len(expected), source)
     return own
+
+
+def absent_classes(root: Path) -> str:
+    """Return in a line which classes no label of a split shows, nothing where all are there.
+
+    Args:
+        root: Folder with ``data.yaml``, ``images/`` and ``labels/``, checked.
+    """
+    data = yaml.safe_load((root / "data.yaml").read_text(encoding="utf-8"))
+    names, said = class_names(data), []
+    for split in SPLITS:
+        if split not in data:
+            continue
+        files = (root / str(data[split]).replace("images", "labels", 1)).glob("*.txt")
+        lines = (line for file in files for line in file.read_text(encoding="utf-8").splitlines())
+        shown = {int(line.split()[0]) for line in lines if line.strip()}
+        if absent := [name for i, name in enumerate(names) if i not in shown]:
+            fate = "learned" if split == SPLITS[0] else "judged"
+            said.append(f"no {split} image shows {', '.join(absent)}, which cannot be {fate} there")
+    return "; ".join(said)
 
 
 def _check_labels(file: Path, classes: int, source: str) -> None:

@@ -148,7 +148,10 @@ def _read_boxes(file: Path, names: list[str]) -> list[str]:
 def _split(
     samples: list[_Sample], ratio: tuple[int, ...], seed: int, pattern: re.Pattern[str]
 ) -> dict[str, list[_Sample]]:
-    """Deal whole groups out in random order, each to the split that lacks the largest share of its images."""
+    """Deal whole groups out in random order, each to the split that lacks the largest share of its images.
+
+    A class that the training images would not show gets a group back from another split, where that can spare one.
+    """
     groups: dict[str, list[_Sample]] = defaultdict(list)
     for sample in samples:
         match = pattern.search(sample.stem)
@@ -156,14 +159,31 @@ def _split(
     order = sorted(groups)
     np.random.default_rng(seed).shuffle(order)
     wanted = {s: len(samples) * r / sum(ratio) for s, r in zip(SPLITS, ratio, strict=False) if r}
-    parts: dict[str, list[_Sample]] = {split: [] for split in wanted}
+    dealt: dict[str, list[str]] = {split: [] for split in wanted}
+    counts = dict.fromkeys(wanted, 0)
     for key in order:
-        neediest = max(wanted, key=lambda s: 1 - len(parts[s]) / wanted[s])
-        parts[neediest] += groups[key]
-    empty = [split for split, members in parts.items() if not members]
-    if empty:
+        neediest = max(wanted, key=lambda s: 1 - counts[s] / wanted[s])
+        dealt[neediest].append(key)
+        counts[neediest] += len(groups[key])
+    if not all(dealt.values()):
         raise DataError("split", f"at least {len(wanted)} groups of images, one per split", f"{len(order)}")
-    return parts
+    _fill_training(dealt, groups)
+    return {split: [sample for key in keys for sample in groups[key]] for split, keys in dealt.items()}
+
+
+def _fill_training(dealt: dict[str, list[str]], groups: dict[str, list[_Sample]]) -> None:
+    """Move groups to the training images until these show every class, or the other splits have one group each."""
+    kinds = {key: {line.split()[0] for sample in members for line in sample.lines} for key, members in groups.items()}
+    train = SPLITS[0]
+    while True:
+        shown = set().union(*(kinds[key] for key in dealt[train]))
+        spare = [(split, key) for split, keys in dealt.items() if split != train and len(keys) > 1 for key in keys]
+        useful = [(split, key) for split, key in spare if kinds[key] - shown]
+        if not useful:
+            return
+        split, key = min(useful, key=lambda place: (-len(kinds[place[1]] - shown), len(groups[place[1]]), place[1]))
+        dealt[split].remove(key)
+        dealt[train].append(key)
 
 
 def _write_split(root: Path, split: str, samples: list[_Sample]) -> None:

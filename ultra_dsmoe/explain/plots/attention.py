@@ -14,13 +14,13 @@ from ultra_dsmoe.explain.plots.canvas import as_png, canvas
 from ultra_dsmoe.explain.plots.distill_masks import PANEL, SHOWN, lay_over, show_image
 
 if TYPE_CHECKING:
-    from ultra_dsmoe.explain.attention import Look
+    from ultra_dsmoe.explain.attention import LevelAttention
 
 COLOURS = "inferno"
 SHOWN_AT_LEAST = 0.02  # of the weights' mean: a smaller spread is drawn as one colour, not as a pattern
 
 
-def draw(image: np.ndarray, boxes_xywh_norm: Tensor, looks: Sequence[Look], title: str) -> bytes:
+def draw(image: np.ndarray, boxes_xywh_norm: Tensor, looks: Sequence[LevelAttention], title: str) -> bytes:
     """Return the picture as PNG: the image, each attention over it, and all of them together.
 
     Args:
@@ -50,13 +50,13 @@ def draw(image: np.ndarray, boxes_xywh_norm: Tensor, looks: Sequence[Look], titl
     return as_png(figure)
 
 
-def words(x: Look) -> str:
+def words(x: LevelAttention) -> str:
     """Return what stands above a panel."""
     said = f"{x.place}, stride {x.stride}"
     return f"{said}: boxes x {x.inside / x.outside:.2f}" if np.isfinite(x.inside + x.outside) else said
 
 
-def together(looks: Sequence[Look], shape: tuple[int, ...]) -> np.ndarray:
+def together(looks: Sequence[LevelAttention], shape: tuple[int, ...]) -> np.ndarray:
     """Return the mean of all weights at the image's size, each brought there by bilinear resizing."""
     size = (int(shape[1]), int(shape[0]))
     return np.mean([cv2.resize(x.weight, size, interpolation=cv2.INTER_LINEAR) for x in looks], 0)

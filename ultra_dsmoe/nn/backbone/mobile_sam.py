@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ultra_dsmoe.errors import ConfigError, ShapeError, did_you_mean
+from ultra_dsmoe import checks
+from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import load_mobile_sam
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -106,7 +107,4 @@ class MobileSAM(nn.Module):
 
 def _checked(variant: str) -> str:
     """Return ``variant`` if it is a known one."""
-    if isinstance(variant, str) and variant in CHANNELS:
-        return variant
-    expected = f"one of {', '.join(CHANNELS)}{did_you_mean(variant, CHANNELS)}"
-    raise ConfigError("MobileSAM variant", expected, repr(variant))
+    return checks.one_of("MobileSAM variant", variant, CHANNELS)

@@ -10,7 +10,7 @@ from ultralytics.nn.modules import Conv
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.attention.kinds import ATTENTION, USUAL, check_attention
+from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, USUAL
 from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.nn.head.dual_attention_detect import MAX_LEVELS, DualAttentionDetect
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -59,7 +59,7 @@ class DecoupledDetect(DualAttentionDetect):
         """
         checks.one_of("DecoupledDetect detector", detector, DETECTORS)
         checks.sizes("DecoupledDetect", hidden=hidden)
-        self.attention_kind = check_attention(attention, "DecoupledDetect")
+        self.attention_kind = checks.one_of("DecoupledDetect attention", attention, ATTENTIONS)
         super().__init__(nc, reg_max, end2end, [hidden] * len(ch), dual_attention=detector == DETECTORS[0], legacy=True)
         self.detector = detector
         tower = 2 if detector == "coupled" else 0

@@ -117,6 +117,8 @@ def most_used(routing: Tensor, k: int) -> Tensor:
 class ExpertGate(AuxLossMixin, SettingsMixin, TextFoldMixin):
     """Score N experts by the cosine between the image and text-conditioned expert keys; keep the best k.
 
+    The number of experts k lives here alone: mixtures, keys of a call, exports and studies ask the gate.
+
     Source: [DSMoE] Eq. 20. Normalised inputs, centred keys and large tokens are our choice: without them the gate
     stayed uniform through a whole training.
     """
@@ -198,17 +200,29 @@ class ExpertGate(AuxLossMixin, SettingsMixin, TextFoldMixin):
         Raises:
             ConfigError: If it is outside the range that training keeps to.
         """
-        low, high = TAU_RANGE
-        if not low <= tau <= high:
-            raise ConfigError("temperature of the gate", f"a number from {low} to {high}", tau)
+        checks.number("temperature of the gate", tau, *TAU_RANGE)
         self.log_tau.fill_(math.log(tau))
 
     def set_topk(self, topk: int | str) -> None:
-        """Change the number of experts chosen per image."""
+        """Change the number of experts chosen per image.
+
+        Raises:
+            ConfigError: See `check_topk`.
+        """
+        self.k = self.check_topk(topk)
+
+    def check_topk(self, topk: int | str) -> int:
+        """Return the number of experts that `set_topk` would set.
+
+        Raises:
+            ConfigError: If k is not within 1..N, or more than the kinds that are on or the kept experts allow.
+        """
         k = resolve_topk(topk, self.experts)
         if self.offered is not None and k > len(self.offered):
             raise ConfigError("topk", f"at most {len(self.offered)}, the experts of the kinds that are on", topk)
-        self.k = k
+        if self.kept is not None:
+            check_kept(self.kept, k, self.experts)
+        return k
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Take settings; k comes first, by which the kept experts are checked."""

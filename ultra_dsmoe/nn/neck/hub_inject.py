@@ -37,10 +37,9 @@ class HubInject(nn.Module):
         """
         super().__init__()
         checks.sizes("HubInject", c_level=c_level, c_hub=c_hub)
-        if isinstance(scale, bool) or scale not in (0.25, 0.5, 1, 2, 4, 8):
+        if isinstance(scale, bool) or scale not in (0.25, 0.5, 1, 2, 4, 8):  # 2.0 is as good as 2
             raise ConfigError("HubInject scale", "0.25, 0.5, 1, 2, 4 or 8", scale)
-        if not checks.is_number(gain, 0):
-            raise ConfigError("HubInject gain", "a number >= 0", gain)
+        checks.number("HubInject gain", gain, 0)
         self.scale = scale
         self.project = nn.Conv2d(c_hub, c_level, 1, bias=False)
         self.bn = nn.BatchNorm2d(c_level)

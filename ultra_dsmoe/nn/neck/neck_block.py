@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import C3, Conv
 
 from ultra_dsmoe import checks
-from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, USUAL, check_attention
+from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, USUAL
 from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -63,7 +63,7 @@ class NeckBlock(nn.Module):
         checks.one_of("NeckBlock direction", direction, DIRECTIONS)
         checks.sizes("NeckBlock", c1=c1, c_other=c_other, c2=c2, n=n)
         checks.flag("NeckBlock on", on)
-        kind = ATTENTIONS[check_attention(attention, "NeckBlock")]
+        kind = ATTENTIONS[checks.one_of("NeckBlock attention", attention, ATTENTIONS)]
         self.direction, self.attention = direction, None
         if not on:
             return

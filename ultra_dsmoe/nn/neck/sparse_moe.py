@@ -36,7 +36,8 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
       `ExpertGate.keep`), so images whose k experts are all kept get what ``gather`` gives them;
     * ``dense`` in evaluation: all N experts, the reference.
 
-    With one input the block brings its own gate and needs no text, so it fits any model YAML.
+    With one input the block brings its own gate and needs no text, so it fits any model YAML. How many experts an image
+    gets is the gate's to say, its own or that of the row it reads: the mixture keeps no number beside it.
 
     Source: [DSMoE] Eq. 21. The closing batch normalisation, which gives M', is our choice: it keeps the mixture from
     being bypassed by the stages behind it.
@@ -48,12 +49,14 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
     dynamic_conv: bool = True  # nets of older checkpoints have none of their own
     kept: tuple[int, ...] | None = None
     _cross_ids: Tensor
+    _row_gate: tuple[ExpertGate, ...] = ()  # a tuple, since the gate's parameters belong to its own row
+    _k: int | None = None  # of a mixture that is given the weights of no gate it knows
 
     def __init__(
         self,
         c: int,
         experts: int = 32,
-        topk: int | str = "auto",
+        topk: int | str | None = "auto",
         *,
         text_width: int | None = None,
         own_gate: bool = False,
@@ -65,7 +68,7 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
         Args:
             c: Channels C, kept.
             experts: Number of experts N, at least 3 (one of each kind).
-            topk: Experts k per image, or ``auto``.
+            topk: Experts k per image, or ``auto``; None leaves it to the gate, see `connect`.
             text_width: Width of T; None for experts without text.
             own_gate: Whether the block holds its gate instead of being given one.
             mode: ``gather`` or ``dense``, in evaluation; ``static`` needs `set_mode`.
@@ -75,10 +78,12 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
             ConfigError: If N < 3, k is not within 1..N or the mode is unknown.
         """
         super().__init__()
-        checks.whole("experts", experts, UNIVERSAL + 1, f"an integer of at least {UNIVERSAL + 1}")
+        checks.whole("experts", experts, UNIVERSAL + 1)
         checks.sizes("SparseMoE", c=c, **({} if text_width is None else {"text_width": text_width}))
-        self.experts, self.k = experts, resolve_topk(topk, experts)
-        self.gate = ExpertGate(c, experts, topk) if own_gate else None
+        self.experts = experts
+        self.gate = ExpertGate(c, experts, "auto" if topk is None else topk) if own_gate else None
+        if self.gate is None and topk is not None:
+            self._k = resolve_topk(topk, experts)
         self.local = LocalExpert(c)
         self.wide = GlobalExpert(c)
         self.cross = CrossModalExperts(c, experts - UNIVERSAL, text_width)
@@ -88,31 +93,69 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
 
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
-        """Parse ``[[map, text, gate], 1, SparseMoE, [experts, topk]]`` or ``[from, 1, SparseMoE, [experts, topk]]``."""
+        """Parse ``[[map, text, gate], 1, SparseMoE, [experts]]`` or ``[from, 1, SparseMoE, [experts, topk]]``."""
         channels = ctx.inputs(1, 3)
         if len(channels) == 2:
             raise ConfigError("model YAML row SparseMoE", "'from' with 1 (map) or 3 (map, text, gate) inputs", "2")
         experts = ctx.arg(0, ctx.option("experts"))
-        topk = ctx.arg(1, ctx.option("topk"))
         if len(channels) == 1:
+            topk = ctx.arg(1, ctx.option("topk"))
             return RowPlan([channels[0], experts, topk], channels[0], {"own_gate": True})
         c1, text_width, gated = channels
         if gated != experts:
             raise ConfigError("model YAML row SparseMoE", f"a gate over {experts} experts", f"{gated}")
-        return RowPlan([c1, experts, topk], c1, {"text_width": text_width})
+        return RowPlan([c1, experts, ctx.arg(1)], c1, {"text_width": text_width})
+
+    def connect(self, sources: Sequence[nn.Module]) -> None:
+        """Follow the gate among the layers that the row reads.
+
+        Raises:
+            ConfigError: If the row names another k than its gate has, or none while it reads no gate itself.
+        """
+        if self.gate is not None:
+            return
+        for gate in (m for m in sources if isinstance(m, ExpertGate)):
+            if self._k not in (None, gate.k):
+                raise ConfigError("topk in model YAML row SparseMoE", f"none, or {gate.k} as its gate has", self._k)
+            self.follow(gate)
+        if self.router is None and self._k is None:
+            raise ConfigError("model YAML row SparseMoE", "an ExpertGate as its third input, or a topk", "neither")
+
+    def follow(self, gate: ExpertGate) -> None:
+        """Take over what a gate says, now and later; ``topk`` of the mixture's own is forgotten."""
+        self._row_gate, self._k = (gate,), None
+
+    @property
+    def router(self) -> ExpertGate | None:
+        """The gate that chooses for this mixture: its own, or the row that it reads; None where that is no gate."""
+        return self.gate if self.gate is not None else next(iter(self._row_gate), None)
+
+    @property
+    def k(self) -> int:
+        """Experts per image, the gate's."""
+        if self.router is not None:
+            return self.router.k
+        return resolve_topk("auto", self.experts) if self._k is None else self._k
 
     def set_topk(self, topk: int | str) -> None:
-        """Change the number of experts computed per image; a gate given from outside must change with it.
+        """Change the number of experts per image, in the gate where there is one.
 
         Raises:
             ConfigError: If k is not within 1..N, or more than static execution has kept.
         """
+        if self.router is not None:
+            self.router.set_topk(topk)
+            return
         k = resolve_topk(topk, self.experts)
         if self.kept is not None:
             check_kept(self.kept, k, self.experts)
-        self.k = k
-        if self.gate is not None:
-            self.gate.set_topk(topk)
+        self._k = k
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Read a mixture of an older checkpoint, which had a k of its own."""
+        super().__setstate__(state)
+        if (k := self.__dict__.pop("k", None)) is not None and self.gate is None:
+            self._k = k
 
     def set_mode(self, mode: str, kept: Sequence[int] | None = None) -> None:
         """Choose how evaluation computes the mixture.
@@ -124,8 +167,7 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
         Raises:
             ConfigError: If the mode is unknown, or the kept experts are missing, needless or wrong.
         """
-        if mode not in MODES:
-            raise ConfigError("moe mode", " or ".join(MODES), mode)
+        checks.one_of("moe mode", mode, MODES)
         if (mode == "static") != (kept is not None):
             came = "static without them" if kept is None else f"{mode} with {list(kept)}"
             raise ConfigError("moe mode", "static with the experts to keep, or another mode", came)
@@ -139,9 +181,11 @@ class SparseMoE(SettingsMixin, TextFoldMixin):
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Take settings; k comes first, by which the kept experts are checked."""
-        self.k, self.dynamic_conv = settings["k"], settings["dynamic_conv"]
-        if self.gate is not None:
-            self.gate.k = self.k
+        if self.router is None:
+            self._k = settings["k"]
+        else:
+            self.router.k = settings["k"]
+        self.dynamic_conv = settings["dynamic_conv"]
         self.set_mode(settings["mode"], settings["kept"])
 
     def text_constants(self, text: Tensor | None) -> tuple[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, TextError
-from ultra_dsmoe.nn.base import AuxLossMixin, SettingsMixin, TextFoldMixin
+from ultra_dsmoe.nn.base import AuxLossMixin, TextFoldMixin
 from ultra_dsmoe.nn.contract import AuxTerm, Option
 from ultra_dsmoe.nn.knockout import Knockout, Record, Switch, hooked
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
@@ -42,7 +42,7 @@ def other_text(change: Callable[[Tensor, np.random.Generator], Tensor]) -> Switc
     return switch
 
 
-def exchanged(bank: Tensor, rng: np.random.Generator) -> Tensor:
+def permuted(bank: Tensor, rng: np.random.Generator) -> Tensor:
     """Give every class the vector of another one: one random cycle through all classes."""
     cycle = rng.permutation(len(bank))
     out = torch.empty_like(bank)
@@ -50,7 +50,7 @@ def exchanged(bank: Tensor, rng: np.random.Generator) -> Tensor:
     return out
 
 
-def drawn(bank: Tensor, rng: np.random.Generator) -> Tensor:
+def random_directions(bank: Tensor, rng: np.random.Generator) -> Tensor:
     """Draw vectors of random direction and each class's own length."""
     noise = torch.from_numpy(rng.standard_normal(tuple(bank.shape))).to(bank)
     return noise / noise.norm(dim=-1, keepdim=True) * bank.norm(dim=-1, keepdim=True)
@@ -64,12 +64,12 @@ def semantics_constant(rows: list[Any], record: Record, seed: int) -> AbstractCo
 def _knockouts() -> Iterator[Knockout]:
     row = "a TextSemantics row with text vectors"
     several = "text vectors of more than one class"
-    zero, random = other_text(lambda bank, rng: torch.zeros_like(bank)), other_text(drawn)
+    zero, random = other_text(lambda bank, rng: torch.zeros_like(bank)), other_text(random_directions)
     yield Knockout("text-zero", "text vectors set to zero", zero, row, lambda m: m.text, text=True)
     yield Knockout(
         "text-shuffled",
         "text vectors exchanged between classes",
-        other_text(exchanged),
+        other_text(permuted),
         several,
         lambda m: m.text and m.nc > 1,
         text=True,
@@ -86,7 +86,7 @@ def _knockouts() -> Iterator[Knockout]:
 
 
 @register
-class TextSemantics(AuxLossMixin, SettingsMixin, TextFoldMixin):
+class TextSemantics(AuxLossMixin, TextFoldMixin):
     """Turn the frozen text vectors of the classes into class semantics T.
 
     ``E0 = W_p bank + PE(k)``; ``T = LayerNorm(E0 + MHA_8(E0, E0, E0))``. The vectors are a buffer: no language model is
@@ -109,7 +109,6 @@ class TextSemantics(AuxLossMixin, SettingsMixin, TextFoldMixin):
         "descriptions": Option(POOLED, lambda argument, value: checks.one_of(argument, value, (POOLED, ATTENDED))),
     }
     aux_terms: ClassVar[dict[str, AuxTerm]] = {"ort": AuxTerm(0.01)}  # [DSMoE] Eq. 31, its size our choice
-    run_settings = ("bank",)
     knockouts = tuple(_knockouts())
     stacked_vectors: ClassVar[dict[str, int]] = {"table": 1}
 
@@ -155,15 +154,6 @@ class TextSemantics(AuxLossMixin, SettingsMixin, TextFoldMixin):
         width = ctx.arg(0, TEXT_WIDTH)
         attend = ctx.option("descriptions") == ATTENDED
         return RowPlan([ctx.nc, width, ctx.arg(1, 8)], width, {"text": ctx.option("text"), "attend": attend})
-
-    def read_settings(self) -> dict[str, Any]:
-        """Return the text vectors, where there are any."""
-        return super().read_settings() if self.text else {}
-
-    def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """Take text vectors that differ from those at hand."""
-        if self.text and not torch.equal(settings["bank"].to(self.bank), self.bank):
-            self.set_bank(settings["bank"])
 
     def set_bank(self, vectors: Tensor) -> None:
         """Take new text vectors; another d renews the projection.

@@ -43,7 +43,7 @@ def class_cosines(vectors: np.ndarray, encoder: str) -> np.ndarray:
     return np.clip(vectors @ vectors.T, -1, 1)
 
 
-def unread_pairs(prompts: Sequence[Sequence[str]], vectors: np.ndarray) -> list[Pair]:
+def identical_pairs(prompts: Sequence[Sequence[str]], vectors: np.ndarray) -> list[Pair]:
     """Return the pairs of classes that have different texts and one vector; a text given twice is meant to be one.
 
     Args:
@@ -58,7 +58,9 @@ def unread_pairs(prompts: Sequence[Sequence[str]], vectors: np.ndarray) -> list[
     return pairs
 
 
-def require_apart(names: Sequence[str], prompts: Sequence[Sequence[str]], encoder: str, vectors: np.ndarray) -> None:
+def require_separated(
+    names: Sequence[str], prompts: Sequence[Sequence[str]], encoder: str, vectors: np.ndarray
+) -> None:
     """Refuse classes that an encoder cannot tell apart, and warn of those that it hardly can.
 
     Args:
@@ -72,7 +74,7 @@ def require_apart(names: Sequence[str], prompts: Sequence[Sequence[str]], encode
     """
     if encoder.partition(":")[0] in CONTROLS:
         return
-    if unread := unread_pairs(prompts, vectors):
+    if unread := identical_pairs(prompts, vectors):
         other = "" if encoder.startswith("hash") else ", or take dsmoe_text=hash"
         expected = f"texts that {encoder} tells apart (describe them in words that it knows{other})"
         raise TextError("prompts", expected, f"one vector for {_named(names, unread)}")

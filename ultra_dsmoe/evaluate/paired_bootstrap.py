@@ -78,7 +78,7 @@ class Reference:
         images, self._files = len(stats.files), stats.files
         self._counts = resamples(images, boot, seed)
         self._map, self._replicates = mean_ap(stats), replicates(stats, self._counts)
-        self.base = points(self._map)
+        self.base = percentage_points(self._map)
         self.about = (
             f"in brackets the 95 % interval of {boot} paired bootstrap resamples of the {images} images (seed {seed})"
         )
@@ -88,10 +88,10 @@ class Reference:
         assert stats.files == self._files, "the order of images changed between two passes"
         score, spread = mean_ap(stats), 100 * (replicates(stats, self._counts) - self._replicates)
         ranges = (interval(spread[:, 0]), interval(spread[:, 1]))
-        return Effect(points(score), points(score - self._map), ranges)
+        return Effect(percentage_points(score), percentage_points(score - self._map), ranges)
 
 
-class Paired:
+class PairedBootstrap:
     """A network validated once as trained, to compare passes with.
 
     Attributes:
@@ -119,6 +119,6 @@ class Paired:
         return self._reference.effect(self._evaluation.run(switch))
 
 
-def points(pair: np.ndarray) -> Points:
+def percentage_points(pair: np.ndarray) -> Points:
     """Return shares as points."""
     return float(100 * pair[0]), float(100 * pair[1])

@@ -12,6 +12,8 @@ from torch import nn
 from ultra_dsmoe.checks import is_whole, whole
 from ultra_dsmoe.errors import ConfigError, DSMoEError, did_you_mean
 
+# What wrong arguments of a layer, stock ones included, end in.
+FAULTS = (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError, AssertionError)
 # Names that a row's arguments may use beside literals, as in the host's rows.
 VARIABLES = ("nc", "reg_max", "end2end", "kpt_shape", "scale", "depth", "width", "max_channels")
 
@@ -84,12 +86,16 @@ class Row:
 
     @contextlib.contextmanager
     def blamed(self) -> Iterator[None]:
-        """Name this row in errors that its arguments cause."""
+        """Name this row, by number and layer, in errors that its arguments cause."""
         try:
             yield
-        except DSMoEError:
-            raise
-        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError, RuntimeError) as e:
+        except DSMoEError as e:  # a block knows its name alone
+            of_rule, of_block = f"model YAML row {self.name}", f"{self.name} "
+            if e.argument != of_rule and not e.argument.startswith(of_block):
+                raise
+            rest = "" if e.argument == of_rule else f" {e.argument.removeprefix(of_block)}"
+            raise type(e)(f"{self.label}{rest}", e.expected, e.got) from e
+        except FAULTS as e:
             raise ConfigError(self.label, "arguments that the layer accepts", f"{self.args} ({e})") from e
 
 
@@ -151,7 +157,27 @@ def read_rows(d: dict[str, Any], known: Mapping[str, Any]) -> list[Row]:
         if not row.sources or any(j >= i or j < (-1 if i == 0 else 0) for j in row.sources):
             raise ConfigError(row.label, "'from' with rows that come before it", f)
         rows.append(row)
+    _check_head(rows, [row for row in rows if _is_head(layers.get(row.name, known.get(row.name)), known)])
     return rows
+
+
+def _is_head(cls: Any, known: Mapping[str, Any]) -> bool:
+    """Whether a layer is a detection head, the host's or ours."""
+    return isinstance(cls, type) and issubclass(cls, known["Detect"])
+
+
+def _check_head(rows: list[Row], heads: list[Row]) -> None:
+    """Refuse a head that is not the last row, or is repeated; the host takes both and makes something else of them.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for head in heads:
+        if head is not rows[-1]:
+            behind = rows[head.i + 1]
+            raise ConfigError(head.label, "the head in the last row", f"row {behind.i} ({behind.name}) behind it")
+        if head.n != 1:
+            raise ConfigError(f"repeats of {head.label}", "1, it is a head", head.n)
 
 
 def _fields(i: int, raw: Sequence[Any]) -> tuple[Any, int, str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ultra_dsmoe.text.ball import MAX_RADIUS, MAX_STEP, _leaf_counts, _start, embed_tree, tree_distances
+from ultra_dsmoe.text.tree_embedding import MAX_RADIUS, MAX_STEP, _leaf_counts, _start, embed_tree, tree_distances
 
 #        root
 #       0    1      0 and 1 are groups, 2 to 5 leaves, 5 hangs on the root

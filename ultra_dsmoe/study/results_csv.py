@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.files import FULL
 
 TEXTS = ("study", "cell", "model", "data", "settings_hash", "data_hash", "prompt_hash", "ultralytics", "torch",
          "ultra_dsmoe", "commit", "per_class_AP")  # fmt: skip
@@ -20,11 +21,10 @@ NUMBERS = ("mAP50", "mAP50-95", "precision", "recall", "seconds")
 COLUMNS = ("study", "cell", "model", "data", *WHOLE, *NUMBERS, "settings_hash", "data_hash", "prompt_hash",
            "ultralytics", "torch", "ultra_dsmoe", "commit", "per_class_AP")  # fmt: skip
 HEADER = f"{','.join(COLUMNS)}\n"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # the file system, or what this user may have of it
 
 
 @contextmanager
-def room(place: Path, what: str) -> Iterator[None]:
+def disk_full_errors(place: Path, what: str) -> Iterator[None]:
     """Say of a full disk in one line where there was no room for what.
 
     Raises:
@@ -83,7 +83,7 @@ def append_row(file: Path, row: dict[str, Any]) -> None:
     """
     text = io.StringIO()
     csv.DictWriter(text, COLUMNS, lineterminator="\n").writerow(row)
-    with room(file, f"the row of {row['cell']}"):
+    with disk_full_errors(file, f"the row of {row['cell']}"):
         file.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -101,6 +101,6 @@ def _write(handle: int, content: bytes, before: int) -> None:
         if os.write(handle, content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(handle)
-    except OSError:
+    except BaseException:  # also where the user stops the study just now: the cell keeps its result
         os.ftruncate(handle, before)
         raise

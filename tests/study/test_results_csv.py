@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.study import table
+from ultra_dsmoe.study import results_csv
 
 
 def test_damaged_row(
@@ -39,7 +39,7 @@ def test_damaged_row(
 
 @pytest.fixture
 def row() -> dict[str, Any]:
-    return {**dict.fromkeys(table.COLUMNS, 1), "study": "s", "cell": "c"}
+    return {**dict.fromkeys(results_csv.COLUMNS, 1), "study": "s", "cell": "c"}
 
 
 @pytest.mark.parametrize("there", [0, 1], ids=["first row", "second row"])
@@ -50,7 +50,7 @@ def test_full_disk(
     """A row that does not fit is not written at all, and fits later."""
     file, write = tmp_path / "t.csv", os.write
     for _ in range(there):
-        table.append_row(file, row)
+        results_csv.append_row(file, row)
     before = file.read_text() if there else ""
 
     def full(handle: int, content: bytes) -> int:
@@ -59,30 +59,46 @@ def test_full_disk(
         return write(handle, content[:fit])
 
     with monkeypatch.context() as patched:
-        patched.setattr(table.os, "write", full)
+        patched.setattr(results_csv.os, "write", full)
         with pytest.raises(DataError, match=r"t\.csv: expected space for the row of c, got No space left on device$"):
-            table.append_row(file, row)
+            results_csv.append_row(file, row)
     assert file.read_text() == before
-    assert len(table.read_rows(file)) == there
-    table.append_row(file, row)
-    assert len(table.read_rows(file)) == there + 1
+    assert len(results_csv.read_rows(file)) == there
+    results_csv.append_row(file, row)
+    assert len(results_csv.read_rows(file)) == there + 1
+
+
+def test_a_study_that_is_stopped_while_it_writes(
+    row: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.csv"
+    results_csv.append_row(file, row)
+    before = file.read_bytes()
+
+    def stop(handle: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        results_csv.append_row(file, row)
+    assert file.read_bytes() == before
 
 
 def test_another_error_is_no_full_disk(row: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "t.csv").mkdir()
     with pytest.raises(IsADirectoryError):
-        table.append_row(tmp_path / "t.csv", row)
+        results_csv.append_row(tmp_path / "t.csv", row)
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, -1])
 def test_unfinished_header(row: dict[str, Any], tmp_path: Path, length: int) -> None:
     """No rows, and the next one brings the header; with anything behind it the file is refused."""
     file = tmp_path / "t.csv"
-    file.write_text(table.HEADER[:length])
-    assert table.read_rows(file) == []
-    table.append_row(file, row)
-    assert file.read_text().startswith(f"{table.HEADER}s,c,")
-    assert len(table.read_rows(file)) == 1
-    file.write_text(f"{table.HEADER[:length]}\n1,2\n")
+    file.write_text(results_csv.HEADER[:length])
+    assert results_csv.read_rows(file) == []
+    results_csv.append_row(file, row)
+    assert file.read_text().startswith(f"{results_csv.HEADER}s,c,")
+    assert len(results_csv.read_rows(file)) == 1
+    file.write_text(f"{results_csv.HEADER[:length]}\n1,2\n")
     with pytest.raises(DataError, match=r"expected a first line with the columns study|line 2: expected 20 fields"):
-        table.read_rows(file)
+        results_csv.read_rows(file)

@@ -10,7 +10,15 @@ import pytest
 
 from ultra_dsmoe.evaluate.bootstrap import interval, mean_ap, replicates, resamples
 from ultra_dsmoe.evaluate.evaluation import ImageStats
-from ultra_dsmoe.evaluate.paired import COLUMNS, CSV_HEAD, HEAD, Effect, Paired, base_cells, base_csv_cells
+from ultra_dsmoe.evaluate.paired_bootstrap import (
+    COLUMNS,
+    CSV_HEAD,
+    HEAD,
+    Effect,
+    PairedBootstrap,
+    base_cells,
+    base_csv_cells,
+)
 
 IMAGES, BOOT, SEED = 12, 200, 5
 EFFECT = Effect((40.0, 20.5), (-2.5, 1.0), ((-4.0, -1.0), (-0.25, 2.0)))
@@ -29,15 +37,16 @@ class Passes:
     """Stands in for an `Evaluation`: gives one pass after the other and keeps the switches."""
 
     def __init__(self, *stats: ImageStats) -> None:
-        self.left, self.switches = list(stats), []
+        self.left = list(stats)
+        self.switches: list[AbstractContextManager[Any] | None] = []
 
-    def run(self, switch: AbstractContextManager | None = None) -> ImageStats:
+    def run(self, switch: AbstractContextManager[Any] | None = None) -> ImageStats:
         self.switches.append(switch)
         return self.left.pop(0)
 
 
-def paired(*stats: ImageStats, switch: Any = None) -> Paired:
-    return Paired(Passes(*stats), BOOT, SEED, switch)  # type: ignore[arg-type]
+def paired(*stats: ImageStats, switch: Any = None) -> PairedBootstrap:
+    return PairedBootstrap(Passes(*stats), BOOT, SEED, switch)  # type: ignore[arg-type]
 
 
 def test_an_equal_pass_changes_nothing() -> None:
@@ -62,7 +71,7 @@ def test_a_worse_pass_by_the_parts() -> None:
 
 def test_switches_reach_the_passes_and_the_note_names_the_resamples() -> None:
     passes, watching, changing = Passes(made_up(0.9), made_up(0.4)), nullcontext(), nullcontext()
-    pairs = Paired(passes, BOOT, SEED, watching)  # type: ignore[arg-type]
+    pairs = PairedBootstrap(passes, BOOT, SEED, watching)  # type: ignore[arg-type]
     pairs.effect(changing)
     assert passes.switches[0] is watching
     assert passes.switches[1] is changing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ultra_dsmoe.evaluate.tables import aligned, comma_separated
+from ultra_dsmoe.evaluate.text_table import align_columns, csv_text
 
 
 def test_words_to_the_left_numbers_to_the_right() -> None:
@@ -11,7 +11,7 @@ def test_words_to_the_left_numbers_to_the_right() -> None:
         ["a", "much longer", "9.5", "100", "ok"],
         ["bb", "", "10.0", "", ""],
     ]
-    assert aligned(table).splitlines() == [
+    assert align_columns(table).splitlines() == [
         "name  what          mAP    n  verdict",
         "a     much longer   9.5  100  ok",
         "bb                 10.0",
@@ -19,4 +19,4 @@ def test_words_to_the_left_numbers_to_the_right() -> None:
 
 
 def test_values_are_separated_by_commas() -> None:
-    assert comma_separated([["k", "what"], [5, "a, b"], [8, ""]]) == 'k,what\n5,"a, b"\n8,\n'
+    assert csv_text([["k", "what"], [5, "a, b"], [8, ""]]) == 'k,what\n5,"a, b"\n8,\n'

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 
-def aligned(table: list[list[str]]) -> str:
+def align_columns(table: list[list[str]]) -> str:
     """Return a table in columns of equal width.
 
     Args:
@@ -25,7 +25,7 @@ def aligned(table: list[list[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def comma_separated(rows: Iterable[Sequence[object]]) -> str:
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
     """Return rows as comma-separated values, one line each."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
