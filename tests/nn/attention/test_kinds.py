@@ -9,7 +9,7 @@ from torch import nn
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import CBAM, DualAttention
-from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, KINDS, USUAL, check_attention
+from ultra_dsmoe.nn.attention.kinds import ATTENTION, ATTENTIONS, KINDS, USUAL
 
 
 def test_names_are_the_papers() -> None:
@@ -40,12 +40,10 @@ def test_what_pictures_and_distiller_ask_of_an_attention(kind: Any) -> None:
 
 @pytest.mark.parametrize("wrong", ["DA", "", None, True, ["da"]])
 def test_others_are_refused(wrong: Any) -> None:
-    with pytest.raises(ConfigError, match="row attention: expected da or cbam or none"):
-        check_attention(wrong, "row")
+    with pytest.raises(ConfigError, match=r"^dsmoe\.attention: expected one of da, cbam, none"):
+        ATTENTION.checked("dsmoe.attention", "attention", {"attention": wrong})
 
 
-def test_the_option_names_the_block() -> None:
+def test_the_option_has_a_usual_value() -> None:
     assert ATTENTION.checked("Row.attention", "attention", {}) == USUAL
     assert ATTENTION.checked("Row.attention", "attention", {"attention": "cbam"}) == "cbam"
-    with pytest.raises(ConfigError, match=r"^Row attention: expected da or cbam or none"):
-        ATTENTION.checked("Row.attention", "attention", {"attention": "se"})
