@@ -47,6 +47,29 @@ def load(name: str) -> dict[str, Any]:
     return yaml.safe_load((yaml_folder() / f"{stem}.yaml").read_text(encoding="utf-8"))
 
 
+def is_file(name: str) -> bool:
+    """Whether a name is a data YAML of the user's, not that of a packaged set."""
+    path = Path(name)
+    return path.suffix in (".yaml", ".yml") and path.is_file() and name.removesuffix(".yaml") not in COMMANDS
+
+
+def read(name: str) -> dict[str, Any]:
+    """Return the data YAML of a packaged set, by its name, or of the user's own, by its file.
+
+    Raises:
+        DataError: If there is no such set, or the file is no data YAML.
+    """
+    if not is_file(name):
+        return load(name)
+    try:
+        data = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(name, "a data YAML that can be read", str(error)) from error
+    if not isinstance(data, dict):
+        raise DataError(name, "a data YAML with names", type(data).__name__)
+    return data
+
+
 def images_root(name: str) -> Path:
     """Return the folder that a packaged set's YAML expects, found the way the host finds it."""
     from ultralytics import settings  # late: a name look-up needs no host
