@@ -65,6 +65,49 @@ def test_convert_voc_passes_its_options_on(tmp_path: Path, write_voc: Callable[.
     assert not (tmp_path / "set" / "images" / "test").exists()
 
 
+@pytest.fixture
+def holes(tmp_path: Path) -> Path:
+    """Eight images with masks, each of two parts three pixels apart and a speck."""
+    import cv2
+    import numpy as np
+
+    (tmp_path / "holes" / "hole").mkdir(parents=True)
+    for i in range(8):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[4:8, 4:8] = mask[4:8, 11:15] = mask[20, 20] = 255
+        cv2.imwrite(str(tmp_path / "holes" / "hole" / f"{i % 4}_{i}.png"), np.zeros_like(mask))
+        cv2.imwrite(str(tmp_path / "holes" / "hole" / f"{i % 4}_{i}.truth.png"), mask)
+    return tmp_path / "holes"
+
+
+def test_convert_masks_passes_its_options_on(holes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "set"
+    words = ["split=1:1", "seed=5", r"group=_(\d)$", "marks=masks,.truth", f"out={out}"]
+    assert run(["data", "convert-masks", "tilda", str(holes), *words]) == 0
+    said, absent, small = capsys.readouterr().out.splitlines()
+    assert said == f"tilda: images are in {out}; train with data={out / 'data.yaml'}"
+    assert absent.startswith("caution: no train image shows oil_spot")
+    assert small == "caution: 8 regions of masks have under 4 pixels and no box (min_area=)"
+    assert len(list((out / "images" / "train").iterdir())) == 4
+    assert {len(f.read_text().splitlines()) for f in out.rglob("*.txt")} == {2}
+    words = ["join=4", "min_area=1", "marks=.truth", f"out={tmp_path / 'joined'}"]
+    run(["data", "convert-masks", "tilda", str(holes), *words])
+    assert "min_area" not in capsys.readouterr().out
+    files = list((tmp_path / "joined" / "labels").rglob("*.txt"))
+    assert {f.read_text() for f in files} == {
+        "0 0.296875 0.187500 0.343750 0.125000\n0 0.640625 0.640625 0.031250 0.031250\n"  # 4 to 15 and 20 to 21, of 32
+    }
+
+
+def test_convert_masks_says_that_whole_images_tell_no_place(
+    holes: Path, tmp_path: Path, sets_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["data", "convert-masks", "tilda.yaml", str(holes), "boxes=image"])  # masks that are not known as such
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"tilda: images are in {sets_folder / 'TILDA'}; train with data=tilda.yaml"
+    assert said[-1] == "caution: 16 boxes are whole images; they say what is on an image, not where"
+
+
 def test_a_class_that_a_split_does_not_show_is_named(
     tmp_path: Path, write_voc: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +153,7 @@ def test_a_count_has_one_bound(words: str, expected: str) -> None:
         (["make", "deeppcb"], "expected pcb-demo, the only set that is generated, got deeppcb"),
         (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
         (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
+        (["convert-masks", "tilda", "nowhere"], "nowhere: expected a folder with images, got none"),
         (["convert-voc", "pcb", "nowhere"], r"nowhere: expected a folder with Pascal VOC \.xml files"),
     ],
 )
@@ -122,11 +166,13 @@ def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fetch"], "data: expected list, make, unpack, convert-voc, splice, sizes, got fetch"),
+        (["fetch"], "data: expected list, make, unpack, convert-voc, convert-masks, splice, sizes, got fetch"),
         (["mke", "pcb-demo"], r"did you mean 'make'\?"),
         (["make", "pcb-demo", "--train", "many"], "train: expected a whole number of at least 1, got many"),
         (["make", "pcb-demo", "--sede", "3"], r"sede: .*did you mean 'seed'\?"),
         (["unpack", "deeppcb"], "archive: expected a tar or zip in YOLO layout, got none"),
+        (["convert-masks", "tilda", "x", "marks=a,,b"], "marks: expected words such as _mask,masks, got a,,b"),
+        (["convert-masks", "tilda", "x", "boxes=imge"], r"boxes: .*did you mean 'image'\?"),
         (["convert-voc", "pcb", "x", "--split", "a:b"], "split: expected shares such as 6:2:2, got a:b"),
     ],
 )

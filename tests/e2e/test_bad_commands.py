@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from refusals import plain_file, written
 
@@ -53,6 +54,10 @@ WORDS = [
         "data convert-voc pcb",
         "data convert-voc foo .",
         "data convert-voc pcb nowhere",
+        "data convert-masks tilda",
+        "data convert-masks foo .",
+        "data convert-masks tilda nowhere",
+        "data convert-masks nowhere.yaml .",
     ),
     *("data sizes nowhere.yaml", "data sizes pcb-demo.yaml imgsz=0", "data sizes pcb-demo.yaml clusters=99"),
     *("data sizes pcb-demo.yaml seed=-1", "data sizes pcb-demo.yaml out=x.txt", "data sizes pcb-demo.yaml foo=1"),
@@ -122,6 +127,31 @@ def test_options_of_a_conversion(words: str, refused: Refused, files: Path) -> N
     (files / "a.jpg").write_bytes(b"")
     (files / "a.xml").write_text(VOC.format(96, "spur", 1))
     refused("data", "convert-voc", "pcb", str(files), "--out", str(files / "out"), *words.split(), script="dsmoe-yolo")
+
+
+@pytest.mark.parametrize("mask", [b"", b"hello", None])
+def test_masks(mask: bytes | None, refused: Refused, files: Path, tmp_path: Path) -> None:
+    import cv2
+
+    (files / "hole").mkdir()
+    cv2.imwrite(str(files / "hole" / "a.png"), np.zeros((8, 8), np.uint8))
+    cv2.imwrite(str(files / "hole" / "a_mask.png"), np.zeros((8, 9), np.uint8))
+    if mask is not None:
+        (files / "hole" / "a_mask.png").write_bytes(mask)
+    words = ["data", "convert-masks", "tilda", str(files), "--out", str(files / "out")]
+    assert "a_mask.png" in refused(*words, script="dsmoe-yolo")
+
+
+@pytest.mark.parametrize(
+    "words", ["boxes=x", "join=0", "join=x", "min_area=0", "marks=,", "split=x", "seed=-1", "group=(", "foo=1"]
+)
+def test_options_of_masks(words: str, refused: Refused, files: Path) -> None:
+    import cv2
+
+    (files / "hole").mkdir()
+    cv2.imwrite(str(files / "hole" / "a.png"), np.zeros((8, 8), np.uint8))
+    cv2.imwrite(str(files / "hole" / "a_mask.png"), np.ones((8, 8), np.uint8))
+    refused("data", "convert-masks", "tilda", str(files), "--out", str(files / "out"), words, script="dsmoe-yolo")
 
 
 @pytest.mark.parametrize("out", ["file", "file/out", "x" * 300])

@@ -1,19 +1,20 @@
-"""``dsmoe-yolo data list | make | unpack | convert-voc | splice``: data sets and their images."""
+"""``dsmoe-yolo data list | make | unpack | convert-voc | convert-masks | splice``: data sets and their images."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ultra_dsmoe.commands.arguments import DATA
 from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.data import packaged, splice
 from ultra_dsmoe.data.boards import demo
-from ultra_dsmoe.data.convert import archive, voc
+from ultra_dsmoe.data.convert import archive, masks, splitting, voc
 from ultra_dsmoe.data.convert.layout_check import absent_classes
 from ultra_dsmoe.errors import ConfigError, DataError
-from ultra_dsmoe.parsing import Command, Given, Option, text, whole
+from ultra_dsmoe.parsing import Command, Given, Option, one_of, text, whole
 
 
 def shares(key: str, value: str) -> tuple[int, ...]:
@@ -22,6 +23,14 @@ def shares(key: str, value: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text(key, value).split(":"))
     except ValueError as e:
         raise ConfigError(key, "shares such as 6:2:2", value) from e
+
+
+def marks(key: str, value: str) -> tuple[str, ...]:
+    """Check words such as _mask,masks."""
+    words = tuple(word.strip() for word in text(key, value).split(","))
+    if not all(words):
+        raise ConfigError(key, "words such as _mask,masks", value)
+    return words
 
 
 def show(options: Given) -> int:
@@ -61,11 +70,29 @@ def unpack(options: Given) -> int:
 
 def convert_voc(options: Given) -> int:
     """Convert VOC labels."""
-    ratio, seed = options.get("split", voc.RATIO), options.get("seed", voc.SEED)
-    name, folder, group = options["name"], options["folder"], options.get("group")
-    return _say_done(
-        options, voc.convert_voc(name, folder, ratio=ratio, seed=seed, group=group, root=options.get("out"))
-    )
+    root = voc.convert_voc(options["name"], options["folder"], **_split(options), root=options.get("out"))
+    return _say_done(options, root)
+
+
+def convert_masks(options: Given) -> int:
+    """Convert pixel masks or class folders."""
+    how = {key: options[key] for key in ("boxes", "marks", "join", "min_area") if key in options}
+    name, folder = options["name"], options["folder"]
+    made = masks.convert_masks(name, folder, **how, **_split(options), root=options.get("out"))
+    code = _say_done(options, made.root)
+    if made.whole:
+        print(f"caution: {made.whole} boxes are whole images; they say what is on an image, not where")
+    if made.specks:
+        least = options.get("min_area", masks.MIN_AREA)
+        print(f"caution: {made.specks} regions of masks have under {least} pixels and no box (min_area=)")
+    return code
+
+
+def _split(options: Given) -> dict[str, Any]:
+    """Return what was given of how to split."""
+    return {
+        to: options[key] for key, to in (("split", "ratio"), ("seed", "seed"), ("group", "group")) if key in options
+    }
 
 
 def splice_class(options: Given) -> int:
@@ -119,19 +146,42 @@ UNPACK = Command(
     unpack,
     {**_NAME, "archive": "a tar or zip in YOLO layout"},
 )
+_SPLIT = {
+    "split": Option(shares, "shares of train:val[:test]", ":".join(map(str, splitting.RATIO))),
+    "seed": Option(whole(0, MAX_SEED), "of the split", str(splitting.SEED)),
+    "group": Option(text, "regular expression; images with the same first group stay together", "the set's own"),
+    "out": _OUT,
+}
+_CONVERTED = {"name": "name of a packaged set, such as tilda, or a data YAML (then with out=)"}
+_CONVERTED_OPTION = Option(text, "packaged set, or data YAML")
 CONVERT_VOC = Command(
     "data convert-voc",
     "Converts a folder of images and Pascal VOC .xml files.",
     {
-        "name": _NAME_OPTION,
+        "name": _CONVERTED_OPTION,
         "folder": Option(text, "folder with the images and .xml files, at any depth"),
-        "split": Option(shares, "shares of train:val[:test]", ":".join(map(str, voc.RATIO))),
-        "seed": Option(whole(0, MAX_SEED), "of the split", str(voc.SEED)),
-        "group": Option(text, "regular expression; images with the same first group stay together", "the set's own"),
-        "out": _OUT,
+        **_SPLIT,
     },
     convert_voc,
-    {**_NAME, "folder": "a folder with images and .xml files"},
+    {**_CONVERTED, "folder": "a folder with images and .xml files"},
+)
+CONVERT_MASKS = Command(
+    "data convert-masks",
+    "Converts a folder of images and pixel masks: each region of a mask is a box. The class is that of the image's "
+    "folder; the section 'masks' of the data YAML can say otherwise.",
+    {
+        "name": _CONVERTED_OPTION,
+        "folder": Option(text, "folder with the images and masks, at any depth"),
+        "boxes": Option(
+            one_of(masks.BOXES), "masks, or image: around the whole image where there is no mask", masks.BOXES[0]
+        ),
+        "marks": Option(marks, "ends of names (with _) and names of folders that masks have", ",".join(masks.MARKS)),
+        "join": Option(whole(1), "parts with fewer pixels than this between them are one region", str(masks.JOIN)),
+        "min_area": Option(whole(1), "least pixels of a region", str(masks.MIN_AREA)),
+        **_SPLIT,
+    },
+    convert_masks,
+    {**_CONVERTED, "folder": "a folder with images and masks"},
 )
 SPLICE = Command(
     "data splice",

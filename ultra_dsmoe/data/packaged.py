@@ -20,7 +20,7 @@ COMMANDS = {
     "neu-det": "dsmoe-yolo data unpack neu-det NEU-DET.tar",
     "aluminium": "dsmoe-yolo data convert-voc aluminium FOLDER --split 8:1:1",
     "bbmp": "dsmoe-yolo data unpack bbmp ARCHIVE",
-    "tilda": "dsmoe-yolo data unpack tilda ARCHIVE",
+    "tilda": "dsmoe-yolo data convert-masks tilda FOLDER",
 }
 
 # What in a packaged YAML says where its images are and how to get them; all the rest describes the set itself.

@@ -1,0 +1,197 @@
+"""Convert a set with pixel masks, or with a folder of images per class, to boxes.
+
+Each region of a mask is a box. Where an image shows one class, that is told by its place; where a mask shows several,
+by its pixels. `mask_rules` says how the data YAML names both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ultra_dsmoe import checks
+from ultra_dsmoe.data import packaged
+from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES
+from ultra_dsmoe.data.convert.mask_rules import GOOD, MaskRules, plain
+from ultra_dsmoe.data.convert.regions import colours, find_regions, foreground, image_size, values
+from ultra_dsmoe.data.convert.splitting import RATIO, SEED, Sample, Split, free_root, write_set
+from ultra_dsmoe.errors import DataError
+
+MARKS = ("_mask", "_gt", "_label", "mask", "masks", "mask_images", "gt", "ground_truth")
+JOIN = 1  # parts that touch
+MIN_AREA = 4  # our choice: a box under 2x2 px teaches nothing, and masks that were scaled have such specks
+BOXES = ("masks", "image")
+PHOTOGRAPHS = frozenset({".jpg", ".jpeg"})
+WHOLE = "0.500000 0.500000 1.000000 1.000000"
+
+
+class Converted(NamedTuple):
+    """The new set: its folder, how many images have a box around all of them, and how many regions were too small."""
+
+    root: Path
+    whole: int
+    specks: int
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What makes boxes of a mask."""
+
+    boxes: str
+    join: int
+    min_area: int
+
+
+def convert_masks(
+    name: str,
+    folder: str | Path,
+    *,
+    boxes: str = BOXES[0],
+    marks: Sequence[str] = MARKS,
+    join: int = JOIN,
+    min_area: int = MIN_AREA,
+    ratio: tuple[int, ...] = RATIO,
+    seed: int = SEED,
+    group: str | None = None,
+    root: str | Path | None = None,
+) -> Converted:
+    """Copy images and write the boxes of their masks in YOLO layout.
+
+    Args:
+        name: Name of the packaged set, or a data YAML, which gives the classes and may have a section ``masks``.
+        folder: Folder that holds images and masks, at any depth.
+        boxes: "masks"; with "image", images without a mask have a box around all of them, but for good parts.
+        marks: What masks are known by: the end of their names (``_mask``), or the name of a folder (``masks``). A file
+            beside a JPEG of the same name is a mask too.
+        join: Parts with fewer pixels than this between them are one region.
+        min_area: The least pixels of a region.
+        ratio: Shares of train, val and, if three are given, test.
+        seed: Seed of the split.
+        group: Regular expression whose first group, searched in an image's new name, says what must stay together; the
+            data YAML's ``groups`` if left out.
+        root: Where to put the set instead; needed where a data YAML is given.
+
+    Raises:
+        DSMoEError: If images, masks and classes do not fit together or the folder is in use.
+    """
+    checks.one_of("boxes", boxes, BOXES, DataError)
+    for key, value in (("join", join), ("min_area", min_area)):
+        checks.whole(key, value, kind=DataError)
+    split, folder = Split(tuple(ratio), seed, group), Path(folder)
+    data, root = packaged.read(name), free_root(name, root)
+    rules, options = MaskRules.parse(data), _Options(boxes, join, min_area)
+    masks = _pair(folder, marks)
+    if boxes == BOXES[0] and not any(masks.values()):
+        expected = f"masks, known by the end of their names or by their folder: {', '.join(marks)}; or boxes=image"
+        raise DataError(str(folder), expected, "none")
+    stems = _new_stems(folder, list(masks))
+    samples, whole, specks = [], 0, 0
+    for image, mask in masks.items():
+        lines, small = _label(folder, image, mask, rules, options)
+        samples.append(Sample(image, stems[image], tuple(lines)))
+        whole, specks = whole + bool(lines and mask is None), specks + small
+    if not any(sample.lines for sample in samples):
+        raise DataError(str(folder), "images with defects", "nothing but good ones")
+    write_set(root, samples, data, split, f"Converted from masks for {name}")
+    return Converted(root, whole, specks)
+
+
+def _pair(folder: Path, marks: Sequence[str]) -> dict[Path, Path | None]:
+    """Return all images in the order of their names, each with its mask."""
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+    beside = {f.with_suffix("") for f in files if f.suffix.lower() in PHOTOGRAPHS}
+    owners: dict[Path, str] = {}  # stem of the image that a mask is of
+    for file in files:
+        stem = _owner(file.relative_to(folder), marks)
+        if stem is None and file.suffix.lower() not in PHOTOGRAPHS and file.with_suffix("") in beside:
+            stem = file.stem
+        if stem is not None:
+            owners[file] = stem
+    masks: dict[Path, Path | None] = {file: None for file in files if file not in owners}
+    if not masks:
+        raise DataError(str(folder), "a folder with images", "none")
+    named: dict[str, list[Path]] = defaultdict(list)
+    for image in masks:
+        named[image.stem].append(image)
+    for mask, stem in owners.items():
+        image = _nearest(mask, named[stem])
+        if masks[image] is not None:
+            raise DataError(str(image), "one mask", f"{masks[image]} and {mask}")
+        masks[image] = mask
+    return masks
+
+
+def _owner(file: Path, marks: Sequence[str]) -> str | None:
+    """Return the stem of the image that a file is a mask of by its name or folder, None where it is none."""
+    endings = [mark.lower() for mark in marks if not mark[0].isalnum()]
+    cut = next((len(end) for end in endings if file.stem.lower().endswith(end)), 0)
+    folders = {plain(part) for part in file.parent.parts}
+    is_mask = cut or any(plain(mark) in folders for mark in marks if mark[0].isalnum())
+    return file.stem[: len(file.stem) - cut] if is_mask else None
+
+
+def _nearest(mask: Path, images: Sequence[Path]) -> Path:
+    """Return the image of a mask's name that has most folders in common with it."""
+    shared = [len(set(image.parent.parts) & set(mask.parent.parts)) for image in images]
+    best = [image for image, count in zip(images, shared, strict=True) if count == max(shared)]
+    if len(best) != 1:
+        raise DataError(str(mask), "one image of this name", f"{len(best)}")
+    return best[0]
+
+
+def _new_stems(folder: Path, images: Sequence[Path]) -> dict[Path, str]:
+    """Return names that differ: where several images share one, their folders are put behind it."""
+    counts = Counter(image.stem.lower() for image in images)
+    stems = {}
+    for image in images:
+        parts = [image.stem, *map(plain, image.relative_to(folder).parent.parts)]
+        stems[image] = "_".join(parts) if counts[image.stem.lower()] > 1 else image.stem
+    for stem, count in Counter(s.lower() for s in stems.values()).items():
+        if count > 1:
+            raise DataError(str(folder), "one image of a name", f"{count} of {stem}")
+    return stems
+
+
+def _label(
+    folder: Path, image: Path, mask: Path | None, rules: MaskRules, options: _Options
+) -> tuple[list[str], int]:
+    """Return the label lines of an image, and how many regions of its mask were too small."""
+    size, places = image_size(image), [file.relative_to(folder) for file in (image, mask) if file]
+    kind = rules.kind(places)
+    if mask is None:
+        if kind is None:
+            raise rules.unknown(image, places[0])
+        if kind != GOOD and options.boxes != "image":
+            raise DataError(str(image), "a mask, or a folder of good parts (or boxes=image)", "none")
+        return ([] if kind == GOOD else [f"{kind} {WHOLE}"]), 0
+    lines, specks = [], 0
+    for index, region in _layers(mask, size, kind, rules).items():
+        boxes, small = find_regions(region, options.join, options.min_area)
+        if len(boxes) and kind == GOOD:
+            raise DataError(str(mask), "an empty mask, for an image of good parts", f"one with regions: {len(boxes)}")
+        if len(boxes) and index is None:
+            raise rules.unknown(image, places[0])
+        for x0, y0, x1, y1 in boxes / np.array([size[1], size[0], size[1], size[0]]):
+            lines.append(f"{index} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}")
+        specks += small
+    return lines, specks
+
+
+def _layers(mask: Path, size: tuple[int, int], kind: int | None, rules: MaskRules) -> Mapping[int | None, np.ndarray]:
+    """Return where a mask shows each class; under None that of a class which nothing tells."""
+    read = (colours if rules.by_colour else values) if rules.values else foreground
+    pixels = read(mask)
+    if pixels.shape != size:
+        got = "x".join(map(str, reversed(pixels.shape)))
+        raise DataError(str(mask), f"the size of its image, {size[1]}x{size[0]}", got)
+    if not rules.values:
+        return {0 if kind is None and len(rules.names) == 1 else kind: pixels}
+    if others := set(np.unique(pixels).tolist()) - {0, *rules.values}:
+        known, other = ([f"#{v:06x}" if rules.by_colour else str(v) for v in vs] for vs in (rules.values, others))
+        raise DataError(str(mask), f"values {', '.join(known)} on black, as the set's 'masks' says", min(other))
+    return {index: pixels == value for value, index in rules.values.items()}
