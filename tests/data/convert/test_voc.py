@@ -127,6 +127,19 @@ def test_data_yaml_keeps_the_groups_that_were_given(source: Path, tmp_path: Path
     assert "test" not in there
 
 
+def test_a_data_yaml_of_ones_own_gives_classes_and_groups(source: Path, tmp_path: Path) -> None:
+    own = {"names": {0: "scratch", 1: "spur"}, "groups": "^([0-9]+)_", "path": "elsewhere", "prompts": {"spur": ["x"]}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    root = convert_voc(str(tmp_path / "own.yaml"), source, root=tmp_path / "set")
+    assert {f.read_text().split()[0] for f in root.glob("labels/*/*.txt")} == {"1"}
+    assert not {s[:2] for s in stems(root, "train")} & {s[:2] for s in stems(root, "val") | stems(root, "test")}
+    data = yaml.safe_load((root / "data.yaml").read_text())
+    assert data["prompts"] == own["prompts"]
+    assert "path" not in data
+    with pytest.raises(DataError, match=r"^out: expected a folder to make"):
+        convert_voc(str(tmp_path / "own.yaml"), source)
+
+
 def test_groups_of_the_set_hold_for_every_set(tmp_path: Path, write_voc: WriteVoc) -> None:
     for number in range(30):  # of a steel strip, ten windows of one picture each
         write_voc(tmp_path / "voc", f"patches_{number}", "patches")

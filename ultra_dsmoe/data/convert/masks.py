@@ -157,9 +157,7 @@ def _new_stems(folder: Path, images: Sequence[Path]) -> dict[Path, str]:
     return stems
 
 
-def _label(
-    folder: Path, image: Path, mask: Path | None, rules: MaskRules, options: _Options
-) -> tuple[list[str], int]:
+def _label(folder: Path, image: Path, mask: Path | None, rules: MaskRules, options: _Options) -> tuple[list[str], int]:
     """Return the label lines of an image, and how many regions of its mask were too small."""
     size, places = image_size(image), [file.relative_to(folder) for file in (image, mask) if file]
     kind = rules.kind(places)
