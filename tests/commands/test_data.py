@@ -133,10 +133,10 @@ def test_a_class_that_a_split_does_not_show_is_named(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("make pcb-demo train={}", "train: expected a whole number of at least 1, got "),
-        ("make pcb-demo val={}", "val: expected a whole number of at least 1, got "),
+        ("make pcb-demo train={}", "train: expected a positive integer, got "),
+        ("make pcb-demo val={}", "val: expected a positive integer, got "),
         ("make pcb-demo size={}", "size: expected a whole number from 96 to 4096, got "),
-        ("splice neu-det.yaml class=crazing out=x add={}", "add: expected a whole number of at least 1, got "),
+        ("splice neu-det.yaml class=crazing out=x add={}", "add: expected a positive integer, got "),
     ],
 )
 def test_a_count_has_one_bound(words: str, expected: str) -> None:
@@ -168,7 +168,7 @@ def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path
     [
         (["fetch"], "data: expected list, make, unpack, convert-voc, convert-masks, splice, sizes, got fetch"),
         (["mke", "pcb-demo"], r"did you mean 'make'\?"),
-        (["make", "pcb-demo", "--train", "many"], "train: expected a whole number of at least 1, got many"),
+        (["make", "pcb-demo", "--train", "many"], "train: expected a positive integer, got many"),
         (["make", "pcb-demo", "--sede", "3"], r"sede: .*did you mean 'seed'\?"),
         (["unpack", "deeppcb"], "archive: expected a tar or zip in YOLO layout, got none"),
         (["convert-masks", "tilda", "x", "marks=a,,b"], "marks: expected words such as _mask,masks, got a,,b"),
