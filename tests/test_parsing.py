@@ -96,14 +96,15 @@ def test_the_exit_code_is_the_commands() -> None:
     assert Command("look", "", OPTIONS, lambda given: 3, CHECKPOINT).main(["best.pt"]) == 3
 
 
-def test_keys_of_before_go_on_working_with_a_warning() -> None:
+def test_keys_of_before_go_on_working_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     former = {"size": Former("imgsz", goes="9.0"), "half": Former("split=test", goes="9.0")}
     command = Command("look", "", OPTIONS, lambda given: 0, CHECKPOINT, former=former)
     for words in (["size=64"], ["--size", "64"], ["--size=64"]):
-        with pytest.warns(FutureWarning, match=r"^'size' is called 'imgsz' now; .* 9\.0 on$"):
-            assert command.parse(["best.pt", *words]) == {"model": "best.pt", "imgsz": 64}
-    with pytest.warns(FutureWarning, match="'half' is called 'split=test' now"):
-        assert command.parse(["--half", "best.pt"]) == {"model": "best.pt", "split": "test"}
+        assert command.parse(["best.pt", *words]) == {"model": "best.pt", "imgsz": 64}
+        said = capsys.readouterr().err
+        assert said == "caution: 'size' is called 'imgsz' now; the former name is gone from version 9.0 on\n"
+    assert command.parse(["--half", "best.pt"]) == {"model": "best.pt", "split": "test"}
+    assert capsys.readouterr().err.startswith("caution: 'half' is called 'split=test' now")
     assert command.parse(["size"]) == {"model": "size"}, "a file of that name"
     assert "\n  size " not in command.usage()
 

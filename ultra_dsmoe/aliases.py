@@ -30,7 +30,7 @@ class _Aliases:
         if _is_named_by_an_import():
             from ultra_dsmoe.deprecations import Former
 
-            Former(MOVED[name], goes="0.3.0").warn(name, DeprecationWarning, stacklevel=2)
+            Former(MOVED[name], goes="0.3.0").warn(name, stacklevel=2)
         return ModuleSpec(name, cls)  # type: ignore[arg-type]
 
     @staticmethod

@@ -22,13 +22,15 @@ class Former:
     today: str
     goes: str
 
-    def warn(self, name: str, kind: type[Warning] = FutureWarning, stacklevel: int = 1) -> None:
-        """Say that ``name`` is the former name; Python shows a warning once per place and text.
+    def text(self, name: str) -> str:
+        """Return what is said of ``name``, the former name as it was given; a command prints it as a line."""
+        return f"'{name}' is called '{self.today}' now; the former name is gone from version {self.goes} on"
+
+    def warn(self, name: str, stacklevel: int = 1) -> None:
+        """Warn whoever writes Python that ``name`` is the former name.
 
         Args:
             name: The former name, as it was given.
-            kind: `FutureWarning` for whoever runs a command, `DeprecationWarning` for whoever writes Python.
             stacklevel: Whose line the warning points at; 1 is the caller's.
         """
-        text = f"'{name}' is called '{self.today}' now; the former name is gone from version {self.goes} on"
-        warnings.warn(text, kind, stacklevel=stacklevel + 1)
+        warnings.warn(self.text(name), DeprecationWarning, stacklevel=stacklevel + 1)

@@ -219,5 +219,5 @@ class Command:
         if not found or key not in self.former:
             return word
         former = self.former[key]
-        former.warn(key)
+        print(f"caution: {former.text(key)}", file=sys.stderr)
         return f"{found[1] or ''}{former.today}{found[3] or ''}"

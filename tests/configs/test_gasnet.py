@@ -163,11 +163,11 @@ def test_the_section_reaches_the_blocks() -> None:
 @pytest.mark.parametrize(
     ("section", "said"),
     [
-        ({"split": "dct"}, "dsmoe.split: expected overlap or patch or learned"),
+        ({"split": "dct"}, "dsmoe.split: expected one of overlap, patch, learned"),
         ({"patch": 1}, "dsmoe.patch: expected a whole number from 2 to 16"),
         ({"patch": 4, "tau": 7}, "dsmoe.tau: expected a whole number from 1 to 6 for patches of 4, got 7"),
         ({"tau": "low"}, "dsmoe.tau: expected a whole number"),
-        ({"features": "high"}, "dsmoe.features: expected both or low"),
+        ({"features": "high"}, "dsmoe.features: expected one of both, low"),
         ({"channel_gate": "spectra"}, r"dsmoe.channel_gate: expected .*did you mean 'spectrum'"),
         ({"spatial_gate": "yes"}, "dsmoe.spatial_gate: expected true or false"),
         ({"chanel_gate": "none"}, "did you mean 'channel_gate'"),

@@ -13,7 +13,7 @@ import yaml
 
 from ultra_dsmoe.commands import run
 from ultra_dsmoe.data.splice import Piece, combine, splice, splice_set, turn
-from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.errors import DataError, DSMoEError
 
 SHADES = {0: 255, 1: 120}  # how bright the defects of a class are drawn, on black
 
@@ -175,7 +175,7 @@ def test_bad_input_is_one_line(
     if change:
         change(content)
     a_set.write_text(yaml.safe_dump(content))
-    with pytest.raises(DataError, match=message) as e:
+    with pytest.raises(DSMoEError, match=message) as e:
         run(["data", "splice", str(a_set), *words, "--out", str(tmp_path / "out")])
     assert "\n" not in str(e.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["given"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,10 +194,10 @@ def test_a_place_where_nothing_can_be_written(
 
 MODULES = {
     engine: [
-        *("", "nowhere.onnx", "a.txt", "nowhere.onnx --workspace x", "nowhere.onnx --workspace -1"),
+        *("nowhere.onnx", "a.txt", "nowhere.onnx --workspace x", "nowhere.onnx --workspace -1"),
         *("nowhere.onnx --fp16 --int8", "nowhere.onnx --foo", "T.onnx --output nowhere/x"),
     ],
-    package: ["", "nowhere.yaml", "nowhere.yaml --encoder foo"],
+    package: ["nowhere.yaml", "nowhere.yaml --encoder foo"],
 }
 
 
@@ -214,8 +215,14 @@ def test_modules(
     monkeypatch.chdir(files)
     with pytest.raises(SystemExit) as stop:
         module.main(words.replace("DATA", str(tiny_boards)).split())
-    error = capsys.readouterr().err.strip()
+    *cautions, error = capsys.readouterr().err.strip().splitlines()  # former words have a line each
     assert stop.value.code == 1
     assert error.startswith("error: ")
-    assert "\n" not in error
+    assert all(line.startswith("caution: ") for line in cautions)
     assert [path.name for path in files.iterdir()] == ["T.onnx"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_without_a_word_show_what_they_take(module: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert module.main([]) == 1
+    assert capsys.readouterr().err.startswith("usage: python -m ")

@@ -192,7 +192,7 @@ def test_a_row_may_have_an_attention_of_its_own() -> None:
     [
         ("residual_path", "no", "dsmoe.residual_path: expected true or false, got no"),
         ("neck_down", 0, "dsmoe.neck_down: expected true or false, got 0"),
-        ("detector", "decoupled-da", "DecoupledDetect detector: expected one of decoupled_da, decoupled, coupled"),
+        ("detector", "decoupled-da", "(DecoupledDetect) detector: expected one of decoupled_da, decoupled, coupled"),
         ("attention", "cbm", "dsmoe.attention: expected one of da, cbam, none (did you mean 'cbam'?), got cbm"),
         ("attention", 0, "dsmoe.attention: expected one of da, cbam, none, got 0"),
         ("residual", False, "did you mean 'residual_path'"),

@@ -85,7 +85,7 @@ def test_exports(split: Any) -> None:
     ("wrong", "message"),
     [
         ({"c": 0}, "BandSplit c: expected a positive integer"),
-        ({"split": "fourier"}, "BandSplit split: expected overlap or patch or learned"),
+        ({"split": "fourier"}, "BandSplit split: expected one of overlap, patch, learned"),
         ({"patch": 1}, "BandSplit patch: expected a whole number from 2 to 16"),
         ({"patch": 4.0}, "BandSplit patch: expected a whole number from 2 to 16"),
         ({"tau": 0}, "BandSplit tau: expected a whole number from 1 to 6 for patches of 4"),
