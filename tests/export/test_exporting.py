@@ -14,13 +14,13 @@ from ultra_dsmoe.export import engine_export, exporting
 from ultra_dsmoe.export.exporting import (
     accepted,
     built,
-    description,
     fmt_of,
-    noted,
+    metadata_of,
     require_format,
     set_opset,
     traced,
     with_defaults,
+    with_metadata,
 )
 from ultra_dsmoe.export.static_experts import Coverage
 
@@ -104,24 +104,24 @@ def test_data_go_to_the_host_where_its_format_takes_them() -> None:
 
 def test_what_the_file_says_about_its_experts() -> None:
     net = nn.Sequential(Mixture(), Mixture())
-    assert description(PLAIN, SimpleNamespace()) == {}
-    assert description(net, SimpleNamespace()) == {"dsmoe_moe": "gather", "dsmoe_topk": [5, 5]}
+    assert metadata_of(PLAIN, SimpleNamespace()) == {}
+    assert metadata_of(net, SimpleNamespace()) == {"dsmoe_moe": "gather", "dsmoe_topk": [5, 5]}
     for m in net:
         m.mode = "static"
     found = Coverage(kept=(1, 4), experts=8, k=5, images=3, image_share=0.5, mass_share=0.75)
-    said = description(net, SimpleNamespace(coverage=[found]))
+    said = metadata_of(net, SimpleNamespace(coverage=[found]))
     assert (said["dsmoe_moe"], said["dsmoe_kept"]) == ("static", [[1, 4], [1, 4]])
     assert said["dsmoe_coverage"] == [{"experts": 8, "k": 5, "images": 3, "image_share": 0.5, "mass_share": 0.75}]
-    assert "dsmoe_coverage" not in description(net, SimpleNamespace())
+    assert "dsmoe_coverage" not in metadata_of(net, SimpleNamespace())
 
 
 def test_it_is_said_while_the_export_runs_alone() -> None:
     model: Any = SimpleNamespace(callbacks={"on_export_start": []})
     model.add_callback = lambda event, function: model.callbacks[event].append(function)
     exporter = SimpleNamespace(metadata={"names": ["a"]})
-    with noted(model, EXPERTS, SimpleNamespace()):
+    with with_metadata(model, EXPERTS, SimpleNamespace()):
         model.callbacks["on_export_start"][0](exporter)
-    with pytest.raises(KeyError), noted(model, EXPERTS, SimpleNamespace()):
+    with pytest.raises(KeyError), with_metadata(model, EXPERTS, SimpleNamespace()):
         raise KeyError
     assert exporter.metadata == {"names": ["a"], "dsmoe_moe": "gather", "dsmoe_topk": [5]}
     assert model.callbacks == {"on_export_start": []}

@@ -234,13 +234,6 @@ def test_what_moved_by_hand() -> None:
     assert differences(low, LIMITS[32]) == ["scores of class 4 moved by 0.5 of their highest (limit 0.01)"]
 
 
-def test_eight_bits_are_judged_by_map_alone_and_that_is_said(toy: Any, file: Path, said: Any) -> None:
-    check(toy[0], file, bits=16)
-    assert "mAP alone" not in said.text
-    check(toy[0], file, bits=8)
-    assert "at this precision mAP alone says whether a file is good" in said.text
-
-
 def test_no_file_that_is_not_there_and_no_other_kind_is_run(tmp_path: Path) -> None:
     (tmp_path / "toy.pb").touch()
     assert runnable(tmp_path / "toy.pb") is None

@@ -339,7 +339,7 @@ def test_temperature_by_hand(tau: Any) -> None:
     gate.set_tau(tau)
     assert gate.tau.item() == pytest.approx(tau)
     for wrong in (0.009, 1.001, math.nan):
-        with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1.0, got "):
+        with pytest.raises(ConfigError, match=r"temperature of the gate: expected a number from 0.01 to 1, got "):
             gate.set_tau(wrong)
     assert gate.tau.item() == pytest.approx(tau)
 

@@ -360,22 +360,6 @@ def test_attending_block_round_trips() -> None:
 # settings and knock-outs ----------------------------------------------------------------------------------------------
 
 
-def test_settings_are_the_vectors_where_there_are_any() -> None:
-    block, vectors = small(), torch.randn(3, 20)
-    assert torch.equal(block.read_settings()["bank"], block.bank)
-    block.write_settings({"bank": vectors.double()})
-    assert torch.equal(block.bank, vectors)
-    block.write_settings({"bank": (own := vectors + 1)})
-    assert block.bank.data_ptr() != own.data_ptr(), "a copy"
-    block.write_settings({"bank": vectors})
-    kept = block.bank
-    block.write_settings({"bank": vectors})
-    assert block.bank is kept, "nothing to take"
-    table = small(text=False)
-    assert table.read_settings() == {}
-    table.write_settings({"bank": vectors})
-
-
 def test_pooled_descriptions_are_unit_vectors_in_any_precision() -> None:
     one = torch.tensor([[[3.0, 4.0], [3.0, 4.0]], [[0.0, 1e-3], [0.0, 0.0]]])
     block = small(nc=2)
