@@ -1,5 +1,6 @@
 """Allocate: both forms by hand at every scale, the identity at the start, errors."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -98,3 +99,11 @@ def test_parse_rule() -> None:
     plan = Allocate.parse(RowContext("Allocate", [64, 32], [2, 0], options={"allocation_gate": False}))
     assert (plan.args, plan.kwargs, plan.c2) == ([64, 32, 2, 0], {"gated": False}, 64)
     assert Allocate.parse(RowContext("Allocate", [64, 32], [])).args == [64, 32, 1, None]
+
+
+def test_half_precision_is_finite_on_large_maps_and_near_on_usual_ones() -> None:
+    block, x = shake(Allocate(C, HUB, 2, 0.2)).eval(), inputs(2, 1)
+    half = copy.deepcopy(block).half()
+    with torch.no_grad():
+        torch.testing.assert_close(half([t.half() for t in x]).float(), block(x), atol=2e-2, rtol=2e-2)
+        assert torch.isfinite(half([1000 * t.half() for t in x])).all()

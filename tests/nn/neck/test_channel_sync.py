@@ -1,5 +1,6 @@
 """ChannelSync: both forms by hand, one descriptor for all levels, the start, errors."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -108,3 +109,12 @@ def test_parse_rule() -> None:
     assert (plan.args, plan.c2) == ([[4, 8], [6, 8], True], [4, 8])
     with pytest.raises(ConfigError, match="as many fused levels as others"):
         ChannelSync.parse(RowContext("ChannelSync", [4, 8, 6], []))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_half_precision_is_finite_on_large_maps_and_near_on_usual_ones(residual: bool) -> None:
+    net, x = shake(Joined(residual)).eval(), inputs(1)
+    half = copy.deepcopy(net).half()
+    with torch.no_grad():
+        torch.testing.assert_close(half([t.half() for t in x]).float(), net(x), atol=2e-2, rtol=2e-2)
+        assert torch.isfinite(half([1000 * t.half() for t in x])).all()

@@ -1,5 +1,6 @@
 """FGPEM: its equation by hand, its gates, the identity at the start, every form exported."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -141,3 +142,12 @@ def test_parse_rule() -> None:
     assert plan.kwargs == {**options, "spatial_gate": False}
     assert FGPEM.parse(RowContext("FGPEM", 64, [])).args == [64, None]
     assert set(CHANNEL_GATES) == {"spectrum", "detail", "mean", "none"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_half_precision_is_finite_on_large_maps_and_near_on_usual_ones(form: Any) -> None:
+    block, x = shake(FGPEM(C, **form)).eval(), torch.randn(1, C, 16, 16)
+    half = copy.deepcopy(block).half()
+    with torch.no_grad():
+        torch.testing.assert_close(half(x.half()).float(), block(x), atol=2e-2, rtol=2e-2)
+        assert torch.isfinite(half(1000 * x.half())).all()

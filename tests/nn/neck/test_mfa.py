@@ -1,5 +1,6 @@
 """MFA: alignment and fusion by hand at every reference, folding, errors."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -84,3 +85,11 @@ def test_parse_rule() -> None:
     assert MFA.parse(RowContext("MFA", [32, 64, 128], [256])).args == [[32, 64, 128], 256, 2]
     with pytest.raises(ConfigError, match="'from' with 2 to 5 inputs"):
         MFA.parse(RowContext("MFA", 32, [256]))
+
+
+def test_half_precision_is_finite_on_large_maps_and_near_on_usual_ones() -> None:
+    block, x = shake(MFA(CH, C2)).eval(), levels(1)
+    half = copy.deepcopy(block).half()
+    with torch.no_grad():
+        torch.testing.assert_close(half([t.half() for t in x]).float(), block(x), atol=2e-2, rtol=2e-2)
+        assert torch.isfinite(half([1000 * t.half() for t in x])).all()
