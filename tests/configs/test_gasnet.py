@@ -166,7 +166,8 @@ def test_the_section_reaches_the_blocks() -> None:
         ({"split": "dct"}, "dsmoe.split: expected one of overlap, patch, learned"),
         ({"patch": 1}, "dsmoe.patch: expected a whole number from 2 to 16"),
         ({"patch": 4, "tau": 7}, "dsmoe.tau: expected a whole number from 1 to 6 for patches of 4, got 7"),
-        ({"tau": "low"}, "dsmoe.tau: expected a whole number"),
+        ({"tau": "low"}, "dsmoe.tau: expected a positive integer, got low"),
+        ({"tau": 0}, "dsmoe.tau: expected a positive integer, got 0"),
         ({"features": "high"}, "dsmoe.features: expected one of both, low"),
         ({"channel_gate": "spectra"}, r"dsmoe.channel_gate: expected .*did you mean 'spectrum'"),
         ({"spatial_gate": "yes"}, "dsmoe.spatial_gate: expected true or false"),
@@ -178,9 +179,19 @@ def test_a_wrong_section_is_told_in_one_line(section: dict[str, object], said: s
         build("yolov8n-gasnet", **section)
 
 
-def test_images_too_small_for_a_patch_are_told() -> None:
-    with pytest.raises(ShapeError, match=r"FGPEM patch: expected at most the map's shorter side, 2 .*, got 4"):
-        build("yolov8n-gasnet").eval()(torch.zeros(1, 3, 32, 64))
+def test_training_images_too_small_for_a_patch_are_told() -> None:
+    said = r"FGPEM patch: expected at most the shorter side of the map, 2 \(dsmoe.patch in .*, got 4"
+    with pytest.raises(ShapeError, match=said):
+        build("yolov8n-gasnet").train()(torch.zeros(2, 3, 32, 64))
+
+
+@pytest.mark.parametrize("split", ["overlap", "patch", "learned"])
+def test_a_strip_narrower_than_a_patch_is_an_image_like_others(split: str) -> None:
+    """Validation and prediction cut images to their shape: 640 x 64 at 128 px is 128 x 32."""
+    net = awake(build("yolov8n-gasnet", split=split)).eval()
+    out = raw(net, torch.rand(1, 3, 32, 128))
+    assert torch.isfinite(out).all()
+    assert out.shape[2] == 84
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +247,7 @@ def test_any_size_from_one_file_unless_patches_lie_side_by_side(
     model = YOLO("yolov8n-gasnet.yaml")
     awake(model.model)
     session = onnxruntime.InferenceSession(model.export(format="onnx", imgsz=160, dynamic=True))
-    for size in ((96, 224), (160, 160), (320, 64)):
+    for size in ((96, 224), (160, 160), (320, 64), (32, 128), (32, 32)):
         images = torch.rand(1, 3, *size)
         got = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]
         with torch.no_grad():

@@ -17,6 +17,7 @@ from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.paired_bootstrap import Effect
 from ultra_dsmoe.evaluate.text_table import align_columns
+from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import catalogue
 from ultra_dsmoe.explain.knockout import Outcome, Report, as_csv, cells, markdown
 from ultra_dsmoe.files import write_files
@@ -238,6 +239,25 @@ def test_switch_is_in_force_while_images_are_computed_and_off_after_an_error(
     with pytest.raises(ZeroDivisionError):
         evaluation.run(hooked([evaluation.net], fail))
     assert not evaluation.net._forward_hooks
+
+
+@pytest.mark.parametrize(("base", "said"), [(0.4, "unclear"), (30.0, "inert")])
+def test_of_a_net_that_finds_nothing_no_part_is_judged(
+    base: float, said: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pairs:
+        about = "no images"
+
+        def __init__(self, *_: Any) -> None:
+            self.base = (base, base / 2)
+
+        def effect(self, switch: Any) -> Effect:
+            return Effect(self.base, (0.0, 0.0), ((0.0, 0.0), (0.0, 0.0)))
+
+    monkeypatch.setattr(knockout, "PairedBootstrap", Pairs)
+    found = knockout.evaluate(Evaluation({"model": str(checkpoint), "device": "cpu"}), ["hub-constant", "offsets-zero"])
+    assert {outcome.verdict for outcome in found.outcomes} == {said}
+    assert any("finds too little to judge its parts" in note for note in found.notes) == (said == "unclear")
 
 
 @pytest.fixture

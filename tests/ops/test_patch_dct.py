@@ -139,6 +139,14 @@ def test_spectrum_by_hand() -> None:
     torch.testing.assert_close(spectrum(x, depthwise(dct_kernels(4), 1)), wanted, atol=1e-6, rtol=0)
 
 
+def test_spectrum_of_a_map_that_patches_do_not_fill_repeats_its_last_cells() -> None:
+    weight = depthwise(dct_kernels(4), 2)
+    for size in ((1, 1), (3, 9), (4, 8), (5, 2)):
+        x = torch.randn(1, 2, *size)
+        whole = F.pad(x, (0, -size[1] % 4, 0, -size[0] % 4), mode="replicate")
+        torch.testing.assert_close(spectrum(x, weight), spectrum(whole, weight))
+
+
 def test_half_precision_stays_near() -> None:
     x = torch.randn(1, 4, 12, 12)
     kernel = band_kernel(low_band(4, 2), autocorrelations(4)).expand(4, 1, -1, -1)

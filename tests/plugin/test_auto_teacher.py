@@ -80,9 +80,12 @@ def test_hours_are_halved_too(tmp_path: Path) -> None:
     assert FakeYOLO.trained[0]["time"] == 1.5
 
 
-def test_it_stands_beside_the_folder_that_the_student_will_have(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    assert "run2-teacher" in train(tmp_path) or "run-2-teacher" in train(tmp_path)
+def test_it_stands_beside_the_students_folder_and_is_found_by_a_second_student(tmp_path: Path) -> None:
+    first = train(tmp_path)
+    assert first == str(tmp_path / "run-teacher" / "weights" / "best.pt")
+    (tmp_path / "run").mkdir()  # the first student's, so that the second one's gets a number
+    assert train(tmp_path) == first
+    assert len(FakeYOLO.trained) == 1
     other = tmp_path / "elsewhere" / "mine"
     assert train(tmp_path, save_dir=str(other)) == str(other.parent / "mine-teacher" / "weights" / "best.pt")
 

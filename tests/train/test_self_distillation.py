@@ -24,7 +24,7 @@ from ultra_dsmoe.train.distill_wrapper import FeatureDistillation
 
 Batch = Callable[..., dict[str, Tensor]]
 TERMS = ("kd_cls_loss", "kd_box_loss", "dis_loss")
-OURS = ("dsmoe-n", "smodel-n", "tmodel-n")
+OURS = ("dsmoe-n", "smodel-n", "tmodel-n", "gasnet-n", "yolov8n-gasnet")
 
 
 def make(name: str) -> Any:
@@ -129,6 +129,8 @@ def test_both_forms_pull_alike_at_the_start(batch: Batch) -> None:
         ("yolov8n", "yolo11n", True),
         ("dsmoe-n", "dsmoe-n", True),  # its head reads text behind the maps
         ("dsmoe-n", "yolov8n", True),
+        ("yolov8n-gasnet", "yolov8n-gasnet", True),  # patches of 4 cells, where the smallest image has 2
+        ("yolov8n", "gasnet-n", True),
         ("smodel-n", "smodel-n", True),  # another form of head, four levels
         ("yolo26n", "yolo26n", False),  # end-to-end, without a distribution
         ("yolo26n", "yolov8n", False),
@@ -153,6 +155,12 @@ def test_any_pair_with_the_same_strides(student: str, teacher: str, boxes: bool,
     assert not any(p.requires_grad or p.grad is not None for p in wrapper.teacher_model.parameters())
     assert not any(m.training for m in wrapper.teacher_model.modules() if isinstance(m, nn.BatchNorm2d))
     assert list(wrapper.projector.parameters()) == []
+
+
+@pytest.mark.parametrize("kd", ["attention", "mimic"])
+def test_necks_that_split_by_frequency_are_compared_too(kd: str, batch: Batch) -> None:
+    loss, _ = pair("yolov8n-gasnet", "gasnet-n", kd)(batch(size=64))
+    assert torch.isfinite(loss).all()
 
 
 def test_other_strides_are_refused() -> None:

@@ -7,7 +7,7 @@ images explains; `ultra_dsmoe.evaluate.paired_bootstrap` says how that is told.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
@@ -103,6 +103,9 @@ def evaluate(
     for i, knockout in enumerate(fitting, 1):
         progress(f"{i}/{len(fitting)} {knockout.name}")
         outcomes.append(_outcome(knockout, pairs.effect(knockout.switch(evaluation.net, record, seed))))
+    if pairs.base[0] < WORTH:  # no part can lose a point
+        outcomes = [replace(o, verdict="unclear") if o.verdict == "inert" else o for o in outcomes]
+        notes.append(f"mAP50 is {pairs.base[0]:.2f} points as trained: the net finds too little to judge its parts")
     control = next((o for o in outcomes if o.name == CONTROL), None)
     if control and any(control.effect.change):
         notes.append(f"two equal passes differ by {control.effect.change[0]:+.3f} points mAP50: noise of this device")

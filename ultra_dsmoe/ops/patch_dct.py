@@ -105,12 +105,16 @@ def filter_map(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 def spectrum(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the mean magnitude of each coefficient over the whole patches of a map, (B, C, K).
+    """Return the mean magnitude of each coefficient over the patches of a map, side by side, (B, C, K).
+
+    Where a side is no multiple of the patch, the last patch repeats the last cells; so a map may be smaller than one.
 
     Args:
-        x: Maps, (B, C, H, W), no side shorter than a patch.
+        x: Maps, (B, C, H, W).
         weight: `depthwise` of the kernels, (C K, 1, n, n).
     """
     (b, c), n = x.shape[:2], weight.shape[-1]
-    coefficients = F.conv2d(x, weight.to(x.dtype), stride=n, groups=c)
+    # The same padding for every size: a file with free axes holds it as a constant. What no patch reaches is not read.
+    padded = F.pad(x, (0, n - 1, 0, n - 1), mode="replicate")
+    coefficients = F.conv2d(padded, weight.to(x.dtype), stride=n, groups=c)
     return coefficients.abs().mean((2, 3)).reshape(b, c, len(weight) // c)

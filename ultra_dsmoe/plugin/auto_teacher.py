@@ -72,6 +72,7 @@ def _call(model: Any, arguments: dict[str, Any], trainer: Any) -> tuple[dict[str
 
     given = {k: v for k, v in arguments.items() if k not in ("cfg", "trainer", "model", "task", "mode")}
     settled = get_cfg(overrides={**model.overrides, **given, "mode": "train", "task": model.task})
+    settled.exist_ok = True  # NAME, and not NAME-2 of a second student: the same command finds its teacher
     student = Path(get_save_dir(settled))
     call = {k: v for k, v in arguments.items() if k not in STUDENTS}
     call["epochs"] = math.ceil(settled.epochs / 2)

@@ -99,7 +99,7 @@ def test_errors(wrong: Any, message: Any) -> None:
 
 
 def test_a_patch_larger_than_the_map_is_told() -> None:
-    with pytest.raises(ShapeError, match=r"BandSplit patch: expected at most the map's shorter side, 3 .*, got 4"):
+    with pytest.raises(ShapeError, match=r"BandSplit patch: expected at most the shorter side of the map, 3 .*, got 4"):
         BandSplit(C)(torch.zeros(1, C, 3, 8))
 
 

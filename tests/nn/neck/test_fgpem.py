@@ -131,7 +131,7 @@ def test_errors(wrong: Any, message: Any) -> None:
 
 
 def test_a_patch_larger_than_the_map_is_told() -> None:
-    with pytest.raises(ShapeError, match=r"FGPEM patch: expected at most the map's shorter side, 6 .*, got 8"):
+    with pytest.raises(ShapeError, match=r"FGPEM patch: expected at most the shorter side of the map, 6 .*, got 8"):
         FGPEM(C, patch=8)(torch.zeros(1, C, 6, 9))
 
 

@@ -42,7 +42,7 @@ def check_tau(argument: str, value: Any, patch: int = 16) -> None:
 SPLIT_OPTIONS: dict[str, Option] = {
     "split": Option("overlap", check_split),
     "patch": Option(PATCH, check_patch),
-    "tau": Option(TAU, check_tau),
+    "tau": Option(TAU, checks.whole),  # of its patch, see `split_options`
 }
 
 
@@ -122,9 +122,10 @@ class BandSplit(LinearFoldMixin, nn.Module):
         """Return [low, high], two maps like ``x``, (B, C, H, W).
 
         Raises:
-            ShapeError: If a side of the map is shorter than a patch.
+            ShapeError: In training, if a side of the map is shorter than a patch; one image, such as a strip, may be.
         """
-        require_patch(x, self.patch, type(self).__name__)
+        if self.training:
+            require_patch(x, self.patch, type(self).__name__)
         if self.split == "patch":
             low = patch_dct.project_patches(x, self.kernel)
         else:
@@ -162,4 +163,5 @@ def require_patch(x: Tensor, patch: int, who: str) -> None:
     """
     h, w = x.shape[-2:]
     if min(h, w) < patch:
-        raise ShapeError(f"{who} patch", f"at most the map's shorter side, {min(h, w)} (or larger images)", str(patch))
+        expected = f"at most the shorter side of the map, {min(h, w)} (dsmoe.patch in the model YAML), or larger images"
+        raise ShapeError(f"{who} patch", expected, str(patch))
