@@ -22,6 +22,7 @@ from ultra_dsmoe.plugin.loading import names_ours, newer
 OURS = "ultra_dsmoe."
 ENCODER = ("timm.layers.", "timm.models.")  # layers that the image encoder is composed of
 REGISTRY = "ultra_dsmoe.nn.registry"
+PERMITTED = ("torch.", "ultralytics.")  # by the host itself; some forget it again behind a load
 
 
 def permitted(names: list[str]) -> list[Any]:
@@ -87,7 +88,8 @@ def permits(weight: Any) -> Iterator[None]:
         left = names_in(weight)  # what it permits itself it has permitted by now
         if not left or not names_ours(weight):
             raise
-        raise WeightsError(str(weight), f"registered layers alone ({_way_out(left[0])})", ", ".join(left)) from e
+        strange = [name for name in left if not name.startswith(PERMITTED)] or left
+        raise WeightsError(str(weight), f"registered layers alone ({_way_out(strange[0])})", ", ".join(strange)) from e
 
 
 def _way_out(name: str) -> str:
