@@ -10,22 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from parity_checks import IMAGES, shifted
 
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.export import parity
 from ultra_dsmoe.export.parity import ParityReport, Suppression, compare
 from ultra_dsmoe.nn.neck.expert_gate import GATE_FLOOR
-
-IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(3))
-
-
-def shifted(row: slice, by: float, image: int) -> Callable[..., Any]:
-    def fault(predictions: np.ndarray, gates: list[Any]) -> tuple[Any, ...]:
-        predictions = predictions.copy()
-        predictions[image, row] += by
-        return predictions, gates
-
-    return fault
 
 
 def test_the_worst_image_is_named(toy: Any, file: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from parity_checks import IMAGES, shifted
 from torch import nn
 from ultralytics.utils import LOGGER
 
@@ -28,9 +28,6 @@ def said(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
     LOGGER.removeHandler(caplog.handler)
 
 
-IMAGES = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(3))
-
-
 def check(net: nn.Module, file: Path, **kwargs: Any) -> None:
     check_export(Export(net, str(file), **kwargs), [IMAGES])
 
@@ -38,15 +35,6 @@ def check(net: nn.Module, file: Path, **kwargs: Any) -> None:
 def test_an_equal_file_passes_and_is_printed(toy: Any, file: Path, said: Any) -> None:
     check(toy[0], file)
     assert "parity: 5 images: boxes within 0 px, scores within 0, same experts" in said.text
-
-
-def shifted(row: slice, by: float, image: int) -> Callable[..., Any]:
-    def fault(predictions: np.ndarray, gates: list[Any]) -> tuple[Any, ...]:
-        predictions = predictions.copy()
-        predictions[image, row] += by
-        return predictions, gates
-
-    return fault
 
 
 def other_experts(predictions: np.ndarray, gates: list[Any]) -> tuple[Any, ...]:

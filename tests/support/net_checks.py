@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -81,3 +83,15 @@ def described(net: DSMoEModel) -> DSMoEModel:
     net.names = NAMES
     net.set_text(encode_bank(NAMES, {"dent": ["a round hollow"]}, encoder="hash"))
     return net
+
+
+def assert_mixed_precision(wrapper: Any, batch: dict[str, Tensor], terms: Iterable[str]) -> None:
+    """A distillation under autocast gives its terms as in full precision, a loss in fp32 and finite gradients."""
+    full = wrapper(batch)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, items = wrapper(batch)
+    loss.sum().backward()
+    assert loss.dtype == torch.float32
+    for name in terms:
+        assert items[name].item() == pytest.approx(full[name].item(), rel=0.1), name
+    assert all(torch.isfinite(p.grad).all() for p in wrapper.parameters() if p.grad is not None)

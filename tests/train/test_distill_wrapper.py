@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from net_checks import hook_count, save_net
+from net_checks import assert_mixed_precision, hook_count, save_net
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
@@ -330,15 +330,7 @@ def test_fusing_leaves_the_student(batch: Batch) -> None:
 
 
 def test_mixed_precision(batch: Batch) -> None:
-    wrapper, data = pair(), batch()
-    full = wrapper(data)[1]
-    with torch.autocast("cpu", torch.bfloat16):
-        loss, items = wrapper(data)
-    loss.sum().backward()
-    assert loss.dtype == torch.float32
-    for name in TERMS:
-        assert items[name].item() == pytest.approx(full[name].item(), rel=0.1), name
-    assert all(torch.isfinite(p.grad).all() for p in wrapper.parameters() if p.grad is not None)
+    assert_mixed_precision(pair(), batch(), TERMS)
 
 
 # refusals -------------------------------------------------------------------------------------------------------------

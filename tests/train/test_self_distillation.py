@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from net_checks import assert_mixed_precision
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
@@ -187,12 +188,4 @@ def test_copies_and_checkpoints_keep_all_but_the_teacher(name: str, batch: Batch
 
 
 def test_mixed_precision(batch: Batch) -> None:
-    wrapper, data = pair(), batch()
-    full = wrapper(data)[1]
-    with torch.autocast("cpu", torch.bfloat16):
-        loss, items = wrapper(data)
-    loss.sum().backward()
-    assert loss.dtype == torch.float32
-    for name in TERMS:
-        assert items[name].item() == pytest.approx(full[name].item(), rel=0.1), name
-    assert all(torch.isfinite(p.grad).all() for p in wrapper.parameters() if p.grad is not None)
+    assert_mixed_precision(pair(), batch(), TERMS)

@@ -94,11 +94,21 @@ def level_attentions(net: Any, image: Tensor, boxes_xywh_norm: Tensor) -> list[L
             continue
         weight = seen[attention].float().mean((0, 1)).cpu()
         weight = weight / weight.mean()
-        shape = (int(weight.shape[0]), int(weight.shape[1]))
-        mask = foreground_mask(boxes_xywh_norm.cpu(), torch.zeros(len(boxes_xywh_norm)), 1, shape)[0, 0] > 0
+        mask = in_boxes(weight.shape, boxes_xywh_norm)
         inside, outside = (float(weight[part].mean()) for part in (mask, ~mask))  # of nothing: NaN
         found[place, stride] = LevelAttention(place, stride, weight.numpy(), inside, outside)
     return list(found.values())
+
+
+def in_boxes(shape: Sequence[int], boxes_xywh_norm: Tensor) -> Tensor:
+    """Return which cells of a map a box touches, (H, W) of True and False on the CPU.
+
+    Args:
+        shape: H and W.
+        boxes_xywh_norm: Centre and size as shares of the image, (N, 4).
+    """
+    height, width = shape
+    return foreground_mask(boxes_xywh_norm.cpu(), torch.zeros(len(boxes_xywh_norm)), 1, (height, width))[0, 0] > 0
 
 
 def choose(labels: Sequence[dict[str, Any]], count: int) -> list[int]:

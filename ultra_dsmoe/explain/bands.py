@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ultra_dsmoe.distill import foreground_mask
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.evaluate.text_table import csv_text
-from ultra_dsmoe.explain.attention import IMAGES, choose
+from ultra_dsmoe.explain.attention import IMAGES, choose, in_boxes
 from ultra_dsmoe.explain.distill_masks import dataset
 from ultra_dsmoe.explain.plots.bands import draw
 from ultra_dsmoe.explain.record import blocks
@@ -76,8 +75,7 @@ def ratio(weight: np.ndarray, boxes_xywh_norm: Tensor) -> float:
         weight: Of each cell, (H, W).
         boxes_xywh_norm: Centre and size as shares of the image, (N, 4).
     """
-    shape = (int(weight.shape[0]), int(weight.shape[1]))
-    mask = foreground_mask(boxes_xywh_norm.cpu(), torch.zeros(len(boxes_xywh_norm)), 1, shape)[0, 0].numpy() > 0
+    mask = in_boxes(weight.shape, boxes_xywh_norm).numpy()
     if mask.all() or not mask.any():
         return float("nan")
     return float(weight[mask].mean() / weight[~mask].mean())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe import checks
-from ultra_dsmoe.errors import ConfigError, ShapeError
+from ultra_dsmoe.errors import ShapeError
 from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.knockout import Knockout, Record, Switch, hooked
@@ -22,25 +22,19 @@ PATCH, TAU = 4, 2
 _SOFT = 2.0  # logit of what belongs to the band at the start of a learned split: shares of .88 and .12
 
 
-def check_split(argument: str, value: Any) -> None:
-    """Refuse what is no way to split."""
-    checks.one_of(argument, value, SPLITS)
-
-
 def check_patch(argument: str, value: Any) -> None:
     """Refuse a patch that has no two bands, or that is larger than any map of the neck should be cut in."""
-    if not checks.is_whole(value, 2, 16):
-        raise ConfigError(argument, "a whole number from 2 to 16", value)
+    checks.whole(argument, value, 2, 16)
 
 
-def check_tau(argument: str, value: Any, patch: int = 16) -> None:
+def check_tau(argument: str, value: Any, patch: int) -> None:
     """Refuse a bound that leaves one of the bands of a patch empty."""
-    if not checks.is_whole(value, 1, 2 * patch - 2):
-        raise ConfigError(argument, f"a whole number from 1 to {2 * patch - 2} for patches of {patch}", value)
+    high = 2 * patch - 2
+    checks.whole(argument, value, 1, high, expected=f"a whole number from 1 to {high} for patches of {patch}")
 
 
 SPLIT_OPTIONS: dict[str, Option] = {
-    "split": Option("overlap", check_split),
+    "split": Option("overlap", lambda argument, value: checks.one_of(argument, value, SPLITS)),
     "patch": Option(PATCH, check_patch),
     "tau": Option(TAU, checks.whole),  # of its patch, see `split_options`
 }
@@ -96,7 +90,7 @@ class BandSplit(LinearFoldMixin, nn.Module):
         """
         super().__init__()
         checks.sizes("BandSplit", c=c)
-        check_split("BandSplit split", split)
+        checks.one_of("BandSplit split", split, SPLITS)
         check_patch("BandSplit patch", patch)
         check_tau("BandSplit tau", tau, patch)
         self.split, self.patch, self.shares = split, patch, None

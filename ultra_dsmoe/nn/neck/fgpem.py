@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Conv
 
 from ultra_dsmoe import checks
-from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.contract import Option
 from ultra_dsmoe.nn.knockout import Knockout, Record, constant, hooked
 from ultra_dsmoe.nn.neck.band_split import PATCH, SPLIT_OPTIONS, TAU, BandSplit, require_patch, split_options
@@ -20,16 +19,6 @@ CHANNEL_GATES = ("spectrum", "detail", "mean", "none")
 FEATURES = ("both", "low")
 _REDUCTION, _MIN_HIDDEN = 16, 8
 _SPATIAL_KERNEL = 7
-
-
-def check_channel_gate(argument: str, value: Any) -> None:
-    """Refuse what is no channel gate."""
-    checks.one_of(argument, value, CHANNEL_GATES)
-
-
-def check_features(argument: str, value: Any) -> None:
-    """Refuse what is no choice of bands."""
-    checks.one_of(argument, value, FEATURES)
 
 
 class ChannelGate(nn.Module):
@@ -102,8 +91,8 @@ class FGPEM(nn.Module):
 
     options: ClassVar[dict[str, Option]] = {
         **SPLIT_OPTIONS,
-        "features": Option("both", check_features),
-        "channel_gate": Option("spectrum", check_channel_gate),
+        "features": Option("both", lambda argument, value: checks.one_of(argument, value, FEATURES)),
+        "channel_gate": Option("spectrum", lambda argument, value: checks.one_of(argument, value, CHANNEL_GATES)),
         "spatial_gate": Option(True, checks.flag),
     }
     knockouts = (
@@ -150,8 +139,8 @@ class FGPEM(nn.Module):
         super().__init__()
         checks.sizes("FGPEM", c=c)
         check_gain("FGPEM gain", gain)
-        check_features("FGPEM features", features)
-        check_channel_gate("FGPEM channel_gate", channel_gate)
+        checks.one_of("FGPEM features", features, FEATURES)
+        checks.one_of("FGPEM channel_gate", channel_gate, CHANNEL_GATES)
         checks.flag("FGPEM spatial_gate", spatial_gate)
         self.features = features
         self.bands = BandSplit(c, split, patch, tau)
@@ -195,5 +184,5 @@ def check_gain(argument: str, value: Any) -> None:
     Raises:
         ConfigError: If it is neither None nor a number >= 0.
     """
-    if value is not None and not checks.is_number(value, 0):
-        raise ConfigError(argument, "a number >= 0", value)
+    if value is not None:
+        checks.number(argument, value, 0)
