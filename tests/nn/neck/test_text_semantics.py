@@ -360,6 +360,15 @@ def test_attending_block_round_trips() -> None:
 # settings and knock-outs ----------------------------------------------------------------------------------------------
 
 
+def test_vectors_are_taken_as_a_copy_in_the_blocks_precision() -> None:
+    block, vectors = small(), torch.randn(3, 20)
+    block.set_bank(vectors.double())
+    assert torch.equal(block.bank, vectors)
+    block.set_bank(own := vectors + 1)
+    assert torch.equal(block.bank, own)
+    assert block.bank.data_ptr() != own.data_ptr(), "a copy"
+
+
 def test_pooled_descriptions_are_unit_vectors_in_any_precision() -> None:
     one = torch.tensor([[[3.0, 4.0], [3.0, 4.0]], [[0.0, 1e-3], [0.0, 0.0]]])
     block = small(nc=2)
