@@ -17,7 +17,6 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, WeightsError
-from ultra_dsmoe.model import detector as model_module
 from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.model.settings import read, write
@@ -332,13 +331,3 @@ def test_images_must_be_multiples_of_the_stride(shape: tuple[int, int], build: B
     message = f"input image: expected height and width that are multiples of 32, got {shape[0]}x{shape[1]}"
     with pytest.raises(ShapeError, match=message):
         build()(torch.rand(1, 3, *shape))
-
-
-def test_a_checkpoint_of_a_newer_version(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = build()
-    net.checkpoint_format = model_module.CHECKPOINT_FORMAT + 1
-    torch.save({"model": net, "train_args": {}}, tmp_path / "new.pt")
-    with pytest.raises(WeightsError, match=r"checkpoint: expected format 1 or older \(upgrade ultra-dsmoe\), got 2"):
-        YOLO(tmp_path / "new.pt")
-    monkeypatch.setattr(model_module, "CHECKPOINT_FORMAT", 2)  # the newer version itself reads it
-    assert isinstance(YOLO(tmp_path / "new.pt").model, DSMoEModel)

@@ -7,16 +7,16 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.errors import ConfigError, ShapeError, WeightsError
+from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.augmented import predict_views
 from ultra_dsmoe.model.criterion import DSMoECriterion
 from ultra_dsmoe.model.input_rows import input_rows
+from ultra_dsmoe.model.network import CHECKPOINT_FORMAT, Network
 from ultra_dsmoe.model.options import check_options, check_rows
 from ultra_dsmoe.model.text_side import TextSide
 from ultra_dsmoe.nn.folding import LinearFoldMixin
@@ -24,10 +24,8 @@ from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.ops.gray import check_gamma, gray_transform
 
-CHECKPOINT_FORMAT = 1  # raised when an older package could not read what a newer one writes
 
-
-class DSMoEModel(TextSide, DetectionModel):
+class DSMoEModel(TextSide, Network, DetectionModel):
     """A detector built from a model YAML that names blocks of this package; its text side is in `TextSide`."""
 
     yaml: dict[str, Any]  # the host's attributes, for the type checker
@@ -62,22 +60,8 @@ class DSMoEModel(TextSide, DetectionModel):
         # Here, not only where they are used: a training must not fail after its run folder exists.
         self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The model YAML's ``dsmoe:`` section."""
-        if self.yaml.get("dsmoe") is None:  # a YAML without the section gets one: `set_topk` writes there
-            self.yaml["dsmoe"] = {}
-        return self.yaml["dsmoe"]
-
-    def blocks(self, kind: type) -> list[Any]:
-        """Return all blocks of a class."""
-        return [m for m in self.modules() if isinstance(m, kind)]
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Refuse a checkpoint that a newer version of this package wrote."""
-        written = state.get("checkpoint_format", CHECKPOINT_FORMAT)
-        if written > CHECKPOINT_FORMAT:
-            raise WeightsError("checkpoint", f"format {CHECKPOINT_FORMAT} or older (upgrade ultra-dsmoe)", f"{written}")
+        """Take an older checkpoint, and refuse a newer one."""
         super().__setstate__(state)
         self.largest_stride = int(self.stride.max())  # older checkpoints have none
         for row in self.model:  # nor do their mixtures know the gate
@@ -205,42 +189,10 @@ class DSMoEModel(TextSide, DetectionModel):
         if verbose and moved:
             LOGGER.info(transfer.summary(self, source))
 
-    def gflops(self, imgsz: int | list[int] = 640) -> float:
-        """Return the work of one image in GFLOPs (2 x multiply-accumulate): of the experts those that run, not all."""
-        h, w = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-        p = next(self.parameters())
-        training = self.training
-        self.eval()
-        try:
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                self(torch.zeros(1, self.yaml.get("channels", 3), h, w, device=p.device, dtype=p.dtype))
-        finally:
-            self.train(training)
-        return counter.get_total_flops() / 1e9
-
-    def info(self, detailed: bool = False, verbose: bool = True, imgsz: int | list[int] = 640) -> Any:
-        """Print and return layers, parameters, gradients and executed GFLOPs (of the experts that run).
-
-        Args:
-            detailed: Whether to print every layer, as the host does.
-            verbose: Whether to print at all; without, nothing is returned.
-            imgsz: Image size for the GFLOPs.
-        """
-        if not verbose:
-            return None
-        if detailed:
-            super().info(detailed=True, verbose=True, imgsz=imgsz)
-        layers = sum(1 for m in self.modules() if not m._modules)
-        params = sum(p.numel() for p in self.parameters())
-        grads = sum(p.numel() for p in self.parameters() if p.requires_grad)
-        flops = self.gflops(imgsz)
+    def size_note(self) -> str:
+        """Return how many experts of each mixture run."""
         experts = ", ".join(f"{m.k} of {m.experts} experts" for m in self.blocks(SparseMoE))
-        name = str(self.yaml.get("yaml_file", "")).rsplit("/", 1)[-1].removesuffix(".yaml") or type(self).__name__
-        LOGGER.info(
-            f"{name} summary{' (fused)' if self.is_fused() else ''}: {layers:,} layers, {params:,} parameters, "
-            f"{grads:,} gradients, {flops:.1f} GFLOPs{f' ({experts} chosen)' if experts else ''}"
-        )
-        return layers, params, grads, flops
+        return f"{experts} chosen" if experts else ""
 
 
 def _with_topk(row: Sequence[Any], topk: int | str) -> Sequence[Any]:
