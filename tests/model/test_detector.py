@@ -13,7 +13,6 @@ import pytest
 import torch
 from net_checks import NAMES, described, hub, run
 from torch import Tensor, nn
-from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint, yaml_model_load
 
 from ultra_dsmoe.errors import ConfigError, ShapeError, WeightsError

@@ -27,6 +27,6 @@ def test_executed_work_leaves_the_mode_alone_and_grows_with_the_image() -> None:
     net = DSMoEModel("dsmoe-n.yaml", nc=6, verbose=False).train()
     small, large = net.gflops(64), net.gflops([128, 64])
     assert net.training
-    assert 1.9 < large / small < 2.1  # but for the text side, which is the same
+    assert 1.7 < large / small < 2  # the text side is the same
     assert net.info(verbose=False) is None
     assert "of 32 experts chosen" in net.size_note()

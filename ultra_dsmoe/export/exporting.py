@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
+from ultralytics.nn.tasks import DetectionModel
+
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.export.parity_check import ParityCheck
 from ultra_dsmoe.export.static_mode import KeptExperts
@@ -43,7 +45,7 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
     require_format(net, kwargs)
     set_opset(kwargs)
     given = with_defaults(net, given, kwargs)
-    parity = ParityCheck(model, net, given.get("dsmoe_parity", True), kwargs)
+    parity = gate_of(net)(model, net, given.get("dsmoe_parity", True), kwargs)
     kept = KeptExperts(model, net, given, kwargs)
     with in_force(net, given, kept.numbers), staged(model) as stage:
         with traced(), with_metadata(model, net, kept):
@@ -56,6 +58,15 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
 
         require_engine(file)
     return file
+
+
+def gate_of(net: Any) -> Any:
+    """Return the class of the gate for a kind of network."""
+    if isinstance(net, DetectionModel):
+        return ParityCheck
+    from ultra_dsmoe.export.pair_parity import PairParity
+
+    return PairParity
 
 
 def require_format(net: Any, kwargs: dict[str, Any]) -> None:
@@ -153,9 +164,13 @@ def with_metadata(model: Any, net: Any, kept: KeptExperts) -> Iterator[None]:
 
 
 def metadata_of(net: Any, kept: KeptExperts) -> dict[str, Any]:
-    """Return our entries for an exported file's metadata; empty for a network without experts."""
+    """Return our entries for an exported file's metadata; empty for a detector without experts."""
     from dataclasses import asdict
 
+    if not isinstance(net, DetectionModel):
+        from ultra_dsmoe.model.pair_state import KEY, entry_of
+
+        return {KEY: entry_of(net)}
     mixtures = [m for m in net.modules() if hasattr(m, "set_mode")]
     if not mixtures:
         return {}

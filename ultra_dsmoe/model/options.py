@@ -6,7 +6,7 @@ The keys of single blocks are declared in their classes, see `ultra_dsmoe.nn.con
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ultra_dsmoe import checks
@@ -27,15 +27,28 @@ def check_options(section: Any) -> dict[str, Any]:
     Raises:
         ConfigError: If it is no mapping, or has a key or value that it cannot have.
     """
+    return section_of(section, _CHECKS)
+
+
+def section_of(section: Any, of_net: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """Return a section whose keys are those of a kind of net, and of blocks.
+
+    Args:
+        section: Of the model YAML; an absent one is an empty mapping.
+        of_net: The net's own keys, each with what raises a `ConfigError` for a wrong value.
+
+    Raises:
+        ConfigError: If it is no mapping, or has a key or value that it cannot have.
+    """
     if section is None:
         return {}
     if not isinstance(section, dict):
         raise ConfigError("dsmoe: section of the model YAML", "a mapping", section)
     of_blocks = registry.options()
-    checks.known("dsmoe: section of the model YAML", section, sorted({*_CHECKS, *of_blocks}))
+    checks.known("dsmoe: section of the model YAML", section, sorted({*of_net, *of_blocks}))
     for key, value in section.items():
-        if key in _CHECKS:
-            _CHECKS[key](value)
+        if key in of_net:
+            of_net[key](value)
         else:
             of_blocks[key].checked(f"dsmoe.{key}", key, section)
     return section
@@ -72,7 +85,12 @@ def _gains(gains: Any) -> None:
         checks.number(f"dsmoe.gains.{name}", value, 0)
 
 
-def _transfer(value: Any) -> None:
+def transfer_map(value: Any) -> None:
+    """Check where the rows of a stock net stand here: one map, or one for each family of nets.
+
+    Raises:
+        ConfigError: If it is none.
+    """
     families = isinstance(value, dict) and value and all(isinstance(m, dict) for m in value.values())
     for moves in value.values() if families else [value]:
         good = isinstance(moves, dict) and all(is_whole(r, 0) for r in moves)
@@ -94,6 +112,6 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "qfl": _qfl,
     "gains": _gains,
     "gamma": lambda value: check_gamma("dsmoe.gamma", value),
-    "transfer": _transfer,
+    "transfer": transfer_map,
 }
 assert set(_CHECKS) == set(NET_OPTIONS)

@@ -11,10 +11,11 @@ from ultra_dsmoe import checks
 from ultra_dsmoe.constants import MODES, SPLITS
 from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.plugin import entry, host
+from ultra_dsmoe.plugin.task_table import TASKS, Task
 
 PREFIX = "dsmoe_"
 EXPORT_ONLY = ("dsmoe_parity",)
-TRAIN_ONLY = ("dsmoe_kd",)
+TRAIN_ONLY = ("dsmoe_kd", "dsmoe_provider")
 FOR_ANY_DETECTOR = ("dsmoe_kd",)  # also of stock layers
 NOT_FOR_TRAINING = ("dsmoe_keep", "dsmoe_dynamic_conv", *EXPORT_ONLY)
 
@@ -85,6 +86,15 @@ def _gamma(value: Any) -> float:
     return check_gamma("dsmoe_gamma", value)
 
 
+def _provider(value: Any) -> str:
+    """Check ``dsmoe_provider``: who says what the images' sidecars lack."""
+    if not isinstance(value, (str, Path)):
+        raise ConfigError("dsmoe_provider", "the name of a provider of texts, such as rules", value)
+    from ultra_dsmoe.text.providers import check_spec
+
+    return check_spec(str(value))
+
+
 KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_topk": _topk,
     "dsmoe_moe": _moe,
@@ -95,6 +105,7 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_text": _text,
     "dsmoe_kd": _kd,
     "dsmoe_gamma": _gamma,
+    "dsmoe_provider": _provider,
 }
 
 
@@ -142,6 +153,24 @@ def check_verb(verb: str, given: dict[str, Any]) -> None:
             raise ConfigError(key, "this key with val, predict, export or benchmark", f"train {key}={given[key]}")
     if verb == "train" and given.get("dsmoe_moe") == "static":
         raise ConfigError("dsmoe_moe", "gather or dense in a training, whose routing is not settled yet", "static")
+
+
+def check_task(task: Task, given: dict[str, Any]) -> None:
+    """Check that a network can use the keys given to it.
+
+    Args:
+        task: Of the network.
+        given: Checked keys.
+
+    Raises:
+        ConfigError: If one is for networks of another task.
+    """
+    others = {key for other in TASKS.values() for key in other.keys or ()}
+    detecting = {"dsmoe_text", "dsmoe_parity"}
+    known = set(task.keys) if task.keys is not None else set(KEYS) - others | detecting
+    for key in given:
+        if key not in known:
+            raise ConfigError(key, f"a key of {task.what} ({', '.join(sorted(known))})", f"{key}={given[key]}")
 
 
 def patch_cfg(cfg: Any) -> None:

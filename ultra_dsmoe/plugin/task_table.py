@@ -9,23 +9,70 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
 class Task(NamedTuple):
-    """Dotted paths of the two classes; imported when one is needed, since this runs in every program with the host."""
+    """Dotted paths of classes; imported when one is needed, since this runs in every program with the host.
+
+    Attributes:
+        model: The network.
+        trainer: Its trainer.
+        validator: Its validator, None where the host's serves.
+        predictor: Its predictor, None where the host's serves.
+        mark: Key of an exported file's metadata by which such a file is known, None where the host's classes serve it.
+        what: What errors call such a network.
+        keys: Which of our keys mean something for it, None for all but those of other tasks.
+    """
 
     model: str
     trainer: str
+    validator: str | None = None
+    predictor: str | None = None
+    mark: str | None = None
+    what: str = "a detector of ours"
+    keys: tuple[str, ...] | None = None
+
+    def classes(self) -> dict[str, Any]:
+        """Return what stands in for the host's classes, by the names of its own table."""
+        named = {role: getattr(self, role) for role in ("model", "trainer", "validator", "predictor")}
+        return {role: load(path) for role, path in named.items() if path}
 
 
-TASKS = {"detect": Task("ultra_dsmoe.model.detector.DSMoEModel", "ultra_dsmoe.train.trainer.DSMoETrainer")}
+TASKS = {
+    "detect": Task("ultra_dsmoe.model.detector.DSMoEModel", "ultra_dsmoe.train.trainer.DSMoETrainer"),
+    "classify": Task(
+        "ultra_dsmoe.model.classifier.PairModel",
+        "ultra_dsmoe.train.pair_trainer.PairTrainer",
+        "ultra_dsmoe.evaluate.pair_validator.PairValidator",
+        "ultra_dsmoe.evaluate.pair_predictor.PairPredictor",
+        mark="dsmoe_pair",
+        what="a classifier of ours",
+        keys=("dsmoe_text", "dsmoe_provider", "dsmoe_parity"),
+    ),
+}
 
 
 def load(path: str) -> Any:
     """Import the class that a dotted path names."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
+
+
+def task_of_file(model: Any, task: str | None) -> str | None:
+    """Return the task of ours that an exported file is for, None where the host's own classes serve it.
+
+    Args:
+        model: What a ``YOLO`` object holds: a network, or the path of an exported file.
+        task: The object's task.
+    """
+    known = TASKS.get(task or "")
+    if known is None or known.mark is None or not isinstance(model, (str, Path)):
+        return None
+    from ultra_dsmoe.runtime.file_metadata import read_metadata  # late: every program with the host imports this
+
+    return task if known.mark in read_metadata(Path(model)) else None
 
 
 def task_of(net: Any) -> str | None:

@@ -14,7 +14,7 @@ from ultra_dsmoe.model.settings import Kept, align, in_force
 from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.leftovers import nothing_left
-from ultra_dsmoe.plugin.task_table import TASKS, load, task_of
+from ultra_dsmoe.plugin.task_table import TASKS, Task, load, task_of, task_of_file
 from ultra_dsmoe.plugin.yaml_rows import is_ours
 
 
@@ -25,10 +25,16 @@ def our_net(model: Any) -> Any:
     return None if task_of(net) is None else net
 
 
+def net_task(net: Any) -> Task:
+    """Return what the table says of a network of ours."""
+    name = task_of(net)
+    assert name is not None  # or it is none of ours
+    return TASKS[name]
+
+
 def our_map(stock: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
-    """Return the host's task map with our network and trainer for a task; the host's validator serves both."""
-    ours = {"model": load(TASKS[name].model), "trainer": load(TASKS[name].trainer)}
-    return {**stock, name: {**stock[name], **ours}}
+    """Return the host's task map with our classes for a task; where we have none, the host's serve."""
+    return {**stock, name: {**stock[name], **TASKS[name].classes()}}
 
 
 def choosing_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -85,6 +91,7 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         keys.check_verb(verb, given)
         net = required_net(self, given)
         if net is not None:
+            keys.check_task(net_task(net), given)
             host_arguments.check(verb, kwargs)
             require_classes(kwargs.get("data"))
         if verb == "export" and net is not None:
@@ -138,8 +145,10 @@ def wrap_train(stock: Any) -> Any:
         keys.check_verb("train", all_given)
         task = task_of(our_net(self))
         ours = task is not None
-        if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and not ours:
-            raise ConfigError("cache", "ram or disk for a stock model (lmdb is for DS-MoE models)", "lmdb")
+        if task is not None:
+            keys.check_task(TASKS[task], all_given)
+        if str({**file, **kwargs}.get("cache")).lower() == "lmdb" and task != "detect":
+            raise ConfigError("cache", "ram or disk for any other model than a DS-MoE detector", "lmdb")
         if task is not None:
             _require_unfinished(self, {**file, **kwargs}.get("resume"))
             if kwargs.get("trainer"):
@@ -236,6 +245,8 @@ def patch_yolo(module: Any) -> None:
                 return distill_choice.wrapped_map(stock)
             if self.model is None:  # being built from a YAML
                 return choosing_map(stock)
+            if (task := task_of_file(self.model, getattr(self, "task", None))) is not None:
+                return our_map(stock, task)
             return stock
 
         host.replace(yolo, "task_map", property(host.mark(task_map), doc=stock_map.__doc__))

@@ -1,0 +1,69 @@
+"""A classification set whose images carry their texts: the vectors travel as one more channel of the image.
+
+Everything between loader and network hands on one tensor per image. So the numbers of the encoded texts fill the first
+pixels of a fourth channel, row by row, and the network's first row takes them out again (`SplitText`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ultra_dsmoe.data.stage_sampler import split_index
+from ultra_dsmoe.errors import ConfigError
+
+
+def require_room(numbers: int, size: tuple[int, int]) -> None:
+    """Refuse images too small to carry so many numbers.
+
+    Raises:
+        ConfigError: If they are.
+    """
+    if numbers > size[0] * size[1]:
+        side = int(np.ceil(np.sqrt(numbers)))
+        raise ConfigError("imgsz", f"at least {side}, since an image carries the {numbers} numbers of its texts", size)
+
+
+def with_plane(image: Tensor, numbers: np.ndarray) -> Tensor:
+    """Return an image (3, H, W) with one more channel that begins with ``numbers`` and is 0 behind them."""
+    plane = image.new_zeros(1, *image.shape[-2:])
+    plane.view(-1)[: len(numbers)] = torch.from_numpy(numbers).to(plane)
+    return torch.cat([image, plane])
+
+
+class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Wrap the host's classification set: same items, plus the texts' numbers and which texts are equal.
+
+    Attributes:
+        base: The host's set; what is not known here is looked up there.
+    """
+
+    def __init__(self, base: Any, numbers: np.ndarray, groups: np.ndarray) -> None:
+        """Join images and texts.
+
+        Args:
+            base: The host's set of M images.
+            numbers: Of the texts, float32 (M, L).
+            groups: Which texts are equal: int (M, 2), of the picture's description and of the record's.
+        """
+        self.base, self.numbers, self.groups = base, numbers, groups
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.base)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return image with plane, class, numbers of its texts and the turn, for an index of `StageSampler`."""
+        i, turn = split_index(int(index), len(self.base))
+        item = dict(self.base[i])
+        item["img"] = with_plane(item["img"], self.numbers[i])
+        return {**item, "groups": torch.from_numpy(self.groups[i]), "turn": turn}
+
+    def __getattr__(self, name: str) -> Any:
+        """Look up in the host's set what it is asked for beside its images."""
+        if name == "base":  # not set yet: a copy in the making
+            raise AttributeError(name)
+        return getattr(self.base, name)
