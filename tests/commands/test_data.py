@@ -20,11 +20,17 @@ def test_list_shows_what_is_here(
     shutil.copytree(make_set("neu-det"), sets_folder / "NEU-DET")
     assert run(["data", "list"]) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
-    assert set(rows) == set(packaged.COMMANDS)
+    assert set(rows) == {*packaged.COMMANDS, "hits-demo"}
     assert "here" in rows["neu-det"]
     assert str(sets_folder / "NEU-DET") in rows["neu-det"]
     assert "missing" in rows["deeppcb"]
     assert packaged.COMMANDS["deeppcb"] in rows["deeppcb"]
+    assert rows["hits-demo"].split(maxsplit=3)[1:] == ["5", "missing", "dsmoe-yolo data make hits-demo"]
+    run(["data", "make", "hits-demo", "train=5", "val=5", "test=5", "size=96"])
+    assert "train with data=hits-demo\n" in capsys.readouterr().out
+    run(["data", "list"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("hits-demo"))
+    assert row.split(maxsplit=3)[1:] == ["5", "here", str(sets_folder / "hits-demo")]
 
 
 def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,6 +43,34 @@ def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(list((out / "images" / "train").iterdir())) == 2
     label = (out / "labels" / "val" / "board_00000.txt").read_text().splitlines()
     assert label == draw_board(0, split="val", seed=3, size=128).label_lines()
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {f.relative_to(root).as_posix(): f.read_bytes() for f in root.rglob("*") if f.is_file()}
+
+
+def test_make_of_hits_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ultra_dsmoe.data.hits.demo import generate
+
+    words = ["train=6", "val=5", "test=7", "seed=3", "size=100", "spread=0.5", f"out={tmp_path / 'made'}"]
+    assert run(["data", "make", "hits-demo", *words]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("hits-demo: 6 + 5 + 7 images in ")
+    assert said.endswith(f"train with data={tmp_path / 'made'}")
+    assert files(generate(tmp_path / "same", 6, 5, 7, 3, 100, 0.5)) == files(tmp_path / "made")
+
+
+def test_tda_passes_every_option_on(tmp_path: Path, sets_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ultra_dsmoe.data.hits.demo import generate
+    from ultra_dsmoe.data.hits.tda import augment
+
+    data = generate(sets_folder / "hits-demo", 10, 5, 5, size=96)
+    out = tmp_path / "more"
+    assert run(["data", "tda", "hits-demo", "add=3", "seed=5", "spread=none", f"out={out}"]) == 0
+    assert capsys.readouterr().out == f"hits-demo: 3 drawn images among the training images; train with data={out}\n"
+    assert files(augment(data, tmp_path / "same", 3, 5, "none")) == files(out)
+    with pytest.raises(ConfigError, match=r"^out: expected a folder to make, got none"):
+        run(["data", "tda", "hits-demo"])
 
 
 def test_make_goes_where_the_yaml_looks(sets_folder: Path) -> None:
@@ -150,7 +184,7 @@ def test_a_count_has_one_bound(words: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["make", "deeppcb"], "expected pcb-demo, the only set that is generated, got deeppcb"),
+        (["make", "deeppcb"], "expected pcb-demo or hits-demo, the sets that are generated, got deeppcb"),
         (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
         (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
         (["convert-masks", "tilda", "nowhere"], "nowhere: expected a folder with images, got none"),
@@ -166,10 +200,13 @@ def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fetch"], "data: expected list, make, unpack, convert-voc, convert-masks, splice, sizes, got fetch"),
+        (["fetch"], "data: expected list, make, unpack, convert-voc, convert-masks, splice, tda, sizes, got fetch"),
         (["mke", "pcb-demo"], r"did you mean 'make'\?"),
         (["make", "pcb-demo", "--train", "many"], "train: expected a positive integer, got many"),
         (["make", "pcb-demo", "--sede", "3"], r"sede: .*did you mean 'seed'\?"),
+        (["make", "pcb-demo", "test=5"], "test: expected a key of pcb-demo; this one is hits-demo's, got 5"),
+        (["make", "hits-demo", "spread=-1"], "spread: expected a number from 0 to 3, got -1"),
+        (["tda", "x", "spread=all", "out=y"], "spread: expected one of between, none, got all"),
         (["unpack", "deeppcb"], "archive: expected a tar or zip in YOLO layout, got none"),
         (["convert-masks", "tilda", "x", "marks=a,,b"], "marks: expected words such as _mask,masks, got a,,b"),
         (["convert-masks", "tilda", "x", "boxes=imge"], r"boxes: .*did you mean 'image'\?"),

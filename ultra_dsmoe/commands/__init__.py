@@ -23,11 +23,12 @@ class Entry(NamedTuple):
 
 TABLE = {
     "data list": Entry("data", "LIST", "the packaged data sets and whether their images are here"),
-    "data make": Entry("data", "MAKE", "draw pcb-demo: boards with six defects and exact boxes"),
+    "data make": Entry("data", "MAKE", "draw pcb-demo, boards with exact boxes, or hits-demo, drill hits with records"),
     "data unpack": Entry("data", "UNPACK", "put the images of a set in place from a tar or zip in YOLO layout"),
     "data convert-voc": Entry("data", "CONVERT_VOC", "convert a folder of images and Pascal VOC .xml files"),
     "data convert-masks": Entry("data", "CONVERT_MASKS", "convert images with pixel masks, or in a folder per class"),
     "data splice": Entry("data", "SPLICE", "copy a set with more training images of a class, turned and spliced"),
+    "data tda": Entry("data", "TDA", "copy a classification set with drawn images of hits among its training ones"),
     "data sizes": Entry("data_sizes", "COMMAND", "what the box sizes of a data set ask of image size and head"),
     "text lint": Entry("text", "LINT", "what training would refuse of the descriptions, or could not tell apart"),
     "text generate": Entry("text", "GENERATE", "have a language model on this disk write descriptions"),

@@ -1,4 +1,4 @@
-"""``dsmoe-yolo data list | make | unpack | convert-voc | convert-masks | splice``: data sets and their images."""
+"""``dsmoe-yolo data list | make | unpack | convert-voc | convert-masks | splice | tda``: data sets and their images."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.commands.arguments import DATA
-from ultra_dsmoe.constants import MAX_SEED
+from ultra_dsmoe.constants import DRAWN_PIXELS, MAX_SEED, SPLITS
 from ultra_dsmoe.data import packaged, splice
 from ultra_dsmoe.data.boards import demo
 from ultra_dsmoe.data.convert import archive, masks, splitting, voc
 from ultra_dsmoe.data.convert.layout_check import absent_classes
+from ultra_dsmoe.data.hits import demo as hits
+from ultra_dsmoe.data.hits import draw, tda
+from ultra_dsmoe.data.hits.distribution import CLASSES as HIT_CLASSES
 from ultra_dsmoe.errors import ConfigError, DataError
-from ultra_dsmoe.parsing import Command, Given, Option, one_of, text, whole
+from ultra_dsmoe.parsing import Command, Given, Option, number, one_of, text, whole
 
 
 def shares(key: str, value: str) -> tuple[int, ...]:
@@ -39,14 +42,31 @@ def show(options: Given) -> int:
     for name, command in packaged.COMMANDS.items():
         data, root = packaged.load(name), packaged.images_root(name)
         here = all((root / data[split]).is_dir() for split in ("train", "val"))
-        print(f"{name:<11}{len(data['names']):>7}  {'here' if here else 'missing':<8}{root if here else command}")
+        _print_row(name, len(data["names"]), root if here else None, command)
+    root = packaged.place_of(hits.NAME)
+    here = all((root / split).is_dir() for split in SPLITS)
+    _print_row(hits.NAME, len(HIT_CLASSES), root if here else None, f"dsmoe-yolo data make {hits.NAME}")
     return 0
 
 
+def _print_row(name: str, classes: int, root: Path | None, command: str) -> None:
+    """Print the row of a set, with its folder where it is here."""
+    print(f"{name:<11}{classes:>7}  {'here' if root else 'missing':<8}{root or command}")
+
+
 def make(options: Given) -> int:
-    """Generate the boards."""
-    if options["name"].removesuffix(".yaml") != "pcb-demo":
-        raise DataError("name", "pcb-demo, the only set that is generated", options["name"])
+    """Generate the boards or the hits."""
+    name = options["name"].removesuffix(".yaml")
+    if name not in GENERATED:
+        raise DataError("name", f"{' or '.join(GENERATED)}, the sets that are generated", options["name"])
+    return GENERATED[name](options)
+
+
+def _make_boards(options: Given) -> int:
+    """Generate pcb-demo."""
+    for key in ("test", "spread"):
+        if key in options:
+            raise ConfigError(key, f"a key of pcb-demo; this one is {hits.NAME}'s", options[key])
     root = Path(options["out"]) if "out" in options else packaged.images_root("pcb-demo")
     train, val = options.get("train", demo.TRAIN), options.get("val", demo.VAL)
     start = time.monotonic()
@@ -56,11 +76,26 @@ def make(options: Given) -> int:
     return 0
 
 
+def _make_hits(options: Given) -> int:
+    """Generate hits-demo."""
+    root = Path(options["out"]) if "out" in options else packaged.place_of(hits.NAME)
+    start = time.monotonic()
+    made = hits.generate(root, **{k: v for k, v in options.items() if k not in ("name", "out")}, progress=_bar)
+    counts = " + ".join(str(options.get(split, count)) for split, count in _HITS.items())
+    name = made if "out" in options else hits.NAME
+    print(f"{hits.NAME}: {counts} images in {time.monotonic() - start:.1f} s; train with data={name}")
+    return 0
+
+
+GENERATED = {"pcb-demo": _make_boards, hits.NAME: _make_hits}
+_HITS = dict(zip(SPLITS, (hits.TRAIN, hits.VAL, hits.TEST), strict=True))
+
+
 def _bar(counter: Iterator[int], total: int) -> Iterator[int]:
-    """Show a bar while boards are drawn."""
+    """Show a bar while images are drawn."""
     from ultralytics.utils import TQDM  # late: the other commands need no host for it
 
-    return iter(TQDM(counter, total=total, desc="boards"))
+    return iter(TQDM(counter, total=total, desc="images"))
 
 
 def unpack(options: Given) -> int:
@@ -107,6 +142,17 @@ def splice_class(options: Given) -> int:
     return 0
 
 
+def add_hits(options: Given) -> int:
+    """Write a set with drawn images of hits."""
+    if "out" not in options:
+        raise ConfigError("out", "a folder to make", "none")
+    how = {key: options[key] for key in ("add", "seed", "spread") if key in options}
+    root = tda.augment(packaged.place_of(options["data"]), options["out"], **how)
+    added = len(list((root / "train").glob(f"*/{tda.PREFIX}*.png")))
+    print(f"{options['data']}: {added} drawn images among the training images; train with data={root}")
+    return 0
+
+
 def _say_done(options: Given, root: Path) -> int:
     """Tell where the images are and how to use them."""
     name = options["name"].removesuffix(".yaml")
@@ -123,21 +169,30 @@ def _caution(root: Path) -> None:
 
 _NAME = {"name": "name of a packaged set, such as deeppcb ('dsmoe-yolo data list' shows them)"}
 _NAME_OPTION = Option(text, "packaged set")
-_OUT = Option(text, "folder to make", "the one that the set's YAML expects")
+_OUT = Option(text, "folder to make", "where the set is looked for")
 LIST = Command("data list", "Lists the packaged sets and whether their images are here.", {}, show)
 MAKE = Command(
     "data make",
-    "Generates pcb-demo, or a variant of it under out=.",
+    f"Generates pcb-demo, boards with defects and their boxes, or {hits.NAME}, a classification set of drill hits with "
+    "the record of each image; or a variant of it under out=.",
     {
-        "name": Option(text, "pcb-demo"),
-        "train": Option(whole(1), "training boards", str(demo.TRAIN)),
-        "val": Option(whole(1), "validation boards", str(demo.VAL)),
+        "name": Option(text, " or ".join(GENERATED)),
+        "train": Option(whole(1), "training images", f"{demo.TRAIN}, of {hits.NAME} {hits.TRAIN}"),
+        "val": Option(whole(1), "validation images", f"{demo.VAL}, of {hits.NAME} {hits.VAL}"),
+        "test": Option(whole(1), f"test images, {hits.NAME} only", str(hits.TEST)),
         "seed": Option(whole(0, MAX_SEED), "of what is drawn", str(demo.SEED)),
-        "size": Option(whole(demo.MIN_SIZE, demo.MAX_SIZE), "side of the images in pixels", str(demo.SIZE)),
+        "size": Option(
+            whole(*DRAWN_PIXELS), "side of the images in pixels", f"{demo.SIZE}, of {hits.NAME} {draw.SIZE}"
+        ),
+        "spread": Option(
+            number(0, hits.MAX_SPREAD),
+            f"how much images of a class differ, {hits.NAME} only; 0 is the paper's table as it is",
+            f"{hits.SPREAD:g}",
+        ),
         "out": _OUT,
     },
     make,
-    {"name": "pcb-demo, the only set that is generated"},
+    {"name": f"{' or '.join(GENERATED)}, the sets that are generated"},
 )
 UNPACK = Command(
     "data unpack",
@@ -195,4 +250,22 @@ SPLICE = Command(
     },
     splice_class,
     DATA,
+)
+TDA = Command(
+    "data tda",
+    "Copies a classification set whose training images have records of hits, with more such images: drawn, with their "
+    "records, from the statistics of each class. What is not for training is copied as it is.",
+    {
+        "data": Option(text, f"folder of the set, or {hits.NAME}"),
+        "add": Option(whole(1), "how many images to add", "one for each training image"),
+        "seed": Option(whole(0, MAX_SEED), "of what is drawn", str(tda.SEED)),
+        "spread": Option(
+            one_of(tda.SPREADS),
+            "between: images of a class differ as the real ones do; none: they do not",
+            tda.SPREADS[0],
+        ),
+        "out": Option(text, "folder to make"),
+    },
+    add_hits,
+    {"data": "the folder of a classification set as first argument"},
 )

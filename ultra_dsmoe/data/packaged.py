@@ -72,9 +72,14 @@ def read(name: str) -> dict[str, Any]:
 
 def images_root(name: str) -> Path:
     """Return the folder that a packaged set's YAML expects, found the way the host finds it."""
+    return place_of(load(name)["path"])
+
+
+def place_of(folder: str) -> Path:
+    """Return where the host looks for a folder with images: here, or among its data sets."""
     from ultralytics import settings  # late: a name look-up needs no host
 
-    path = Path(load(name)["path"])
+    path = Path(folder)
     return path.resolve() if path.exists() else (Path(settings["datasets_dir"]) / path).resolve()
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ultra_dsmoe.checks import whole
-from ultra_dsmoe.constants import SPLITS
+from ultra_dsmoe.constants import DRAWN_PIXELS, SPLITS
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.boards.defects import CLASSES, Defect, add_defects
 from ultra_dsmoe.data.boards.layout import lay_out
@@ -26,7 +26,7 @@ from ultra_dsmoe.files import whole_folder
 
 TRAIN, VAL = 240, 60
 SEED, SIZE = 42, 640
-MIN_SIZE, MAX_SIZE = 96, 4096
+MIN_SIZE, MAX_SIZE = DRAWN_PIXELS
 COUNTS = (5, 6, 7, 8, 9, 10)  # defects on a board; DeepPCB, same size of picture, has 3 to 12
 SOUND_EVERY = 10  # every tenth board has no defect
 JPEG_QUALITY = 92
