@@ -19,6 +19,8 @@ CLOSEST = 0.9
 # Distance of two unit vectors up to which they are one. Our choice: what padding does to a model's row is below 1e-5;
 # to the hash encoder, texts that differ in one word of a thousand are 0.04 apart.
 SAME = 1e-3
+NEAR = 1e-4  # cosine's distance from 1 that may be `SAME` in float32; of vectors that far apart it is 5e-7
+BLOCK = 1024  # rows whose cosines are computed at a time
 CONTROLS = ("zero",)  # encoders that give one vector on purpose
 NAMED = 3  # pairs that a warning names before it counts
 
@@ -52,9 +54,12 @@ def identical_pairs(prompts: Sequence[Sequence[str]], vectors: np.ndarray) -> li
     """
     texts = [sorted(sentences) for sentences in prompts]
     pairs: list[Pair] = []
-    for j, row in enumerate(vectors.astype(np.float64)):
-        near = np.flatnonzero(np.linalg.norm(vectors[:j] - row, axis=1) <= SAME)
-        pairs += [(int(i), j) for i in near if texts[i] != texts[j]]
+    for start in range(0, len(vectors), BLOCK):  # cosines first: thousands of sentences are one product of matrices
+        near = vectors[start : start + BLOCK] @ vectors.T > 1 - NEAR
+        for row, i in np.argwhere(np.tril(near, start - 1)).tolist():
+            j = start + row
+            apart = np.linalg.norm(vectors[i].astype(np.float64) - vectors[j])
+            pairs += [(i, j)] * bool(apart <= SAME and texts[i] != texts[j])
     return pairs
 
 
