@@ -56,8 +56,8 @@ class PairModel(Network, ClassificationModel):
         check_rows(cfg)
         section = check_pair_options(cfg.get("dsmoe"))
         options = PairOptions.read(section)
-        cfg["dsmoe"] = {**section, "text": options.text}  # blocks read it too
-        cfg["channels"] = WITH_TEXT if options.text == "always" else IMAGE
+        cfg["dsmoe"] = {**section, "text_mode": options.text_mode}  # blocks read it too
+        cfg["channels"] = WITH_TEXT if options.text_mode == "always" else IMAGE
         super().__init__(cfg, ch, nc, verbose)
         head = self.model[-1]
         if not isinstance(head, PairClassify):
@@ -72,7 +72,7 @@ class PairModel(Network, ClassificationModel):
     @property
     def wants_text(self) -> bool:
         """Whether it needs an image's texts to classify it."""
-        return self.pair_options.text == "always"
+        return self.pair_options.text_mode == "always"
 
     @property
     def head(self) -> PairClassify:
@@ -90,7 +90,7 @@ class PairModel(Network, ClassificationModel):
             ShapeError: If it needs texts and there are none.
         """
         if self.wants_text and not torch.jit.is_tracing() and x.shape[1] != WITH_TEXT:
-            expected = f"(B, {WITH_TEXT}, H, W), since this net was built with text: always"
+            expected = f"(B, {WITH_TEXT}, H, W), since this net was built with text_mode: always"
             raise ShapeError("input images", expected, tuple(x.shape))
         return super().predict(x, *args, **kwargs)
 

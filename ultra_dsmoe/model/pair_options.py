@@ -12,7 +12,7 @@ from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.options import section_of, transfer_map
 
-TEXT = ("train", "always")
+TEXT_MODES = ("train", "always")
 PFA = ("progressive", "descending", "random", "direct", "none")
 PASSES = ("joint", "sequential")
 CONTROLS = ("none", "shuffled", "constant", "zero")
@@ -24,7 +24,7 @@ class PairOptions(NamedTuple):
     """What a classifier's YAML says, with defaults in place.
 
     Attributes:
-        text: ``train``: text teaches and the shipped net sees the picture alone; ``always``: it wants text each time.
+        text_mode: ``train``: text teaches and the shipped net sees the picture alone; ``always``: it wants text each time.
         pfa: Which images alignment begins with: those least like their texts (``progressive``), those most like them,
             any, or all at once (``direct``); ``none`` leaves alignment out and warms up for as long.
         strides: Shares of the images that the stages of alignment train on, ending with 1.
@@ -38,7 +38,7 @@ class PairOptions(NamedTuple):
         transfer: Where the rows of a stock net stand here.
     """
 
-    text: str = "train"
+    text_mode: str = "train"
     pfa: str = "progressive"
     strides: tuple[float, ...] = STRIDES
     rerank: bool = False
@@ -94,7 +94,7 @@ def _phases(value: Any) -> None:
 
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
-    "text": lambda value: checks.one_of("dsmoe.text", value, TEXT),
+    "text_mode": lambda value: checks.one_of("dsmoe.text_mode", value, TEXT_MODES),
     "pfa": lambda value: checks.one_of("dsmoe.pfa", value, PFA),
     "strides": _strides,
     "rerank": lambda value: checks.flag("dsmoe.rerank", value),

@@ -18,7 +18,7 @@ KEY = "dsmoe_pair"  # of an exported file's metadata
 
 def entry_of(net: PairModel) -> str:
     """Return the entry of an exported file's metadata, JSON: when it wants texts, and how it gets them."""
-    return json.dumps({"text": net.pair_options.text, "state": net.pair_text})
+    return json.dumps({"text_mode": net.pair_options.text_mode, "state": net.pair_text})
 
 
 def texts_of(model: Any) -> PairText | None:
@@ -41,11 +41,11 @@ def texts_of(model: Any) -> PairText | None:
 def _entry(model: Any) -> tuple[str | None, dict[str, Any] | None]:
     if isinstance(model, nn.Module):
         net = getattr(model, "module", model)
-        return (net.pair_options.text, net.pair_text) if isinstance(net, PairModel) else (None, None)
+        return (net.pair_options.text_mode, net.pair_text) if isinstance(net, PairModel) else (None, None)
     if not isinstance(model, (str, Path)) or (text := read_metadata(Path(model)).get(KEY)) is None:
         return None, None
     try:
         entry = json.loads(text)
-        return entry["text"], entry["state"]
+        return entry["text_mode"], entry["state"]
     except (ValueError, KeyError, TypeError) as e:
         raise TextError(f"{KEY} of {Path(model).name}", "what this package's export wrote", text) from e

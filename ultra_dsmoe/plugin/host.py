@@ -25,10 +25,12 @@ FACTS: dict[str, dict[str, tuple[str, ...] | None]] = {
         "parse_model": ("d", "ch", "verbose"),
         "yaml_model_load": ("path",),
         "guess_model_scale": ("model_path",),
+        "guess_model_task": ("model",),
         "torch_safe_load": ("weight", "safe_only"),
         "Index": None,
         "Conv.default_act": None,
         "DetectionModel": ("cfg", "ch", "nc", "verbose"),
+        "ClassificationModel": ("cfg", "ch", "nc", "verbose"),
         "LOGGER": None,
     },
     "ultralytics.models.yolo.model": {

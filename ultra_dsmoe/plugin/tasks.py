@@ -18,6 +18,7 @@ def patch_tasks(tasks: Any) -> None:
     lookup.patch_names(tasks)
     patch_loading(tasks)
     patch_parsing(tasks)
+    patch_guessing(tasks)
 
 
 def patch_loading(tasks: Any) -> None:
@@ -81,3 +82,25 @@ def patch_parsing(tasks: Any) -> None:
         return Graph(tasks, stock, d, ch).build(verbose)
 
     host.replace(tasks, "parse_model", host.mark(parse_model), everywhere=True)
+
+
+def patch_guessing(tasks: Any) -> None:
+    """Let the host tell the task of a model YAML whose head is a layer of ours: that of the host's head it is made of.
+
+    The host goes by the name of the last row, and knows a classifier under four names alone.
+    """
+    stock = tasks.guess_model_task
+    if host.is_marked(stock):
+        return
+
+    @functools.wraps(stock)
+    def guess_model_task(model: Any) -> Any:
+        from ultra_dsmoe.plugin.yaml_rows import load_layers, names_of
+
+        if isinstance(model, dict) and (names := names_of(model)) and names[-1] not in vars(tasks):
+            layer = load_layers().get(names[-1])
+            if layer is not None and issubclass(layer, tasks.Classify):
+                return "classify"
+        return stock(model)
+
+    host.replace(tasks, "guess_model_task", host.mark(guess_model_task), everywhere=True)

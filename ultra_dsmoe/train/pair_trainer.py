@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from ultralytics.data.augment import classify_transforms
 from ultralytics.models.yolo.classify import ClassificationTrainer
-from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, SETTINGS
 
 from ultra_dsmoe.data.hits import demo
 from ultra_dsmoe.data.pairs import PairDataset, require_room
@@ -47,7 +47,8 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
         for key, wanted in (("time", "epochs=, of which the phases are shares"), ("single_cls", "False")):
             if value := getattr(self.args, key, None):
                 raise ConfigError(key, wanted, value)
-        demo.provide_named(self.args.data)
+        if str(self.args.data) == demo.NAME and not Path(demo.NAME).is_dir():
+            demo.provide(Path(str(SETTINGS["datasets_dir"])) / demo.NAME)
         return super().get_dataset()
 
     def get_model(
