@@ -154,7 +154,7 @@ def subclasses(path: str, tree: ast.AST) -> Iterator[str]:
     bound = host_bindings(tree)
     for node in ast.walk(tree):
         for base in node.bases if isinstance(node, ast.ClassDef) else ():
-            if root_name(base) in bound and not ast.unparse(base).endswith("Detect"):
+            if root_name(base) in bound and not ast.unparse(base).endswith(("Detect", "Classify")):
                 yield f"{path}:{node.lineno}: {node.name} inherits from the host's {ast.unparse(base)}; compose it"
 
 
@@ -259,6 +259,7 @@ def test_planted_violation_is_found(path: str, source: str, message: str) -> Non
     [
         ("nn/a.py", "from ultralytics.nn.modules import Conv\nfrom ultra_dsmoe.ops import poincare"),
         ("nn/head/a.py", "from ultralytics.nn.modules import Detect\nclass A(Detect): pass"),
+        ("nn/head/a.py", "from ultralytics.nn.modules import Classify\nclass A(Classify): pass"),
         ("train/a.py", "from ultra_dsmoe import __version__\nfrom ultra_dsmoe.errors import DataError"),
         ("plugin/a.py", "from ultralytics.nn import tasks\ntasks.parse_model = None"),
         ("cli.py", "from ultra_dsmoe import export, explain\nfrom ultra_dsmoe.plugin import activate"),

@@ -17,6 +17,7 @@ from ultra_dsmoe.nn import registry
 from ultra_dsmoe.nn.attention.cbam import CBAM
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.base import TextFoldMixin
+from ultra_dsmoe.nn.fusion.cmaf import CMAF
 from ultra_dsmoe.nn.knockout import Record
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate, most_used
 from ultra_dsmoe.nn.neck.hub_inject import HubInject
@@ -28,7 +29,8 @@ from ultra_dsmoe.nn.neck.text_semantics import TextSemantics, permuted, random_d
 KNOCKOUTS = catalogue()
 GASNET = ("MFA", "BandSplit", "FGPEM", "Allocate", "ChannelSync")  # of nets without text: tests/configs/test_gasnet.py
 OF_GASNET = {knockout.name for cls, knockout in registry.knockouts() if cls.__name__ in GASNET}
-NAMES = [name for name in KNOCKOUTS if name not in {CONTROL, *OF_GASNET}]
+OF_CLASSIFIERS = {knockout.name for knockout in CMAF.knockouts}  # tests/nn/fusion/test_cmaf.py
+NAMES = [name for name in KNOCKOUTS if name not in {CONTROL, *OF_GASNET, *OF_CLASSIFIERS}]
 
 
 @torch.no_grad()

@@ -10,8 +10,13 @@ from ultra_dsmoe.nn.backbone.swin import SwinStage
 from ultra_dsmoe.nn.base import AuxLossMixin, SettingsMixin, TextFoldMixin
 from ultra_dsmoe.nn.contract import AuxTerm, Option
 from ultra_dsmoe.nn.folding import LinearFoldMixin
+from ultra_dsmoe.nn.fusion.cmaf import CMAF
+from ultra_dsmoe.nn.fusion.image_vector import ImageProjection
+from ultra_dsmoe.nn.fusion.split_text import SplitText
+from ultra_dsmoe.nn.fusion.text_adapter import TextAdapter
 from ultra_dsmoe.nn.head.decoupled_detect import DecoupledDetect
 from ultra_dsmoe.nn.head.dual_attention_detect import DualAttentionDetect
+from ultra_dsmoe.nn.head.pair_classify import PairClassify, PairOutputs
 from ultra_dsmoe.nn.knockout import Knockout, Record
 from ultra_dsmoe.nn.neck.allocate import Allocate
 from ultra_dsmoe.nn.neck.band_split import BandSplit
@@ -33,6 +38,7 @@ from ultra_dsmoe.nn.registry import LAYERS, RowContext, RowPlan, register
 
 __all__ = [
     "CBAM",
+    "CMAF",
     "DSA",
     "FGPEM",
     "GAD",
@@ -52,11 +58,14 @@ __all__ = [
     "HubFusion",
     "HubInject",
     "HyperbolicFusion",
+    "ImageProjection",
     "Knockout",
     "LinearFoldMixin",
     "MobileSAM",
     "NeckBlock",
     "Option",
+    "PairClassify",
+    "PairOutputs",
     "Pick",
     "Record",
     "ResidualFusion",
@@ -65,7 +74,9 @@ __all__ = [
     "SettingsMixin",
     "SpaceBroadcast",
     "SparseMoE",
+    "SplitText",
     "SwinStage",
+    "TextAdapter",
     "TextFoldMixin",
     "TextSemantics",
     "register",

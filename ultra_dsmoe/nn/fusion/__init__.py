@@ -1,0 +1,1 @@
+"""Blocks that bring a picture and its two texts together, one per file."""
