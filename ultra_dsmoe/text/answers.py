@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ class Answers:
         name = content_key(json.dumps(provider, sort_keys=True).encode())[:24]
         self.path = (folder or cache_folder() / FOLDER) / f"{name}.jsonl"
         self._kept: dict[str, Any] | None = None
+        self._is_writable = True
 
     def get(self, key: str) -> Any:
         """Return the answer kept under a content's key, or None."""
@@ -43,15 +43,14 @@ class Answers:
         self.get(key)
         assert self._kept is not None
         self._kept[key] = answer
-        line = f"\n{json.dumps([key, answer])}\n".encode()
+        if not self._is_writable:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            try:
-                os.write(handle, line)
-            finally:
-                os.close(handle)
+            with self.path.open("ab", buffering=0) as stream:
+                stream.write(f"\n{json.dumps([key, answer])}\n".encode())
         except OSError as e:
+            self._is_writable = False
             LOGGER.warning("texts: not kept, %s cannot be written (%s)", self.path, e)
 
 
@@ -67,16 +66,13 @@ def _lines(path: Path) -> list[tuple[str, Any]]:
     """Return the answers of a file; lines that are damaged are left out."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as e:
-        LOGGER.warning("texts: ignoring %s (%s)", path, e)
+    except OSError:  # none yet, or none that can be read: writing says the latter
         return []
     found = []
     for line in content.splitlines():
         try:
             key, answer = json.loads(line) if line else (None, None)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
         if isinstance(key, str):
             found.append((key, answer))
