@@ -166,7 +166,7 @@ def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fetch"], "data: expected list, make, unpack, convert-voc, convert-masks, splice, sizes, got fetch"),
+        (["fetch"], "data: expected list, make, unpack, convert-voc, convert-masks, splice, crops, sizes, got fetch"),
         (["mke", "pcb-demo"], r"did you mean 'make'\?"),
         (["make", "pcb-demo", "--train", "many"], "train: expected a positive integer, got many"),
         (["make", "pcb-demo", "--sede", "3"], r"sede: .*did you mean 'seed'\?"),

@@ -6,7 +6,7 @@ by its pixels. `mask_rules` says how the data YAML names both.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ import numpy as np
 from ultra_dsmoe import checks
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES
-from ultra_dsmoe.data.convert.mask_rules import GOOD, MaskRules, plain
+from ultra_dsmoe.data.convert.mask_rules import GOOD, MaskRules
+from ultra_dsmoe.data.convert.naming import distinct_stems, plain
 from ultra_dsmoe.data.convert.regions import colours, find_regions, foreground, image_size, values
 from ultra_dsmoe.data.convert.splitting import RATIO, SEED, Sample, Split, free_root, write_set
 from ultra_dsmoe.errors import DataError
@@ -89,7 +90,7 @@ def convert_masks(
     if boxes == BOXES[0] and not any(masks.values()):
         expected = f"masks, known by the end of their names or by their folder: {', '.join(marks)}; or boxes=image"
         raise DataError(str(folder), expected, "none")
-    stems = _new_stems(folder, list(masks))
+    stems = distinct_stems(folder, list(masks))
     samples, whole, specks = [], 0, 0
     for image, mask in masks.items():
         lines, small = _label(folder, image, mask, rules, options)
@@ -142,19 +143,6 @@ def _nearest(mask: Path, images: Sequence[Path]) -> Path:
     if len(best) != 1:
         raise DataError(str(mask), "one image of this name", f"{len(best)}")
     return best[0]
-
-
-def _new_stems(folder: Path, images: Sequence[Path]) -> dict[Path, str]:
-    """Return names that differ: where several images share one, their folders are put behind it."""
-    counts = Counter(image.stem.lower() for image in images)
-    stems = {}
-    for image in images:
-        parts = [image.stem, *map(plain, image.relative_to(folder).parent.parts)]
-        stems[image] = "_".join(parts) if counts[image.stem.lower()] > 1 else image.stem
-    for stem, count in Counter(s.lower() for s in stems.values()).items():
-        if count > 1:
-            raise DataError(str(folder), "one image of a name", f"{count} of {stem}")
-    return stems
 
 
 def _label(folder: Path, image: Path, mask: Path | None, rules: MaskRules, options: _Options) -> tuple[list[str], int]:
