@@ -71,10 +71,10 @@ def read(name: str) -> dict[str, Any]:
 
 
 def images_root(name: str) -> Path:
-    """Return the folder that a packaged set's YAML expects, found the way the host finds it."""
+    """Return the ``path`` of a data YAML, as `read` takes it, found the way the host finds it."""
     from ultralytics import settings  # late: a name look-up needs no host
 
-    path = Path(load(name)["path"])
+    path = Path(read(name)["path"])
     return path.resolve() if path.exists() else (Path(settings["datasets_dir"]) / path).resolve()
 
 

@@ -15,6 +15,20 @@ def plain(word: str) -> str:
     return re.sub(r"[\s-]+", "_", word.strip().lower())
 
 
+def require_folder(folder: Path, content: str) -> None:
+    """Refuse a path that is no folder.
+
+    Args:
+        folder: What was given.
+        content: What is looked for in it.
+
+    Raises:
+        DataError: If it is not there, or a file.
+    """
+    if not folder.is_dir():
+        raise DataError(str(folder), f"an existing folder {content}", "a file" if folder.exists() else "no such folder")
+
+
 def distinct_stems(folder: Path, images: Sequence[Path]) -> dict[Path, str]:
     """Return names that differ: where several images share one, their folders are put behind it.
 
