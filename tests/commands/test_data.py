@@ -11,6 +11,7 @@ import pytest
 
 from ultra_dsmoe.commands import run
 from ultra_dsmoe.data import packaged
+from ultra_dsmoe.data.convert import mask_rules
 from ultra_dsmoe.errors import ConfigError, DataError
 
 
@@ -120,6 +121,9 @@ def test_convert_masks_passes_its_options_on(holes: Path, tmp_path: Path, capsys
     assert run(["data", "convert-masks", "tilda", str(holes), *words]) == 0
     said, absent, small = capsys.readouterr().out.splitlines()
     assert said == f"tilda: images are in {out}; train with data={out / 'data.yaml'}"
+    run(["data", "convert-masks", "--help"])
+    page = " ".join(capsys.readouterr().out.split())
+    assert all(f"'{key}'" in page for key in mask_rules.KEYS)
     assert absent.startswith("caution: no train image shows oil_spot")
     assert small == "caution: 8 regions of masks have under 4 pixels and no box (min_area=)"
     assert len(list((out / "images" / "train").iterdir())) == 4
@@ -187,8 +191,14 @@ def test_a_count_has_one_bound(words: str, expected: str) -> None:
         (["make", "deeppcb"], "expected pcb-demo or hits-demo, the sets that are generated, got deeppcb"),
         (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
         (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
-        (["convert-masks", "tilda", "nowhere"], "nowhere: expected a folder with images, got none"),
-        (["convert-voc", "pcb", "nowhere"], r"nowhere: expected a folder with Pascal VOC \.xml files"),
+        (
+            ["convert-masks", "tilda", "nowhere"],
+            "nowhere: expected an existing folder with images and masks, got no such folder",
+        ),
+        (
+            ["convert-voc", "pcb", "nowhere"],
+            r"nowhere: expected an existing folder with .*Pascal VOC \.xml files, got no such",
+        ),
     ],
 )
 def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path) -> None:
@@ -200,7 +210,10 @@ def test_faults_are_data_errors(argv: list[str], message: str, sets_folder: Path
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["fetch"], "data: expected list, make, unpack, convert-voc, convert-masks, splice, tda, sizes, got fetch"),
+        (
+            ["fetch"],
+            "data: expected list, make, unpack, convert-voc, convert-masks, splice, tda, crops, sizes, got fetch",
+        ),
         (["mke", "pcb-demo"], r"did you mean 'make'\?"),
         (["make", "pcb-demo", "--train", "many"], "train: expected a positive integer, got many"),
         (["make", "pcb-demo", "--sede", "3"], r"sede: .*did you mean 'seed'\?"),

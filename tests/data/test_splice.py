@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from ultra_dsmoe.commands import run
-from ultra_dsmoe.data.splice import Piece, combine, splice, splice_set, turn
+from ultra_dsmoe.data.labelled import Piece
+from ultra_dsmoe.data.splice import combine, splice, splice_set, turn
 from ultra_dsmoe.errors import DataError, DSMoEError
 
 SHADES = {0: 255, 1: 120}  # how bright the defects of a class are drawn, on black
@@ -163,7 +164,7 @@ Change = Callable[[dict[str, Any]], object]
         (["--class", "dnet"], None, r"class: expected one of dent, hole \(did you mean 'dent'\?\), got dnet"),
         (["--class", "dent", "--add", "0"], None, "add: expected a positive integer, got 0"),
         (["--class", "rust"], lambda d: d["names"].append("rust"), "class: expected a class that training images"),
-        (["--class", "dent"], lambda d: d.update(train="gone"), "data: expected images in its .train. split"),
+        (["--class", "dent"], lambda d: d.update(train="gone"), "data: expected readable images in its .train. split"),
         (["--class", "dent"], lambda d: d.update(val="gone"), "data: expected a data YAML whose images are there"),
     ],
 )

@@ -60,6 +60,7 @@ WORDS = [
         "data convert-masks tilda nowhere",
         "data convert-masks nowhere.yaml .",
     ),
+    *("data crops nowhere.yaml out=x", "data crops pcb-demo.yaml", "data crops x.yaml out=x margin=-1"),
     *("data sizes nowhere.yaml", "data sizes pcb-demo.yaml imgsz=0", "data sizes pcb-demo.yaml clusters=99"),
     *("data sizes pcb-demo.yaml seed=-1", "data sizes pcb-demo.yaml out=x.txt", "data sizes pcb-demo.yaml foo=1"),
     *("edge foo", "edge lint --foo", "edge lint nowhere.onnx", "edge lint .", "edge check --gpu foo"),

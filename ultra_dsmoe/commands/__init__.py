@@ -29,6 +29,7 @@ TABLE = {
     "data convert-masks": Entry("data", "CONVERT_MASKS", "convert images with pixel masks, or in a folder per class"),
     "data splice": Entry("data", "SPLICE", "copy a set with more training images of a class, turned and spliced"),
     "data tda": Entry("data", "TDA", "copy a classification set with drawn images of hits among its training ones"),
+    "data crops": Entry("data_crops", "COMMAND", "make a classification set of the boxes of a detection set"),
     "data sizes": Entry("data_sizes", "COMMAND", "what the box sizes of a data set ask of image size and head"),
     "text lint": Entry("text", "LINT", "what training would refuse of the descriptions, or could not tell apart"),
     "text generate": Entry("text", "GENERATE", "have a language model on this disk write descriptions"),

@@ -115,11 +115,8 @@ def convert_masks(options: Given) -> int:
     name, folder = options["name"], options["folder"]
     made = masks.convert_masks(name, folder, **how, **_split(options), root=options.get("out"))
     code = _say_done(options, made.root)
-    if made.whole:
-        print(f"caution: {made.whole} boxes are whole images; they say what is on an image, not where")
-    if made.specks:
-        least = options.get("min_area", masks.MIN_AREA)
-        print(f"caution: {made.specks} regions of masks have under {least} pixels and no box (min_area=)")
+    for caution in made.cautions(options.get("min_area", masks.MIN_AREA)):
+        print(f"caution: {caution}")
     return code
 
 
@@ -155,8 +152,9 @@ def add_hits(options: Given) -> int:
 
 def _say_done(options: Given, root: Path) -> int:
     """Tell where the images are and how to use them."""
-    name = options["name"].removesuffix(".yaml")
-    print(f"{name}: images are in {root}; train with data={root / 'data.yaml' if 'out' in options else name + '.yaml'}")
+    name, own = options["name"].removesuffix(".yaml"), packaged.is_file(options["name"])
+    yaml = root / "data.yaml" if "out" in options else options["name"] if own else f"{name}.yaml"
+    print(f"{name}: images are in {root}; train with data={yaml}")
     _caution(root)
     return 0
 
@@ -207,7 +205,7 @@ _SPLIT = {
     "group": Option(text, "regular expression; images with the same first group stay together", "the set's own"),
     "out": _OUT,
 }
-_CONVERTED = {"name": "name of a packaged set, such as tilda, or a data YAML (then with out=)"}
+_CONVERTED = {"name": "name of a packaged set, such as tilda, or a data YAML (with out=, or a path: of its own)"}
 _CONVERTED_OPTION = Option(text, "packaged set, or data YAML")
 CONVERT_VOC = Command(
     "data convert-voc",
@@ -223,7 +221,9 @@ CONVERT_VOC = Command(
 CONVERT_MASKS = Command(
     "data convert-masks",
     "Converts a folder of images and pixel masks: each region of a mask is a box. The class is that of the image's "
-    "folder; the section 'masks' of the data YAML can say otherwise.",
+    "folder. The section 'masks' of the data YAML can say otherwise: 'kinds' (a folder, or what 'name' finds: a class, "
+    "or nothing for good parts), 'name' (a regular expression whose first group, in a name, is such a word) and "
+    "'values' (a class: the gray value or colour '#ff0000' of its pixels; else all that is not black is one class).",
     {
         "name": _CONVERTED_OPTION,
         "folder": Option(text, "folder with the images and masks, at any depth"),

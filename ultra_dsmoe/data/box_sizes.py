@@ -7,18 +7,14 @@ sizes.
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ultra_dsmoe.causes import reading
 from ultra_dsmoe.constants import SPLITS
+from ultra_dsmoe.data.labelled import read_set, split_labels
 from ultra_dsmoe.errors import ConfigError, DataError
-from ultra_dsmoe.logs import at_level
 
 IMGSZ, CLUSTERS = 640, 9  # three anchors for each of three levels, as in the papers
 STRIDES = {"P2": 4, "P3": 8, "P4": 16, "P5": 32}
@@ -94,40 +90,21 @@ def read_boxes(data: str, imgsz: int = IMGSZ) -> Boxes:
     Raises:
         DataError: If the YAML, its images or its labels are missing, or no box is labelled.
     """
-    from ultralytics.data.utils import check_det_dataset
-    from ultralytics.utils import LOGGER
-
     per_split: dict[str, int] = {}
     sizes, longest = [], []
-    with at_level(LOGGER, logging.WARNING):
-        with reading("data", "a data YAML whose images are here"):
-            content = check_det_dataset(data)
-        for split in SPLITS:
-            for label in _labels(content, split, imgsz):
-                height, width = label["shape"]
-                scale = imgsz / max(height, width)  # as the host resizes: the longer side becomes imgsz
-                sizes.append(label["bboxes"][:, 2:] * (width * scale, height * scale))
-                longest.append(max(height, width))
-                per_split[split] = per_split.get(split, 0) + len(label["bboxes"])
+    content = read_set(data)
+    for split in SPLITS:
+        for label in split_labels(content, split, imgsz):
+            height, width = label["shape"]
+            scale = imgsz / max(height, width)  # as the host resizes: the longer side becomes imgsz
+            sizes.append(label["bboxes"][:, 2:] * (width * scale, height * scale))
+            longest.append(max(height, width))
+            per_split[split] = per_split.get(split, 0) + len(label["bboxes"])
     boxes = np.concatenate(sizes) if sizes else np.zeros((0, 2))
     boxes = boxes[(boxes > 0).all(1)]  # the host's own transforms drop a box without area
     if not len(boxes):
         raise DataError("data", "labelled boxes in at least one split", f"{data}, without a single one")
     return Boxes(boxes.astype(np.float64), np.array(longest), {k: n for k, n in per_split.items() if n}, imgsz)
-
-
-def _labels(content: dict[str, Any], split: str, imgsz: int) -> list[dict[str, Any]]:
-    """Return what the host's loader reads of one split; a test split that is not here counts as none."""
-    from ultralytics.data.dataset import YOLODataset
-
-    places = content.get(split)
-    if not places:
-        return []
-    places = places if isinstance(places, list) else [places]
-    if split == "test" and not all(Path(p).exists() for p in places):
-        return []
-    with reading("data", f"readable images in its '{split}' split"):
-        return YOLODataset(img_path=places, data=content, task="detect", imgsz=imgsz, augment=False).labels
 
 
 def cluster(sizes: np.ndarray, count: int | None = None, seed: int = 0) -> Clusters:

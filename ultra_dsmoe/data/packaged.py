@@ -71,8 +71,8 @@ def read(name: str) -> dict[str, Any]:
 
 
 def images_root(name: str) -> Path:
-    """Return the folder that a packaged set's YAML expects, found the way the host finds it."""
-    return place_of(load(name)["path"])
+    """Return the ``path`` of a data YAML, as `read` takes it, found the way the host finds it."""
+    return place_of(read(name)["path"])
 
 
 def place_of(folder: str) -> Path:

@@ -7,57 +7,26 @@ spliced, and how many, is ours. The paper's other set that is made larger before
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from ultralytics.utils import LOGGER
 
 from ultra_dsmoe import checks
+from ultra_dsmoe.constants import SPLITS
+from ultra_dsmoe.data.labelled import Piece, class_names, read_piece, read_set, split_labels
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.files import require_unused, whole_folder
-from ultra_dsmoe.logs import at_level
 
-SPLITS = ("train", "val", "test")
 SEED = 42
 PREFIX = "spliced_"
 _CUTS = (0.3, 0.7)  # where a seam may lie, as a share of the side
 _LEAST = 0.25  # of a box that a seam cuts, or nothing of it: slivers teach nothing, and left out would be background
 _TRIES = 20  # seams; where every one leaves a sliver, the image is turned alone
 _DROPPED = ("path", "yaml_file", "download", "nc", *SPLITS)  # of the data YAML, what does not hold for the new set
-
-
-@dataclass(frozen=True)
-class Piece:
-    """An image with its boxes.
-
-    Attributes:
-        pixels: (H, W, 3), colours 0 to 255.
-        classes: Class of each box, (N,).
-        boxes_xyxy_px: Corners, (N, 4).
-    """
-
-    pixels: np.ndarray
-    classes: np.ndarray
-    boxes_xyxy_px: np.ndarray
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width."""
-        return self.pixels.shape[0], self.pixels.shape[1]
-
-    def label_lines(self) -> list[str]:
-        """Return the lines of a label file: class, centre and size as shares of the image."""
-        h, w = self.size
-        boxes = self.boxes_xyxy_px / np.array([w, h, w, h])
-        centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        rows = zip(self.classes, centres, sizes, strict=True)
-        return [f"{int(kind)} {cx:.6f} {cy:.6f} {bw:.6f} {bh:.6f}" for kind, (cx, cy), (bw, bh) in rows]
 
 
 def turn(piece: Piece, quarters: int) -> Piece:
@@ -132,10 +101,10 @@ def splice_set(data: str | Path, kind: str, root: str | Path, add: int | None = 
     """
     root = Path(root).resolve()
     require_unused(root)
-    content = _read(data)
-    names = [str(content["names"][i]) for i in sorted(content["names"])]
+    content = read_set(data)
+    names = class_names(content)
     checks.one_of("class", kind, names, DataError)
-    found = {split: _labels(content, split) for split in SPLITS if content.get(split)}
+    found = {split: _in_order(labels) for split in SPLITS if (labels := split_labels(content, split))}
     shown = [x for x in found["train"] if names.index(kind) in x["cls"] and not _is_spliced(x)]
     if not shown:
         raise DataError("class", f"a class that training images of {data} show", kind)
@@ -151,28 +120,7 @@ def splice_set(data: str | Path, kind: str, root: str | Path, add: int | None = 
     return root / "data.yaml"
 
 
-def _read(data: str | Path) -> dict[str, Any]:
-    """Return what the host makes of a data YAML."""
-    from ultralytics.data.utils import check_det_dataset
-
-    try:
-        with at_level(LOGGER, logging.WARNING):
-            return check_det_dataset(str(data))
-    except DataError:
-        raise
-    except (OSError, RuntimeError, SyntaxError, TypeError, yaml.YAMLError) as e:
-        raise DataError("data", "a data YAML whose images are there", f"{data} ({' '.join(str(e).split())})") from e
-
-
-def _labels(content: dict[str, Any], split: str) -> list[dict[str, Any]]:
-    """Return the host's labels of a split's readable images, in the order of their names."""
-    from ultralytics.data.dataset import YOLODataset
-
-    try:
-        with at_level(LOGGER, logging.WARNING):
-            labels = YOLODataset(img_path=content[split], data=content, task="detect", augment=False).labels
-    except (OSError, RuntimeError) as e:
-        raise DataError("data", f"images in its '{split}' split", " ".join(str(e).split())) from e
+def _in_order(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(labels, key=lambda label: label["im_file"])
 
 
@@ -212,23 +160,10 @@ def _write_spliced(shown: list[dict[str, Any]], kind: str, root: Path, add: int,
     for i in range(add):
         rng = np.random.default_rng([seed, i])
         first, second = shown[order[i % len(shown)]], shown[rng.integers(len(shown))]
-        made = combine(_piece(first), _piece(second), rng)
+        made = combine(read_piece(first), read_piece(second), rng)
         name = f"{PREFIX}{kind}_{i:05d}"
         if (labels / f"{name}.txt").exists():
             raise DataError("data", f"a set without spliced images of {kind}", name)
         gray = (made.pixels == made.pixels[..., :1]).all()
         imwrite(str(images / f"{name}.png"), made.pixels[..., 0] if gray else made.pixels)
         (labels / f"{name}.txt").write_text("".join(f"{line}\n" for line in made.label_lines()), encoding="utf-8")
-
-
-def _piece(label: dict[str, Any]) -> Piece:
-    """Read an image of the host's labels."""
-    from ultralytics.utils.patches import imread
-
-    pixels = imread(label["im_file"])
-    if pixels is None:
-        raise DataError(label["im_file"], "a readable image", "none")
-    h, w = pixels.shape[:2]
-    centre, half = label["bboxes"][:, :2], label["bboxes"][:, 2:] / 2
-    boxes = np.concatenate([centre - half, centre + half], 1).astype(float) * np.array([w, h, w, h])
-    return Piece(pixels, label["cls"][:, 0].astype(int), boxes)

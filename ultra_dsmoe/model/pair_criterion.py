@@ -62,6 +62,9 @@ class PairCriterion:
             mine = torch.ones_like(batch["turn"], dtype=torch.bool)
             if self.options.passes == "sequential":
                 mine = batch["turn"] == turn
+            if not mine.any():
+                terms.append(preds.image.sum() * 0.0)
+                continue
             groups = batch["groups"][:, column]
             terms.append(contrastive(preds.image[mine], text[mine], self.head.tau, groups[mine]))
         return terms[0], terms[1]

@@ -164,6 +164,76 @@ def test_cloths_stay_on_one_side_of_the_split(draw: Draw, tmp_path: Path) -> Non
     assert {"prompts", "taxonomy", "groups"} <= set(data)
 
 
+def test_good_images_are_spread_as_those_with_defects(draw: Draw, tmp_path: Path) -> None:
+    for i in range(20):
+        draw(f"hole/h{i}.png")
+        draw(f"hole/h{i}_mask.png", BLOCK)
+    for i in range(10):
+        draw(f"good/g{i}.png")
+    for seed in range(5):
+        root = convert_masks("tilda", tmp_path / "set", seed=seed, root=tmp_path / f"out{seed}").root
+        found = {s: [f.stem[0] for f in (root / "images" / s).iterdir()] for s in ("train", "val", "test")}
+        assert {s: (names.count("h"), names.count("g")) for s, names in found.items()} == {
+            "train": (12, 6), "val": (4, 2), "test": (4, 2)
+        }  # fmt: skip
+
+
+def test_a_path_of_ones_own_yaml_is_where_the_images_go(
+    pair: Draw, own: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"path": str(tmp_path / "mine"), "train": "images/train", "val": "images/val"}
+    assert convert_masks(own("hole", **place), tmp_path / "set", ratio=(1, 1)).root == tmp_path / "mine"
+    assert len(labels(tmp_path / "mine")) == 2
+
+
+# what is told
+
+
+def told(tmp_path: Path, name: str = "tilda", **options: Any) -> list[str]:
+    made = convert_masks(name, tmp_path / "set", root=tmp_path / "out", **{"ratio": (1, 1), **options})
+    return list(made.cautions())
+
+
+def test_masks_as_they_should_be_are_not_remarked_on(pair: Draw, tmp_path: Path) -> None:
+    pair("good/5.png")
+    pair("good/5_mask.png")
+    assert told(tmp_path) == []
+
+
+def test_black_masks_of_defects_are_told(pair: Draw, tmp_path: Path) -> None:
+    for i in (7, 8):
+        pair(f"hole/{i}.png")
+        pair(f"hole/{i}_mask.png")
+    place = tmp_path / "set/hole/7_mask.png"
+    said = f"2 masks of images in folders of defects show nothing, as of good parts (first: {place})"
+    assert told(tmp_path) == [said]
+
+
+def test_inverted_masks_are_told(pair: Draw, tmp_path: Path) -> None:
+    file = pair("hole/1_mask.png")
+    Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    pair("hole/0_mask.png", (0, 0, 40, 16))  # half of the image
+    assert told(tmp_path) == [f"1 masks show more than half of their image, as inverted ones do (first: {file})"]
+
+
+def test_classes_in_masks_that_nothing_names_are_told(pair: Draw, own: Callable[..., str], tmp_path: Path) -> None:
+    pair("hole/0_mask.png", BLOCK, value=1)
+    pair("hole/1_mask.png", BLOCK, value=2)
+    said = "masks have the values 1, 2, taken as one; 'masks: values' of the data YAML makes classes of them"
+    assert told(tmp_path) == [said]
+    name = own("hole", "slot", masks={"values": {"hole": 1, "slot": 2}})
+    made = convert_masks(name, tmp_path / "set", ratio=(1, 1), root=tmp_path / "valued")
+    assert list(made.cautions()) == []
+
+
+def test_soft_edges_are_no_classes(pair: Draw, tmp_path: Path) -> None:
+    for i in (0, 1):
+        pixels = np.zeros((32, 40), np.uint8)
+        pixels[8:16, 10:30] = np.linspace(20, 255, 20)
+        Image.fromarray(pixels).save(tmp_path / f"set/hole/{i}_mask.png")
+    assert told(tmp_path) == []
+
+
 # errors
 
 
@@ -185,6 +255,11 @@ def pair(draw: Draw) -> Draw:
 
 
 def test_nothing_to_convert(draw: Draw, tmp_path: Path) -> None:
+    refused(tmp_path, "set: expected an existing folder with images and masks, got no such folder")
+    (tmp_path / "set").touch()
+    refused(tmp_path, "set: expected an existing folder with images and masks, got a file")
+    (tmp_path / "set").unlink()
+    (tmp_path / "set").mkdir()
     refused(tmp_path, "set: expected a folder with images, got none")
     draw("hole/0.png")
     refused(tmp_path, r"set: expected masks, known by .*_mask, .*or boxes=image, got none")
@@ -260,8 +335,48 @@ def test_folder_in_use_and_missing_out(pair: Draw, own: Callable[..., str], tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x").touch()
     refused(tmp_path, "a new or empty folder")
-    with pytest.raises(DSMoEError, match=r"^out: expected a folder to make, which .*own\.yaml does not tell, got none"):
-        convert_masks(own("hole"), tmp_path / "set")
+    for place, why in (
+        ({}, "has no 'path'"),
+        ({"path": 3}, "has no 'path'"),
+        ({"path": "x"}, "'train' of .* is not images/train"),
+        ({"path": "x", "train": "images/train", "val": "valid"}, "'val' of .* is not images/val"),
+    ):
+        with pytest.raises(DSMoEError, match=rf"^out: expected a folder to make, as .*{why}.*, got none"):
+            convert_masks(own("hole", **place), tmp_path / "set")
+
+
+def photograph(file: Path) -> Path:
+    """Write a picture of many gray values."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 40)).astype(np.uint8)).save(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("place", "mark"),
+    [
+        ("hole/{}.truth.png", "marks=[.]truth"),
+        ("hole/{}_t.jpg", "marks=_t"),
+        ("region/hole/{}.png", "marks=region"),
+        ("hole/seg-{}.png", r"an ending or a folder \(marks=\)"),
+    ],
+)
+def test_masks_by_an_unknown_name_do_not_become_images(place: str, mark: str, draw: Draw, tmp_path: Path) -> None:
+    for i in range(2):
+        photograph(tmp_path / f"set/image/hole/{i}.png" if "region" in place else tmp_path / f"set/hole/{i}.png")
+        draw(place.format(i), BLOCK)
+    told = rf"looks like a mask of .*0\.png, and masks are told by {mark}, got a few gray levels"
+    refused(tmp_path, told, boxes="image")
+    draw("hole/9.png")
+    draw("hole/9_mask.png", BLOCK)
+    refused(tmp_path, told)
+
+
+def test_photographs_whose_names_begin_alike_are_images(draw: Draw, tmp_path: Path) -> None:
+    for name in ("0", "0_turned", "0-2"):
+        photograph(tmp_path / f"set/hole/{name}.png")
+    draw("hole/5.png")  # flat, but of no other's name
+    assert len(converted(tmp_path, boxes="image")) == 4
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ KINDS = ["grey", "deep", "palette", "grey-rgb", "colour", "bits", "tiff"]
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
 @pytest.mark.parametrize("kind", KINDS)
 def test_foreground_of_every_kind_of_file(kind: str, tmp_path: Path) -> None:
-    assert {tuple(p) for p in np.argwhere(foreground(saved(tmp_path, kind)))} == set(SHOWN)
+    assert {tuple(p) for p in np.argwhere(foreground(saved(tmp_path, kind))[0])} == set(SHOWN)
 
 
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
@@ -130,14 +130,72 @@ def test_black_of_a_palette_is_background_whatever_its_number(tmp_path: Path) ->
     image = Image.fromarray(np.where(numbered() > 0, 0, 255).astype(np.uint8)).convert("P")
     image.putpalette([255, 255, 255] + 254 * [9, 9, 9] + [0, 0, 0])
     image.save(tmp_path / "p.png")
-    assert {tuple(p) for p in np.argwhere(foreground(tmp_path / "p.png"))} == set(SHOWN)
+    assert {tuple(p) for p in np.argwhere(foreground(tmp_path / "p.png")[0])} == set(SHOWN)
 
 
 def test_what_jpeg_smears_is_background(tmp_path: Path) -> None:
     mask = mask_of((5, 6, 15, 14))
     Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "a.jpg", quality=80)
     assert ((np.asarray(Image.open(tmp_path / "a.jpg")) > 0) != mask).any()
-    assert (foreground(tmp_path / "a.jpg") == mask).all()
+    assert (foreground(tmp_path / "a.jpg")[0] == mask).all()
+    assert foreground(tmp_path / "a.jpg")[1] == set()
+
+
+def test_a_palette_without_colours_has_its_numbers(tmp_path: Path) -> None:
+    image = Image.fromarray(numbered()).convert("P")
+    image.putpalette(768 * [0])
+    image.save(tmp_path / "p.png")
+    seen, numbers = foreground(tmp_path / "p.png")
+    assert {tuple(p) for p in np.argwhere(seen)} == set(SHOWN)
+    assert numbers == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [("grey", {"1", "2"}), ("deep", {"1", "2"}), ("grey-rgb", {"1", "2"}), ("colour", {"#ff0000", "#00ff00"})],
+)
+def test_the_numbers_of_a_mask_are_told(kind: str, numbers: set[str], tmp_path: Path) -> None:
+    assert foreground(saved(tmp_path, kind))[1] == numbers
+
+
+INK, PAPER = (0, 0, 0), (255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("lit", "rest"),
+    [
+        ((*INK, 255), (*INK, 0)),  # what is opaque is the mask
+        ((*PAPER, 255), (*INK, 0)),
+        ((*INK, 255), (*PAPER, 0)),
+        ((*PAPER, 255), (*PAPER, 0)),
+        ((*PAPER, 255), (*INK, 255)),
+        ((*PAPER, 128), (*INK, 128)),
+        ((*INK, 255), (*INK, 40)),
+        ((255, 0, 0, 9), (*INK, 255)),
+    ],
+)
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_background(
+    lit: tuple[int, ...], rest: tuple[int, ...], mode: str, tmp_path: Path
+) -> None:
+    pixels = np.where(numbered()[..., None] > 0, lit, rest).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(tmp_path / "a.png")
+    assert {tuple(p) for p in np.argwhere(foreground(tmp_path / "a.png")[0])} == set(SHOWN)
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_a_black_mask_is_empty_however_opaque(alpha: int, tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (0, 0, 0, alpha)).save(tmp_path / "a.png")
+    assert not foreground(tmp_path / "a.png")[0].any()
+
+
+def test_transparent_pixels_tell_no_class(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[2, 3], pixels[4, 5] = (2, 2, 2, 255), (3, 3, 3, 0)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for read, number in ((values, 2), (colours, 0x020202)):
+        assert np.argwhere(read(tmp_path / "a.png")).tolist() == [[2, 3]]
+        assert read(tmp_path / "a.png")[2, 3] == number
 
 
 def test_size_is_that_of_the_picture_as_it_is_shown(tmp_path: Path) -> None:
@@ -177,3 +235,20 @@ def test_files_without_exact_numbers(tmp_path: Path) -> None:
         values(saved(tmp_path, "colour"))
     with pytest.raises(DataError, match="more than 8 bits"):
         colours(saved(tmp_path, "deep"))
+
+
+def test_masks_that_cannot_be_seen(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (9, 9, 9, 0)).save(tmp_path / "a.png")
+    for read in (foreground, values, colours):
+        with pytest.raises(
+            DataError, match=r"a\.png: expected a mask that can be seen, got one that is transparent all"
+        ):
+            read(tmp_path / "a.png")
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[2, 3] = (0, 0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    for read in (values, colours):
+        with pytest.raises(
+            DataError, match=r"b\.png: expected a mask whose values tell classes, got one that is black"
+        ):
+            read(tmp_path / "b.png")

@@ -18,6 +18,7 @@ from typing import Any
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.data import packaged
+from ultra_dsmoe.data.convert.naming import plain
 from ultra_dsmoe.errors import DataError, did_you_mean
 
 SECTION = "masks"
@@ -25,11 +26,6 @@ KEYS = ("kinds", "name", "values")
 GOOD = -1  # in place of a class: a part without defect
 GOOD_WORD = "good"
 COLOUR = re.compile("#[0-9a-fA-F]{6}")
-
-
-def plain(word: str) -> str:
-    """Return a word as folders and classes are compared: without case, spaces and hyphens."""
-    return re.sub(r"[\s-]+", "_", word.strip().lower())
 
 
 @dataclass(frozen=True)

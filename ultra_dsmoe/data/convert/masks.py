@@ -6,18 +6,19 @@ by its pixels. `mask_rules` says how the data YAML names both.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES
-from ultra_dsmoe.data.convert.mask_rules import GOOD, MaskRules, plain
+from ultra_dsmoe.data.convert.lookalikes import refuse_lookalikes
+from ultra_dsmoe.data.convert.mask_rules import GOOD, MaskRules
+from ultra_dsmoe.data.convert.naming import distinct_stems, plain, require_folder
 from ultra_dsmoe.data.convert.regions import colours, find_regions, foreground, image_size, values
 from ultra_dsmoe.data.convert.splitting import RATIO, SEED, Sample, Split, free_root, write_set
 from ultra_dsmoe.errors import DataError
@@ -27,15 +28,46 @@ JOIN = 1  # parts that touch
 MIN_AREA = 4  # our choice: a box under 2x2 px teaches nothing, and masks that were scaled have such specks
 BOXES = ("masks", "image")
 PHOTOGRAPHS = frozenset({".jpg", ".jpeg"})
+LABELS = 16  # numbers up to which masks seem to have classes; soft edges have more
+HALF = 0.5  # of an image: defects are smaller
 WHOLE = "0.500000 0.500000 1.000000 1.000000"
 
 
-class Converted(NamedTuple):
-    """The new set: its folder, how many images have a box around all of them, and how many regions were too small."""
+@dataclass
+class Converted:
+    """The new set, and what there is to say about it.
+
+    Attributes:
+        root: Its folder.
+        whole: Images with a box around all of them.
+        specks: Regions that were too small.
+        empty: Masks that show nothing though their images are in the folder of a defect.
+        bright: Masks that show more than half of their image, as those of black defects on white do.
+        numbers: What pixels of masks say beside black, where no rule tells which class that is.
+    """
 
     root: Path
-    whole: int
-    specks: int
+    whole: int = 0
+    specks: int = 0
+    empty: list[Path] = field(default_factory=list)
+    bright: list[Path] = field(default_factory=list)
+    numbers: set[str] = field(default_factory=set)
+
+    def cautions(self, min_area: int = MIN_AREA) -> Iterator[str]:
+        """Yield what a user should look at; ``min_area`` as of `convert_masks`."""
+        if self.whole:
+            yield f"{self.whole} boxes are whole images; they say what is on an image, not where"
+        if self.specks:
+            yield f"{self.specks} regions of masks have under {min_area} pixels and no box (min_area=)"
+        if self.empty:
+            count, first = len(self.empty), self.empty[0]
+            yield f"{count} masks of images in folders of defects show nothing, as of good parts (first: {first})"
+        if self.bright:
+            count, first = len(self.bright), self.bright[0]
+            yield f"{count} masks show more than half of their image, as inverted ones do (first: {first})"
+        if 1 < len(self.numbers) <= LABELS:
+            found = ", ".join(sorted(self.numbers))
+            yield f"masks have the values {found}, taken as one; 'masks: values' of the data YAML makes classes of them"
 
 
 @dataclass(frozen=True)
@@ -83,22 +115,24 @@ def convert_masks(
     for key, value in (("join", join), ("min_area", min_area)):
         checks.whole(key, value, kind=DataError)
     split, folder = Split(tuple(ratio), seed, group), Path(folder)
+    require_folder(folder, "with images and masks")
     data, root = packaged.read(name), free_root(name, root)
     rules, options = MaskRules.parse(data), _Options(boxes, join, min_area)
     masks = _pair(folder, marks)
     if boxes == BOXES[0] and not any(masks.values()):
         expected = f"masks, known by the end of their names or by their folder: {', '.join(marks)}; or boxes=image"
         raise DataError(str(folder), expected, "none")
-    stems = _new_stems(folder, list(masks))
-    samples, whole, specks = [], 0, 0
-    for image, mask in masks.items():
-        lines, small = _label(folder, image, mask, rules, options)
-        samples.append(Sample(image, stems[image], tuple(lines)))
-        whole, specks = whole + bool(lines and mask is None), specks + small
+    refuse_lookalikes([image for image, mask in masks.items() if mask is None])
+    stems = distinct_stems(folder, list(masks))
+    made = Converted(root)
+    samples = [
+        Sample(image, stems[image], tuple(_label(folder, image, mask, rules, options, made)))
+        for image, mask in masks.items()
+    ]
     if not any(sample.lines for sample in samples):
         raise DataError(str(folder), "images with defects", "nothing but good ones")
     write_set(root, samples, data, split, f"Converted from masks for {name}")
-    return Converted(root, whole, specks)
+    return made
 
 
 def _pair(folder: Path, marks: Sequence[str]) -> dict[Path, Path | None]:
@@ -144,21 +178,10 @@ def _nearest(mask: Path, images: Sequence[Path]) -> Path:
     return best[0]
 
 
-def _new_stems(folder: Path, images: Sequence[Path]) -> dict[Path, str]:
-    """Return names that differ: where several images share one, their folders are put behind it."""
-    counts = Counter(image.stem.lower() for image in images)
-    stems = {}
-    for image in images:
-        parts = [image.stem, *map(plain, image.relative_to(folder).parent.parts)]
-        stems[image] = "_".join(parts) if counts[image.stem.lower()] > 1 else image.stem
-    for stem, count in Counter(s.lower() for s in stems.values()).items():
-        if count > 1:
-            raise DataError(str(folder), "one image of a name", f"{count} of {stem}")
-    return stems
-
-
-def _label(folder: Path, image: Path, mask: Path | None, rules: MaskRules, options: _Options) -> tuple[list[str], int]:
-    """Return the label lines of an image, and how many regions of its mask were too small."""
+def _label(
+    folder: Path, image: Path, mask: Path | None, rules: MaskRules, options: _Options, made: Converted
+) -> list[str]:
+    """Return the label lines of an image; what there is to say goes to ``made``."""
     size, places = image_size(image), [file.relative_to(folder) for file in (image, mask) if file]
     kind = rules.kind(places)
     if mask is None:
@@ -166,9 +189,10 @@ def _label(folder: Path, image: Path, mask: Path | None, rules: MaskRules, optio
             raise rules.unknown(image, places[0])
         if kind != GOOD and options.boxes != "image":
             raise DataError(str(image), "a mask, or a folder of good parts (or boxes=image)", "none")
-        return ([] if kind == GOOD else [f"{kind} {WHOLE}"]), 0
-    lines, specks = [], 0
-    for index, region in _layers(mask, size, kind, rules).items():
+        made.whole += kind != GOOD
+        return [] if kind == GOOD else [f"{kind} {WHOLE}"]
+    lines, layers = [], _layers(mask, size, kind, rules, made)
+    for index, region in layers.items():
         boxes, small = find_regions(region, options.join, options.min_area)
         if len(boxes) and kind == GOOD:
             raise DataError(str(mask), "an empty mask, for an image of good parts", f"one with regions: {len(boxes)}")
@@ -176,14 +200,22 @@ def _label(folder: Path, image: Path, mask: Path | None, rules: MaskRules, optio
             raise rules.unknown(image, places[0])
         for x0, y0, x1, y1 in boxes / np.array([size[1], size[0], size[1], size[0]]):
             lines.append(f"{index} {(x0 + x1) / 2:.6f} {(y0 + y1) / 2:.6f} {x1 - x0:.6f} {y1 - y0:.6f}")
-        specks += small
-    return lines, specks
+        made.specks += small
+    share = sum(float(region.mean()) for region in layers.values())
+    made.bright += [mask] * (share > HALF)
+    made.empty += [mask] * (share == 0 and kind is not None and kind != GOOD)
+    return lines
 
 
-def _layers(mask: Path, size: tuple[int, int], kind: int | None, rules: MaskRules) -> Mapping[int | None, np.ndarray]:
+def _layers(
+    mask: Path, size: tuple[int, int], kind: int | None, rules: MaskRules, made: Converted
+) -> Mapping[int | None, np.ndarray]:
     """Return where a mask shows each class; under None that of a class which nothing tells."""
-    read = (colours if rules.by_colour else values) if rules.values else foreground
-    pixels = read(mask)
+    if not rules.values:
+        pixels, numbers = foreground(mask)
+        made.numbers |= numbers
+    else:
+        pixels = colours(mask) if rules.by_colour else values(mask)
     if pixels.shape != size:
         got = "x".join(map(str, reversed(pixels.shape)))
         raise DataError(str(mask), f"the size of its image, {size[1]}x{size[0]}", got)

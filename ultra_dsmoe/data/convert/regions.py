@@ -13,6 +13,7 @@ from ultra_dsmoe.runtime.detections import read_image
 
 HALF = 127  # JPEG smears: what is darker than this is background there
 LOSSY = ("JPEG", "MPO")
+ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")  # modes with a channel of opacity
 DEEP = ("I", "F")  # beginnings of the modes with one channel of more than 8 bits
 BAD_FILE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises over a damaged file
 
@@ -27,15 +28,28 @@ def image_size(file: Path) -> tuple[int, int]:
     return height, width
 
 
-def foreground(file: Path) -> np.ndarray:
-    """Return where a mask is not black, (H, W) of bool; of a JPEG, where it is brighter than half.
+def foreground(file: Path) -> tuple[np.ndarray, frozenset[str]]:
+    """Return where a mask is not black, and what numbers it has there.
+
+    Of a JPEG it is what is brighter than half. What is transparent is background; where nothing but black is left then,
+    what is opaque is the mask.
+
+    Returns:
+        (H, W) of bool, and gray values, numbers of a palette or colours (``#ff0000``); none of a JPEG.
 
     Raises:
-        DataError: If it cannot be read.
+        DataError: If it cannot be read, or has colours but is transparent all over.
     """
     image = _read(file)
     pixels = np.atleast_3d(np.asarray(image if _is_single(image) else image.convert("RGB")))
-    return np.any(pixels > HALF if image.format in LOSSY else pixels != 0, axis=2)
+    shown = np.any(pixels > HALF if image.format in LOSSY else pixels != 0, axis=2)
+    if image.mode == "P" and not shown.any():
+        shown = np.asarray(image) != 0  # a palette that is black all over
+    alpha = _alpha(image, file, shown)
+    seen = shown if alpha is None else shown & (alpha > 0)
+    if alpha is not None and not seen.any():
+        seen = alpha > alpha.min()
+    return seen, frozenset() if image.format in LOSSY else _numbered(image, pixels, seen)
 
 
 def values(file: Path) -> np.ndarray:
@@ -50,7 +64,7 @@ def values(file: Path) -> np.ndarray:
     pixels = np.asarray(image.convert("RGB"))
     if (pixels != pixels[..., :1]).any():
         raise DataError(str(file), "a mask of grey values, as the set's 'values' are numbers", "colours")
-    return pixels[..., 0]
+    return _numbers(pixels[..., 0], image, file)
 
 
 def colours(file: Path) -> np.ndarray:
@@ -62,8 +76,7 @@ def colours(file: Path) -> np.ndarray:
     image = _lossless(_read(file), file)
     if image.mode.startswith(DEEP):
         raise DataError(str(file), "a mask of colours, as the set's 'values' are", "grey values of more than 8 bits")
-    red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int32), 2, 0)
-    return red << 16 | green << 8 | blue
+    return _numbers(_packed(np.asarray(image.convert("RGB"))), image, file)
 
 
 def find_regions(mask: np.ndarray, join: int = 1, min_area: int = 1) -> tuple[np.ndarray, int]:
@@ -104,6 +117,50 @@ def _read(file: Path) -> Image.Image:
     except BAD_FILE as error:
         raise DataError(str(file), "a mask that can be read", str(error)) from error
     return image
+
+
+def _packed(pixels: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) colours as one number each."""
+    red, green, blue = np.moveaxis(pixels.astype(np.int32), 2, 0)
+    return red << 16 | green << 8 | blue
+
+
+def _numbered(image: Image.Image, pixels: np.ndarray, seen: np.ndarray) -> frozenset[str]:
+    """Return what gray values, numbers of a palette or colours a mask has in some of its pixels."""
+    if image.mode == "P":
+        pixels = np.asarray(image)[..., None]
+    elif (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    if pixels.shape[2] == 1:
+        return frozenset(map(str, np.unique(pixels[seen]).tolist()))
+    return frozenset(f"#{number:06x}" for number in np.unique(_packed(pixels)[seen]).tolist())
+
+
+def _alpha(image: Image.Image, file: Path, shown: np.ndarray) -> np.ndarray | None:
+    """Return how opaque each pixel is, (H, W) from 0 to 255; None where that is everywhere the same.
+
+    Args:
+        image: A mask.
+        file: Its name.
+        shown: Where it is not black.
+    """
+    if image.mode.startswith(DEEP) or not (image.mode in ALPHA or "transparency" in image.info):
+        return None
+    alpha = np.asarray(image.convert("RGBA"))[..., 3]
+    if not alpha.any() and shown.any():
+        raise DataError(str(file), "a mask that can be seen", "one that is transparent all over")
+    return alpha if alpha.min() < alpha.max() else None
+
+
+def _numbers(numbers: np.ndarray, image: Image.Image, file: Path) -> np.ndarray:
+    """Return numbers that tell classes, with 0 where a mask is transparent."""
+    alpha = _alpha(image, file, numbers != 0)
+    if alpha is None:
+        return numbers
+    seen = np.where(alpha > 0, numbers, 0)
+    if not seen.any():
+        raise DataError(str(file), "a mask whose values tell classes", "one that is black and transparent alone")
+    return seen
 
 
 def _is_single(image: Image.Image) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,16 +68,26 @@ class Split:
 
 
 def free_root(name: str, root: str | Path | None) -> Path:
-    """Return the folder to make: the given one, or the one that a packaged set's YAML expects.
+    """Return the folder to make: the given one, or the one that a data YAML looks for its images in.
 
     Raises:
         DataError: If something is in it, or none is known.
     """
     if root is None and packaged.is_file(name):
-        raise DataError("out", f"a folder to make, which {name} does not tell", "none")
+        _require_place(name, packaged.read(name))
     found = Path(root).resolve() if root else packaged.images_root(name)
     require_unused(found)
     return found
+
+
+def _require_place(name: str, data: Mapping[str, Any]) -> None:
+    """Refuse a data YAML that would not find the images of a new set in its own ``path``."""
+    if not isinstance(data.get("path"), str) or not data["path"]:
+        raise DataError("out", f"a folder to make, as {name} has no 'path'", "none")
+    for split in SPLITS:
+        place, may_lack = data.get(split), split == SPLITS[2]
+        if place != f"images/{split}" and not (place is None and may_lack):
+            raise DataError("out", f"a folder to make, as the '{split}' of {name} is not images/{split}", "none")
 
 
 def write_set(root: Path, samples: Sequence[Sample], data: Mapping[str, Any], split: Split, note: str) -> None:
@@ -115,7 +125,7 @@ def _group_pattern(group: str) -> re.Pattern[str]:
 
 
 def _deal(samples: Sequence[Sample], split: Split, pattern: re.Pattern[str]) -> dict[str, list[Sample]]:
-    """Deal whole groups out in random order, each to the split that lacks the largest share of its images.
+    """Deal whole groups out in random order, each to the split that lacks most of such images: with boxes, or without.
 
     A class that the training images would not show gets a group back from another split, where that can spare one.
     """
@@ -125,17 +135,38 @@ def _deal(samples: Sequence[Sample], split: Split, pattern: re.Pattern[str]) -> 
         groups[match[1] if match and match[1] else sample.stem].append(sample)
     order = sorted(groups)
     np.random.default_rng(split.seed).shuffle(order)
-    wanted = {s: len(samples) * r / sum(split.ratio) for s, r in zip(SPLITS, split.ratio, strict=False) if r}
+    totals = Counter(bool(sample.lines) for sample in samples)
+    shares = {s: r for s, r in zip(SPLITS, split.ratio, strict=False) if r}
+    wanted = {s: {kind: n * r / sum(split.ratio) for kind, n in totals.items()} for s, r in shares.items()}
     dealt: dict[str, list[str]] = {name: [] for name in wanted}
-    counts = dict.fromkeys(wanted, 0)
+    counts: dict[str, Counter[bool]] = {name: Counter() for name in wanted}
     for key in order:
-        neediest = max(wanted, key=lambda s: 1 - counts[s] / wanted[s])
+        kinds = Counter(bool(sample.lines) for sample in groups[key])
+        neediest = _neediest(counts, wanted, kinds)
         dealt[neediest].append(key)
-        counts[neediest] += len(groups[key])
+        counts[neediest] += kinds
     if not all(dealt.values()):
         raise DataError("split", f"at least {len(wanted)} groups of images, one per split", f"{len(order)}")
     _fill_training(dealt, groups)
     return {name: [sample for key in keys for sample in groups[key]] for name, keys in dealt.items()}
+
+
+def _neediest(
+    counts: Mapping[str, Counter[bool]], wanted: Mapping[str, Mapping[bool, float]], kinds: Counter[bool]
+) -> str:
+    """Return the split that lacks the largest share of such images as a group has, and then of all.
+
+    Args:
+        counts: Images with boxes, and without, that each split has.
+        wanted: How many it is to have.
+        kinds: Those of the group.
+    """
+
+    def lack(name: str) -> tuple[float, float]:
+        alike = sum((1 - counts[name][kind] / wanted[name][kind]) * n for kind, n in kinds.items())
+        return alike, 1 - counts[name].total() / sum(wanted[name].values())
+
+    return max(wanted, key=lack)
 
 
 def _fill_training(dealt: dict[str, list[str]], groups: dict[str, list[Sample]]) -> None:

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES
+from ultra_dsmoe.data.convert.naming import require_folder
 from ultra_dsmoe.data.convert.splitting import RATIO, SEED, Sample, Split, free_root, write_set
 from ultra_dsmoe.errors import DataError
 
@@ -43,6 +44,7 @@ def convert_voc(
         DataError: If labels and images do not fit together or the folder is in use.
     """
     split, folder = Split(tuple(ratio), seed, group), Path(folder)
+    require_folder(folder, "with images and Pascal VOC .xml files")
     data, root = packaged.read(name), free_root(name, root)
     samples = _read_samples(folder, packaged.class_names(data))
     write_set(root, samples, data, split, f"Converted from VOC labels for {name}")

@@ -14,6 +14,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.fusion.text_adapter import WIDTH
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
+PHASES = WARM_UP, ALIGNMENT, FUSION = "warm-up", "alignment", "fusion"  # of a training, in order
 TAU, TAU_RANGE = 0.07, (0.01, 0.5)  # our choice
 _LOW, _HIGH = map(math.log, TAU_RANGE)
 _MARGIN = 1e-3  # that training keeps from the bounds, relative to tau: on them a clamp may pass no gradient
@@ -48,6 +49,8 @@ class PairClassify(Classify):
     """
 
     fast_parameters = ("log_tau",)
+    phase: str = FUSION  # that a training is in
+    whole: bool = False  # whether evaluation returns what training does
 
     def __init__(self, nc: int, c1: int, c: int = WIDTH, hidden: int = 128, dropout: float = 0.1) -> None:
         """Build the head.
@@ -103,17 +106,20 @@ class PairClassify(Classify):
             x: Fused vector (B, c1), then image and texts (B, c), the texts None where there are none.
 
         Returns:
-            `PairOutputs` in training, else probabilities (B, K) and logits, for export the former alone.
+            `PairOutputs` in training, else probabilities (B, K) and logits, for export the former alone. Before fusion
+            they are those of the image's classifier of the warm-up: what is behind the fused vector has not trained.
         """
-        fused, *alone = x
+        fused, image, *texts = x
         logits = self.linear(self.mlp(fused))
         if self.training:
             # One that has left its range would get no gradient any more. Of `data`: a graph that read it may be alive.
             self.log_tau.data.clamp_(_LOW + _MARGIN, _HIGH - _MARGIN)
-            warm = [None if z is None else layer(z) for layer, z in zip(self.warm, alone, strict=True)]
-            image, vlm, llm = alone
-            assert image is not None
-            return PairOutputs(logits, image, vlm, llm, warm)
+        if self.training or self.whole:
+            alone = zip(self.warm, (image, *texts), strict=True)
+            warm = [None if z is None else layer(z) for layer, z in alone]
+            return PairOutputs(logits, image, *texts, warm)
+        if self.phase != FUSION:
+            logits = self.warm[0](image)
         probabilities = logits.float().softmax(1).to(logits.dtype)
         return probabilities if self.export else (probabilities, logits)
 
