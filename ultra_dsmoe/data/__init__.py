@@ -1,4 +1,4 @@
-"""Data sets: packaged data YAMLs, the generated boards, unpacking and converting of archives."""
+"""Data sets: packaged data YAMLs, the generated boards and hits, unpacking and converting of archives."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_records_of_one_distribution_have_no_spread_left() -> None:
     one = draw_normal(CLASSES[KIND], rng)
     real = [record.measure(draw_points(one, 40, rng)) for _ in range(2000)]
     spread = np.sqrt((Statistics.of(real).root ** 2).sum(1))
-    assert spread[:4].max() < 0.2 * moments(real)[:, :4].std(0).max()
+    assert (spread[:4] < 0.35 * moments(real)[:, :4].std(0)).all()  # a tenth of the variance, for chance of its own
 
 
 def test_the_axes_of_a_spread_are_kept_and_so_is_the_sign_of_a_correlation() -> None:

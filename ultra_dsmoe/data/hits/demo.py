@@ -26,6 +26,7 @@ NAME = "hits-demo"
 TRAIN, VAL, TEST = 325, 130, 2000  # the paper's 455; on 130 test images, one run's standard error is .04
 SEED, SPREAD, MAX_SPREAD = 42, 1.0, 3.0
 MIN_SIZE, MAX_SIZE = DRAWN_PIXELS
+PNG_LEVEL = 6  # 9 takes five times as long for 7 % less
 PROOF = "generated.json"  # by which a finished set is known
 
 Progress = Callable[[Iterator[int], int], Iterator[int]]
@@ -103,7 +104,7 @@ def generate(
 
 def write_sample(image: Path, points: np.ndarray, size: int, values: dict[str, float]) -> None:
     """Write the picture of some hits, and their record beside it."""
-    encoded = cv2.imencode(".png", draw(points, size), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+    encoded = cv2.imencode(".png", draw(points, size), [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1]
     image.write_bytes(encoded.tobytes())  # not cv2.imwrite, which returns False instead of raising on a full disk
     record.write(image, values)
 

@@ -70,7 +70,7 @@ class Statistics:
         if spread == SPREADS[0]:
             hits = np.array([r["hits"] for r in records], float)
             sizes, axes = np.linalg.eigh(np.cov(values.T) - _by_chance(sd, rho, hits))
-            root = axes * np.sqrt(sizes.clip(0))
+            root = axes * np.sqrt(sizes.clip(0)) @ axes.T  # the symmetric one: axes may have either sign
         return cls(values.mean(0), root, float((rho > 0).mean()))
 
     def draw(self, rng: np.random.Generator) -> Normal:
