@@ -24,7 +24,7 @@ class PairOptions(NamedTuple):
     """What a classifier's YAML says, with defaults in place.
 
     Attributes:
-        text_mode: ``train``: text teaches and the shipped net sees the picture alone; ``always``: it wants text each time.
+        text_mode: ``train``: texts teach and the shipped net sees the picture alone; ``always``: it wants them too.
         pfa: Which images alignment begins with: those least like their texts (``progressive``), those most like them,
             any, or all at once (``direct``); ``none`` leaves alignment out and warms up for as long.
         strides: Shares of the images that the stages of alignment train on, ending with 1.

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from ultralytics.data.augment import classify_transforms
 from ultralytics.models.yolo.classify import ClassificationTrainer
-from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK, SETTINGS
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 
+from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.hits import demo
 from ultra_dsmoe.data.pairs import PairDataset, require_room
 from ultra_dsmoe.data.stage_sampler import StageSampler
@@ -47,8 +48,8 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
         for key, wanted in (("time", "epochs=, of which the phases are shares"), ("single_cls", "False")):
             if value := getattr(self.args, key, None):
                 raise ConfigError(key, wanted, value)
-        if str(self.args.data) == demo.NAME and not Path(demo.NAME).is_dir():
-            demo.provide(Path(str(SETTINGS["datasets_dir"])) / demo.NAME)
+        if str(self.args.data) == demo.NAME:
+            demo.provide(packaged.place_of(demo.NAME))
         return super().get_dataset()
 
     def get_model(
