@@ -19,6 +19,8 @@ from ultra_dsmoe.nn.fusion.split_text import IMAGE
 class PairPredictor(ClassificationPredictor):
     """The host's predictor for `PairModel` and files exported from it."""
 
+    batch: Any  # the host's attribute, for the type checker
+
     def setup_model(self, model: Any, *args: Any, **kwargs: Any) -> None:
         """Load the model as the host does; arguments are the host's."""
         self.texts = texts_of(model if model is not None else self.args.model)

@@ -62,6 +62,11 @@ class PairMetrics(ClassifyMetrics):
 class PairValidator(ClassificationValidator):
     """The host's validator for `PairModel` and files exported from it."""
 
+    metrics: PairMetrics
+    data: Any  # the host's attributes, for the type checker
+    nc: Any
+    names: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Prepare as the host does; arguments are the host's."""
         super().__init__(*args, **kwargs)

@@ -171,7 +171,7 @@ def metadata_of(net: Any, kept: KeptExperts) -> dict[str, Any]:
         from ultra_dsmoe.model.pair_state import KEY, entry_of
 
         return {KEY: entry_of(net)}
-    mixtures = [m for m in net.modules() if hasattr(m, "set_mode")]
+    mixtures: list[Any] = [m for m in net.modules() if hasattr(m, "set_mode")]
     if not mixtures:
         return {}
     found = {"dsmoe_moe": mixtures[0].mode, "dsmoe_topk": [m.k for m in mixtures]}

@@ -44,12 +44,14 @@ class PairCriterion:
         phase, targets = self.head.phase, batch["cls"]
         vlm = llm = targets.new_zeros((), dtype=torch.float32)
         if phase == WARM_UP:
-            total = sum(F.cross_entropy(logits, targets) for logits in preds.warm if logits is not None)
+            total = torch.stack([F.cross_entropy(z, targets) for z in preds.warm if z is not None]).sum()
         elif phase == ALIGNMENT:
             vlm, llm = self._aligned(preds, batch)
             total = vlm + llm
             if self.options.ce:
-                total = total + self.options.ce * F.cross_entropy(preds.warm[0], targets)
+                own = preds.warm[0]
+                assert own is not None  # of the image, which is always there
+                total = total + self.options.ce * F.cross_entropy(own, targets)
         else:
             total = F.cross_entropy(preds.logits, targets)
         _, items = self.inner(preds.logits.detach(), batch)
@@ -62,6 +64,7 @@ class PairCriterion:
             mine = torch.ones_like(batch["turn"], dtype=torch.bool)
             if self.options.passes == "sequential":
                 mine = batch["turn"] == turn
+            assert text is not None  # or the images came without
             if not mine.any():
                 terms.append(preds.image.sum() * 0.0)
                 continue

@@ -37,6 +37,9 @@ class PairPhases(Base):
     """Mixin before `ClassificationTrainer` that takes a `PairModel` through its phases."""
 
     sampler: StageSampler
+    optimizer: Any  # the host's attributes, for the type checker
+    scheduler: Any
+    lf: Any
     _stage: Stage | None = None
     _similarity: float = 0.0
     _frozen: frozenset[str] = frozenset()  # parameters that the user froze

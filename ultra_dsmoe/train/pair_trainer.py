@@ -33,6 +33,7 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
     """The host's classification trainer for `PairModel`."""
 
     texts: PairText | None = None
+    loss_names: Any  # the host's attribute, for the type checker
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: Any = None) -> None:
         """Settle arguments, run folder and data as the host does; arguments are the host's."""

@@ -109,15 +109,15 @@ class PairClassify(Classify):
             `PairOutputs` in training, else probabilities (B, K) and logits, for export the former alone. Before fusion
             they are those of the image's classifier of the warm-up: what is behind the fused vector has not trained.
         """
-        fused, image, *texts = x
+        fused, image, vlm, llm = x
         logits = self.linear(self.mlp(fused))
         if self.training:
             # One that has left its range would get no gradient any more. Of `data`: a graph that read it may be alive.
             self.log_tau.data.clamp_(_LOW + _MARGIN, _HIGH - _MARGIN)
         if self.training or self.whole:
-            alone = zip(self.warm, (image, *texts), strict=True)
+            alone = zip(self.warm, (image, vlm, llm), strict=True)
             warm = [None if z is None else layer(z) for layer, z in alone]
-            return PairOutputs(logits, image, *texts, warm)
+            return PairOutputs(logits, image, vlm, llm, warm)
         if self.phase != FUSION:
             logits = self.warm[0](image)
         probabilities = logits.float().softmax(1).to(logits.dtype)
