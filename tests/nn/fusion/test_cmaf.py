@@ -293,8 +293,8 @@ def test_half_precision_is_near_and_finite_on_large_values(fusion: str, attentio
         torch.testing.assert_close(got.float(), block(x), atol=2e-2, rtol=2e-2)
         assert torch.isfinite(half([100 * t.half() for t in x])).all()
         with torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(block(x).float(), block(x).float())
-            assert torch.isfinite(block(x)).all()
+            low = block(x)
+        torch.testing.assert_close(low.float(), block(x), atol=6e-2, rtol=6e-2)
 
 
 def test_arguments() -> None:
@@ -332,6 +332,12 @@ def test_texts_that_are_needed(fusion: str, attention: str, missing: Any) -> Non
     message = "CMAF texts: expected two per image, in a fourth channel, or fusion: none, got none"
     with pytest.raises(ShapeError, match=f"^{message}$"):
         small(fusion, attention)(x)
+
+
+def test_a_picture_that_is_none() -> None:
+    for fusion in ("cmaf", "none"):
+        with pytest.raises(ShapeError, match=r"^CMAF image: expected a vector per image, got none$"):
+            small(fusion)([torch.randn(2, C_MAP, 3, 3), None, None, None])
 
 
 def test_a_map_that_is_none() -> None:

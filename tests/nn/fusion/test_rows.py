@@ -136,11 +136,11 @@ def test_half_precision() -> None:
         torch.testing.assert_close(got.float(), net(x)[0], atol=1e-2, rtol=1e-2)
 
 
-def exported(net: Any, x: Tensor, path: Path) -> onnxruntime.InferenceSession:
+def exported(net: Any, x: Tensor, path: Path, **arguments: Any) -> onnxruntime.InferenceSession:
     net.eval().model[-1].export = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(net, (x,), path, opset_version=17, input_names=["images"], **LEGACY)
+        torch.onnx.export(net, (x,), path, opset_version=17, input_names=["images"], **arguments, **LEGACY)
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
@@ -159,6 +159,29 @@ def test_export(options: dict[str, Any], tmp_path: Path) -> None:
             np.testing.assert_allclose(session.run(None, {"images": x.numpy()})[0], net(x), atol=1e-4, rtol=0)
     assert_trt86_ops(load(path))
     assert not [str(f) for f in lint(path)]
+
+
+def test_an_exported_net_takes_other_batches_and_sizes(tmp_path: Path) -> None:
+    net, path = make().eval(), tmp_path / "net.onnx"
+    nn.init.normal_(net.model[7].gate.weight)
+    session = exported(net, batch(2), path, dynamic_axes={"images": {0: "batch", 2: "height", 3: "width"}})
+    for x in (batch(1), batch(3), torch.cat([batch(2), batch(2)], 3)):
+        with torch.no_grad():
+            np.testing.assert_allclose(session.run(None, {"images": x.numpy()})[0], net(x), atol=1e-4, rtol=0)
+    assert not [str(f) for f in lint(path, dynamic=True) if f.is_fault]
+
+
+@pytest.mark.parametrize("options", FORMS)
+def test_mixed_precision_keeps_losses_and_gradients_finite(options: dict[str, Any]) -> None:
+    net = make(**options).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(batch())
+        loss = contrastive(out.image, out.llm, net.model[-1].tau, torch.arange(4))
+        loss = loss + contrastive(out.image, out.vlm, net.model[-1].tau, torch.arange(4))
+        loss = loss + sum(w.float().square().mean() for w in (out.logits, *out.warm))
+    assert loss.dtype == torch.float32
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("kind", ["AdamW", "SGD"])

@@ -169,10 +169,11 @@ class CMAF(nn.Module):
             Zf, (B, c); (B, 3 c) of the concatenation.
 
         Raises:
-            ShapeError: If a text that is needed is not there, or the map to attend to is none.
+            ShapeError: If the image or a text that is needed is not there, or the map to attend to is none.
         """
         cells, image, vlm, llm = x
-        assert image is not None
+        if image is None:
+            raise ShapeError("CMAF image", "a vector per image", "none")
         if self.fusion == NONE:
             return image
         if vlm is None or llm is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Classify
 
 from ultra_dsmoe import checks
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn.fusion.text_adapter import WIDTH
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -88,7 +88,7 @@ class PairClassify(Classify):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; a last layer of other classes, which the host puts in, renews the warm-up's classifiers."""
         super().__setattr__(name, value)
-        if name == "linear" and value.out_features != self.warm[0].out_features:
+        if name == "linear" and isinstance(value, nn.Linear) and value.out_features != self.warm[0].out_features:
             self.warm = _warm(self.c, value.out_features).to(value.weight)
 
     @property
@@ -104,6 +104,9 @@ class PairClassify(Classify):
 
         Returns:
             `PairOutputs` in training, else probabilities (B, K) and logits, for export the former alone.
+
+        Raises:
+            ShapeError: In training, if the row of the image gives none.
         """
         fused, *alone = x
         logits = self.linear(self.mlp(fused))
@@ -112,7 +115,8 @@ class PairClassify(Classify):
             self.log_tau.data.clamp_(_LOW + _MARGIN, _HIGH - _MARGIN)
             warm = [None if z is None else layer(z) for layer, z in zip(self.warm, alone, strict=True)]
             image, vlm, llm = alone
-            assert image is not None
+            if image is None:
+                raise ShapeError("PairClassify image", "a vector per image", "none")
             return PairOutputs(logits, image, vlm, llm, warm)
         probabilities = logits.float().softmax(1).to(logits.dtype)
         return probabilities if self.export else (probabilities, logits)
