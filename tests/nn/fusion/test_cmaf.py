@@ -124,7 +124,7 @@ def test_all_inputs_reach_the_weights() -> None:
 
 
 def test_as_written_no_text_reaches_the_weights() -> None:
-    """The paper's form on vectors: what is handed on is the mean of V, head by head."""
+    """The paper's form on vectors, with fresh weights: what is handed on is the mean of V, head by head."""
     block, x = untrained("channel"), inputs(256, 7, 7, 256, 64)
     _, of_image, of_vlm, of_llm = (explained(block, x, part) for part in range(4))
     assert max(of_vlm, of_llm) < 0.01

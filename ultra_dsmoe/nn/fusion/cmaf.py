@@ -87,7 +87,7 @@ class CMAF(nn.Module):
     of the map and C is each with what it sees added, see `CellAttention`. All vectors are normalised before.
 
     With ``attention="channel"`` the form as written: ``W = sigmoid(Proj(C))`` with the C of `ChannelAttention`, and no
-    normalisation. What neither text reaches there is W.
+    normalisation. There W starts as a matter of the picture alone.
 
     ``fusion`` names the comparisons: ``cmaf_nosig``, without the sigmoid; ``concat`` and ``mean`` of the normalised
     vectors; ``none``, the picture alone, without parameters: for nets that read texts only while they learn.
