@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hit_pictures import images_of, make_set
 
 from ultra_dsmoe.errors import DataError, TextError
+from ultra_dsmoe.text.providers import vision_language
 from ultra_dsmoe.text.providers.vision_language import QUESTION, TOKENS, VisionLanguage
+from ultra_dsmoe.text.sidecars import TextSource
 
 WORDS = ["the", "picture", "shows", "many", "pink", "dots", "far", "left", "above", "below", "wide", "round", "line"]
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)
@@ -144,3 +147,24 @@ def test_a_model_without_all_its_weights_is_one_line(folder: Path, tmp_path: Pat
         TextError, match=rf"^provider: expected a model with all its weights, got vlm:.* without {gone}$"
     ):
         VisionLanguage(str(broken)).describe("vlm", PICTURE, None)
+
+
+def test_a_source_asks_each_picture_once_and_needs_no_model_for_kept_answers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ULTRA_DSMOE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(vision_language, "TOKENS", 6)
+    images = images_of(make_set(tmp_path / "set", train=2, val=1), "train")
+    source = TextSource.named(f"vlm:{folder}")
+    source.fit(images)
+    said = source.read(images)
+    assert all(text.llm.startswith("Recorded: ") for text in said), "what no part says rules say"
+    assert all(1 <= len(text.vlm.split()) <= 6 for text in said)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(VisionLanguage, "_ask", refuse)
+    state = json.loads(json.dumps(source.state()))
+    assert str(folder) not in json.dumps(state)
+    assert TextSource.from_state(state).read(images) == said

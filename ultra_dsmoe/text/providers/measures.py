@@ -75,22 +75,27 @@ def measure(image: np.ndarray) -> dict[str, float]:
 
 def foreground(image: np.ndarray) -> np.ndarray:
     """Return what stands out from the ground of an RGB uint8 image, bool [H, W]."""
-    chroma = image.max(axis=2) - image.min(axis=2)
+    chroma = _joined(np.maximum, image) - _joined(np.minimum, image)
     usual = int(np.median(chroma))
     if np.percentile(chroma, COLOURED_SHARE) > usual + COLOURED:
         away = np.abs(chroma.astype(np.int16) - usual).astype(np.uint8)
     else:
         ground = np.median(image.reshape(-1, 3), axis=0).astype(np.int16)
-        away = np.abs(image.astype(np.int16) - ground).max(axis=2).astype(np.uint8)
+        away = _joined(np.maximum, np.abs(image.astype(np.int16) - ground)).astype(np.uint8)
     limit, _ = cv2.threshold(away, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     return away > max(limit, LEAST_CONTRAST)
 
 
 def without_bars(image: np.ndarray) -> np.ndarray:
     """Return an RGB uint8 image without the bars that a letterbox puts around it; all of it where there is no more."""
-    picture = (image != LETTERBOX_GRAY).any(axis=2)
+    picture = _joined(np.logical_or, image != LETTERBOX_GRAY)
     rows, columns = np.flatnonzero(picture.any(axis=1)), np.flatnonzero(picture.any(axis=0))
     return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else image
+
+
+def _joined(join: np.ufunc, image: np.ndarray) -> np.ndarray:
+    """Return the channels of an image [H, W, 3] joined pairwise: many times faster than a reduction over three."""
+    return join(join(image[..., 0], image[..., 1]), image[..., 2])
 
 
 def _surface(grey: np.ndarray) -> dict[str, float]:
