@@ -19,7 +19,7 @@ from ultra_dsmoe.model.classifier import PairModel
 from ultra_dsmoe.nn.head.pair_classify import ALIGNMENT, FUSION
 from ultra_dsmoe.train.pair_trainer import PairTrainer
 
-EPOCHS, SIZE = 6, 64  # two by two cells: OpenVINO 2026.4 dies of an attention over a single one
+EPOCHS, SIZE = 6, 64
 QUICK: dict[str, Any] = {
     "imgsz": SIZE,
     "epochs": EPOCHS,
