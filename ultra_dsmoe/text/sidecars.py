@@ -50,6 +50,8 @@ class TextSource:
 
     Args:
         provider: Says what the sidecars lack.
+
+    Source: [PFA] Eq. 1.
     """
 
     def __init__(self, provider: TextProvider) -> None:
