@@ -14,15 +14,15 @@ from ultra_dsmoe.plugin.leftovers import nothing_left
 MODEL = SimpleNamespace(overrides={"task": "detect"})
 
 
-def fail(verb: str, given: dict[str, Any], begin: Callable[[], None]) -> None:
+def fail(verb: str, given: dict[str, Any], begin: Callable[[], None], error: type[BaseException] = KeyError) -> None:
     """Make a call that begins and ends with an error."""
 
     def call() -> None:
         with nothing_left(MODEL, verb, given):
             begin()
-            raise KeyError("x")
+            raise error
 
-    with pytest.raises(KeyError):
+    with pytest.raises(error):
         call()
 
 
@@ -30,6 +30,19 @@ def fail(verb: str, given: dict[str, Any], begin: Callable[[], None]) -> None:
 def test_empty_folders_of_a_failed_call_go_again(verb: str, tmp_path: Path) -> None:
     given = {"project": str(tmp_path / "new" / "runs"), "name": "run"}
     fail(verb, given, lambda: (tmp_path / "new" / "runs" / "run").mkdir(parents=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_a_failed_tracking_go_again(tmp_path: Path) -> None:
+    """The host tracks by its method for predictions, and names the folder by the mode."""
+    given = {"project": str(tmp_path / "runs"), "mode": "track"}
+    fail("predict", given, lambda: (tmp_path / "runs" / "track" / "labels").mkdir(parents=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_call_that_is_stopped_leaves_nothing_either(tmp_path: Path) -> None:
+    given = {"project": str(tmp_path), "name": "run"}
+    fail("val", given, (tmp_path / "run").mkdir, KeyboardInterrupt)
     assert not list(tmp_path.iterdir())
 
 
