@@ -19,9 +19,11 @@ def absent_folders(model: Any, verb: str, arguments: dict[str, Any]) -> list[Pat
         arguments: Of the call.
     """
     from ultralytics.cfg import get_cfg, get_save_dir
+    from ultralytics.utils import DEFAULT_CFG_DICT
 
+    known = {key: value for key, value in arguments.items() if key in DEFAULT_CFG_DICT}  # not those of the method alone
     try:
-        folder = Path(get_save_dir(get_cfg(overrides={**model.overrides, "mode": verb, **arguments})))
+        folder = Path(get_save_dir(get_cfg(overrides={**model.overrides, "mode": verb, **known})))
     except Exception:  # wrong arguments: the host says the same when it comes to them, before it makes a folder
         return []
     return [place for place in (folder / "labels", folder, *folder.parents) if not place.exists()]
