@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from inspect import isgenerator
 from pathlib import Path
 from typing import Any
@@ -112,15 +113,25 @@ def wrap_verb(stock: Any, verb: str) -> Any:
                     require_images(data_of(self, net, kwargs), self.overrides.get("data"), kwargs.get("split"))
                 with nothing_left(self, verb, kwargs):
                     result = stock(self, *args, **kwargs)
-        return _streamed(self, net, given, kept, result) if given and isgenerator(result) else result
+        if net is None or not isgenerator(result):
+            return result
+        return _streamed(self, net, given, kept, nothing_left(self, verb, kwargs), result)
 
     return host.mark(call)
 
 
-def _streamed(model: Any, net: Any, given: dict[str, Any], kept: Kept, results: Iterator[Any]) -> Iterator[Any]:
+def _streamed(
+    model: Any,
+    net: Any,
+    given: dict[str, Any],
+    kept: Kept,
+    cleared: AbstractContextManager[None],
+    results: Iterator[Any],
+) -> Iterator[Any]:
     """Yield the results of a streaming call, with our keys in force while they are computed."""
-    with in_force(net, given, kept):
-        align(predictor_net(model), net)
+    with cleared, in_force(net, given, kept) if given else nullcontext():
+        if given:
+            align(predictor_net(model), net)
         yield from results
 
 
