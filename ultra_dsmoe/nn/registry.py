@@ -81,17 +81,6 @@ class RowContext:
             raise ConfigError(f"model YAML row {self.name}", "tensor inputs (use Pick on a list row)", f"{channels}")
         return channels
 
-    def plain(self, most: int) -> None:
-        """Refuse what a row that is built once, with at most ``most`` arguments, has beyond that.
-
-        Raises:
-            ConfigError: If the row has more arguments or repeats.
-        """
-        if len(self.args) > most:
-            raise ConfigError(f"model YAML row {self.name}", f"at most {most} argument{'s' * (most > 1)}", self.args)
-        if self.n != 1:
-            raise ConfigError(f"model YAML row {self.name}", "1 repeat", self.n)
-
     def arg(self, index: int, default: Any = None) -> Any:
         """Return the row's argument ``index``, or ``default`` where the row is shorter."""
         return self.args[index] if index < len(self.args) else default

@@ -48,10 +48,10 @@ class ImageText(NamedTuple):
 class TextSource:
     """Texts of images: sidecars first, then a provider, whose answers are kept by content.
 
+    Source: [PFA] Eq. 1.
+
     Args:
         provider: Says what the sidecars lack.
-
-    Source: [PFA] Eq. 1.
     """
 
     def __init__(self, provider: TextProvider) -> None:

@@ -358,8 +358,6 @@ def test_parse_rule_of_heads_and_attention() -> None:
 @pytest.mark.parametrize(
     ("ctx", "message"),
     [
-        ({"args": [4, 1]}, "model YAML row CMAF: expected at most 1 argument, got [4, 1]"),
-        ({"n": 2}, "model YAML row CMAF: expected 1 repeat, got 2"),
         ({"c1": [8, 16, 16]}, "model YAML row CMAF: expected 'from' with 4 inputs, got 3"),
         (
             {"c1": [8, 16, 16, 24]},

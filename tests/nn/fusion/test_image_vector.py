@@ -51,9 +51,7 @@ def test_arguments_and_rows() -> None:
 @pytest.mark.parametrize(
     ("ctx", "message"),
     [
-        ({"args": [64, 1]}, "model YAML row ImageProjection: expected at most 1 argument, got [64, 1]"),
         ({"args": [0]}, "ImageProjection c2: expected a positive integer, got 0"),
-        ({"n": 2}, "model YAML row ImageProjection: expected 1 repeat, got 2"),
         ({"c1": [8, 8]}, "model YAML row ImageProjection: expected 'from' with 1 inputs, got 2"),
     ],
 )

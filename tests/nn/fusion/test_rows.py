@@ -211,16 +211,20 @@ def test_every_matrix_moves_at_the_pace_of_its_neighbours(kind: str) -> None:
     ("row", "wrong", "message"),
     [
         (0, ["imagnet"], "model YAML row 0 (SplitText) norm: expected one of None, imagenet (did you mean"),
-        (0, [None, 1], "model YAML row 0 (SplitText): expected at most 1 argument, got [None, 1]"),
-        (4, [64, 1], "model YAML row 4 (ImageProjection): expected at most 1 argument, got [64, 1]"),
+        (0, [None, 1], "model YAML row 0 (SplitText): expected arguments that the layer reads, got 1 as number 2"),
+        (4, [64, 1], "model YAML row 4 (ImageProjection): expected arguments that the layer reads, got 1 as number 2"),
         (5, [0, 64], "model YAML row 5 (TextAdapter) index: expected one of 1, 2, got 0"),
         (5, [3, 64], "model YAML row 5 (TextAdapter) index: expected one of 1, 2, got 3"),
         (5, [1, 32], "model YAML row 7 (CMAF): expected texts as wide as the image's vector, 64, got [32, 64]"),
         (7, [3], "model YAML row 7 (CMAF) heads: expected a divisor of 64, the width of the vectors, got 3"),
-        (7, [4, 4], "model YAML row 7 (CMAF): expected at most 1 argument, got [4, 4]"),
+        (7, [4, 4], "model YAML row 7 (CMAF): expected arguments that the layer reads, got 4 as number 2"),
         (8, ["nc", 32, 2], "model YAML row 8 (PairClassify) dropout: expected a number from 0 to 1, got 2"),
         (8, ["nc", 0], "model YAML row 8 (PairClassify) hidden: expected a positive integer, got 0"),
-        (8, ["nc", 32, 0, 0], "model YAML row 8 (PairClassify): expected at most 3 arguments, got"),
+        (
+            8,
+            ["nc", 32, 0, 0],
+            "model YAML row 8 (PairClassify): expected arguments that the layer reads, got 0 as number 4",
+        ),
     ],
 )
 def test_rows_that_are_wrong(row: int, wrong: list[Any], message: str) -> None:
@@ -241,7 +245,9 @@ def test_other_inputs_of_rows() -> None:
         ClassificationModel(cfg(1), verbose=False)
     d = cfg()
     d["head"][3][1] = 2
-    with pytest.raises(ConfigError, match=r"^model YAML row 7 \(CMAF\): expected 1 repeat, got 2"):
+    with pytest.raises(
+        ConfigError, match=r"^model YAML row 7 \(CMAF\): expected 1 repeat, as the layer knows none, got 2"
+    ):
         ClassificationModel(d, verbose=False)
 
 

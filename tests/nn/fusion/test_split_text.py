@@ -148,8 +148,6 @@ def test_parse_rule(c1: int) -> None:
     [
         ({"c1": 1}, "model YAML row SplitText: expected an image of 3 or 4 channels, got 1"),
         ({"c1": [3, 4, 4]}, "model YAML row SplitText: expected 'from' with 1 inputs, got 3"),
-        ({"args": [None, 384]}, "model YAML row SplitText: expected at most 1 argument, got [None, 384]"),
-        ({"n": 2}, "model YAML row SplitText: expected 1 repeat, got 2"),
         ({"options": {"text_width": 0}}, "dsmoe.text_width: expected a positive integer, got 0"),
         ({"options": {"text_numbers": -1}}, "dsmoe.text_numbers: expected a whole number of at least 0, got -1"),
     ],

@@ -99,8 +99,6 @@ def test_parse_rule() -> None:
         ({"args": [3]}, "TextAdapter index: expected one of 1, 2, got 3"),
         ({"args": []}, "TextAdapter index: expected one of 1, 2, got None"),
         ({"args": [1, "x"]}, "TextAdapter c2: expected a positive integer, got x"),
-        ({"args": [1, 8, 8, 8]}, "model YAML row TextAdapter: expected at most 3 arguments, got [1, 8, 8, 8]"),
-        ({"n": 3}, "model YAML row TextAdapter: expected 1 repeat, got 3"),
         ({"c1": 64}, "model YAML row TextAdapter: expected 'from' with one SplitText row, got 64"),
         ({"c1": [3, 64]}, "model YAML row TextAdapter: expected 'from' with one SplitText row, got [3, 64]"),
         (

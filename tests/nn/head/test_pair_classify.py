@@ -214,8 +214,6 @@ def test_parse_rule() -> None:
 @pytest.mark.parametrize(
     ("ctx", "message"),
     [
-        ({"args": [5, 8, 0, 1]}, "model YAML row PairClassify: expected at most 3 arguments, got [5, 8, 0, 1]"),
-        ({"n": 2}, "model YAML row PairClassify: expected 1 repeat, got 2"),
         ({"args": ["x"]}, "PairClassify nc: expected a positive integer, got x"),
         ({"c1": [8, 8, 8]}, "model YAML row PairClassify: expected 'from' with 4 inputs, got 3"),
         (

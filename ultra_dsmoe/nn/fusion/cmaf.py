@@ -151,7 +151,6 @@ class CMAF(nn.Module):
         Raises:
             ConfigError: If the three vectors differ in width.
         """
-        ctx.plain(1)
         c_map, c, *texts = ctx.inputs(4)
         if texts != [c, c]:
             raise ConfigError("model YAML row CMAF", f"texts as wide as the image's vector, {c}", f"{texts}")

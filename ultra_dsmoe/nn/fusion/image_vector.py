@@ -33,7 +33,6 @@ class ImageProjection(nn.Module):
     @staticmethod
     def parse(ctx: RowContext) -> RowPlan:
         """Parse ``[from, 1, ImageProjection, [c2]]``."""
-        ctx.plain(1)
         (c1,) = ctx.inputs(1)
         c2 = checks.whole("ImageProjection c2", ctx.arg(0, WIDTH))
         return RowPlan([c1, c2], c2)

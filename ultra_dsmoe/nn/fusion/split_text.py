@@ -64,7 +64,6 @@ class SplitText(nn.Module):
         Raises:
             ConfigError: If the row's input has another number of channels than an image with or without texts.
         """
-        ctx.plain(1)
         (c1,) = ctx.inputs(1)
         if c1 not in (IMAGE, WITH_TEXT):
             raise ConfigError("model YAML row SplitText", f"an image of {IMAGE} or {WITH_TEXT} channels", c1)

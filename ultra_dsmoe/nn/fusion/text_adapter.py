@@ -63,7 +63,6 @@ class TextAdapter(nn.Module):
         Raises:
             ConfigError: If the row read is no `SplitText`, or the index is not that of a text.
         """
-        ctx.plain(3)
         if not isinstance(ctx.c1, list) or len(ctx.c1) != LLM + 1 or not all(isinstance(c, int) for c in ctx.c1):
             raise ConfigError("model YAML row TextAdapter", "'from' with one SplitText row", f"{ctx.c1}")
         index = checks.one_of("TextAdapter index", ctx.arg(0), (VLM, LLM))

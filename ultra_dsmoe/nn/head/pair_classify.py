@@ -81,7 +81,6 @@ class PairClassify(Classify):
         Raises:
             ConfigError: If image and texts differ in width.
         """
-        ctx.plain(3)
         c1, c, *texts = ctx.inputs(4)
         if texts != [c, c]:
             raise ConfigError("model YAML row PairClassify", f"texts as wide as the image's vector, {c}", f"{texts}")
