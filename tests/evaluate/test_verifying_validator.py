@@ -73,7 +73,7 @@ def validate(
     def run(classifier: Path, **kwargs: Any) -> tuple[Any, list[list[int]]]:
         usual = {"data": data, "imgsz": 64, "batch": 2, "workers": 0, "plots": False, "exist_ok": True}
         metrics = YOLO(save_detector(NAMES)).val(
-            validator=Finder, project=str(tmp_path), name="val", dsmoe_verify=classifier, **{**usual, **kwargs}
+            Finder, project=str(tmp_path), name="val", dsmoe_verify=classifier, **{**usual, **kwargs}
         )
         with (tmp_path / "val" / "verify.csv").open() as f:
             rows = list(csv.reader(f))[1:]
