@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -71,6 +72,21 @@ def test_doubtful_boxes_go_for_one_call(
     assert len(boxes(yolo, stream=stream, dsmoe_verify=nothing, dsmoe_verify_min=0.0)) == len(every)
     torch.testing.assert_close(boxes(yolo), every, rtol=0, atol=1e-4)
     assert not left_behind(yolo)
+
+
+def test_each_is_validated_with_it(
+    detector: Path, save_classifier: SaveNet, make_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    data = make_set(names=list(NAMES.values())) / "data.yaml"
+    for picture in data.parent.rglob("*.png"):
+        cv2.imwrite(str(picture), PICTURE)  # the host leaves smaller ones out
+    nothing = save_classifier({"background": 1.0, "spur": 1e-6, "short": 1e-6})
+    call = {**USUAL, "data": data, "batch": 1, "workers": 0, "plots": False, "project": str(tmp_path), "name": "val"}
+    YOLO(detector, task="detect").val(dsmoe_verify=nothing, dsmoe_verify_band=(0, 1), **call)
+    counts = (tmp_path / "val" / "verify.csv").read_text().splitlines()[1].split(",")
+    labelled, _, escapes, before, overkill = map(int, counts[1:])
+    assert labelled == escapes == 1
+    assert before > overkill == 0
 
 
 def test_an_error_takes_the_second_stage_away_too(save_detector: SaveNet, save_classifier: SaveNet) -> None:
