@@ -21,6 +21,7 @@ from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
 TRACEBACK = "ULTRA_DSMOE_TRACEBACK"  # of the environment: set, errors keep their traceback
 HOST, OURS = "ultralytics.", "ultra_dsmoe."
 MATHEMATICS = ("ultra_dsmoe.nn.", "ultra_dsmoe.ops.", "ultra_dsmoe.losses.")  # no user is at fault in there
+STOPPED = 130  # the shell's code for a command that was interrupted
 MOST = 400  # characters of a message
 _ANSI, _HELP = re.compile(r"\x1b\[[\d;]*m"), "Arguments received:"  # where the host's help page begins
 _KEY = re.compile(r"(?:ERROR\W+)?'?(\w+)=")  # how most of its messages on an argument begin
@@ -157,14 +158,25 @@ def reading(argument: str, expected: str, kind: type[DSMoEError] = DataError, fi
 
 
 @contextmanager
-def one_line_errors(find: Callable[[BaseException], DSMoEError | None] = cause) -> Iterator[None]:
-    """Turn user errors into one line on stderr and exit code 1; with `TRACEBACK` in the environment, into nothing.
+def one_line_errors(
+    find: Callable[[BaseException], DSMoEError | None] = cause,
+    ours: Callable[[BaseException], bool] = lambda error: True,
+) -> Iterator[None]:
+    """Turn user errors into one line on stderr and exit code 1, and Ctrl-C into one line and the shell's code for it.
+
+    With `TRACEBACK` in the environment into nothing.
 
     Args:
         find: Returns the user error behind an exception, None for one that goes on unchanged.
+        ours: Whether a command that Ctrl-C ended was one of ours; others go on unchanged.
     """
     try:
         yield
+    except KeyboardInterrupt as e:
+        if os.environ.get(TRACEBACK, "0") not in ("", "0") or not ours(e):
+            raise
+        print("stopped", file=sys.stderr, flush=True)
+        raise SystemExit(STOPPED) from e
     except Exception as e:  # whatever a user can cause; anything else goes on
         if os.environ.get(TRACEBACK, "0") not in ("", "0") or (error := find(e)) is None:
             raise

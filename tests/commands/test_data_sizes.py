@@ -69,7 +69,7 @@ def test_wrong_words_are_one_line(
 
 def test_a_missing_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"data: expected a data YAML whose images are here, got .*none\.yaml"):
+    with pytest.raises(DataError, match=r"data: expected a data YAML whose images are there, got .*none\.yaml"):
         data_sizes.COMMAND.main(["none.yaml"])
     assert not list(tmp_path.iterdir())
 

@@ -182,7 +182,7 @@ def test_generate_leaves_nothing_behind_where_a_class_fails(data: Path, tmp_path
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["lnt"], r"text: expected lint, generate, encode, paraphrases \(did you mean 'lint'\?\), got lnt"),
+        (["lnt"], r"text: expected lint, generate, encode, describe, paraphrases \(did you mean 'lint'\?\), got lnt"),
         (["lint", "none.yaml"], r"data: expected an existing data YAML, got none\.yaml"),
         (["lint", "nue-det.yaml"], r"\(did you mean 'neu-det'\?\)"),
         (["lint", "encoder=hash"], "data: expected a data YAML as first argument"),

@@ -20,7 +20,8 @@ ORDER = (
     ("nn", "text", "data"),
     ("distill",),
     ("model",),
-    ("train", "evaluate"),
+    ("evaluate",),
+    ("train",),  # a training validates
     ("export",),  # what happens around the host's exporter
     ("explain",),
     ("plugin",),

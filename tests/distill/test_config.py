@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ultra_dsmoe.distill import KDConfig, resolve
-from ultra_dsmoe.distill.config import parse
+from ultra_dsmoe.distill.config import parse, restore
 from ultra_dsmoe.errors import ConfigError
 
 
@@ -57,6 +57,13 @@ def test_a_file_and_a_mapping_say_the_same(tmp_path: Path) -> None:
     assert (config.levels, config.gain("fg"), config.gain("box"), config.gain("att")) == ((8, 16), 2, 0, 1)
 
 
+def test_what_earlier_checkpoints_have_beside_is_dropped() -> None:
+    config = resolve("mimic")
+    assert "temperature" not in config.state()
+    assert restore({**config.state(), "temperature": 20.0}) == config
+    assert restore({**config.state(), "gains": {"mimic": 0}}).gain("mimic") == 0  # trained nothing, and can be read
+
+
 def test_state_reads_back() -> None:
     config = resolve({"method": "mimic", "levels": [8], "gains": {"mimic": 3}, "normalize": False})
     assert parse(json.loads(json.dumps(config.state()))) == config
@@ -66,6 +73,15 @@ def test_state_reads_back() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
+        ({"method": "mimic", "temperature": 2}, "options out of method, .*, got temperature"),
+        (
+            {"gains": dict.fromkeys(("fg", "att", "glob"), 0)},
+            "dsmoe_kd gains: expected a gain above 0 for fg or att or",
+        ),
+        (
+            {"method": "mimic", "gains": {"mimic": 0}},
+            "a gain above 0 for mimic, or no distill_model=, got 0, with which",
+        ),
         (
             "attentoin",
             r"^dsmoe_kd: expected attention, mimic, self, self-plain, host or .* \(did you mean 'attention'\?\), got",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,10 +19,12 @@ from ultra_dsmoe.distill import (
     Level,
     OutputMethod,
     Pair,
+    Seen,
     register_method,
     resolve,
 )
 from ultra_dsmoe.distill.config import check_form, parse
+from ultra_dsmoe.distill.method import trait
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.contract import Option
@@ -133,3 +136,43 @@ def test_a_pair_knows_the_attention_of_each_level() -> None:
     adapters = METHODS["mimic"].adapters(pair)
     assert [(a.conv.in_channels, a.conv.out_channels) for a in adapters] == [(4, 16), (5, 24)]
     assert torch.equal(adapters[0].conv.bias, torch.zeros(16))
+
+
+# every option is read -------------------------------------------------------------------------------------------------
+
+OTHER = {
+    "temperature": 3.0,
+    "normalize": False,
+    "cls_temperature": 5.0,
+    "box_temperature": 5.0,
+    "mu": 0.0,
+    "match": False,
+}
+# These are the trainer's, whatever the method: which levels, terms and weights there are, and when.
+GENERAL = {"method", "levels", "adaptive", "gains", "compare", "warmup", "own"}
+
+
+def shown() -> Any:
+    """Return what a net of one level shows of two images: a map, and scores and boxes of its 16 cells."""
+    heads = {"scores": 3 * torch.randn(2, 3, 16) - 4, "boxes": torch.randn(2, 4 * 16, 16)}
+    return Seen([torch.randn(2, 8, 4, 4)], heads)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_option_of_a_method_is_read_by_it(name: str) -> None:
+    pair = Pair([Level(8, 0, 0)], [8], [8], [nn.Identity()], (16, 16))
+    method, teacher, student = METHODS[name], shown(), shown()
+    batch = {"bboxes": torch.tensor([[0.4, 0.4, 0.5, 0.5]]), "batch_idx": torch.zeros(1)}
+    adapters = method.adapters(pair)
+
+    def terms(**options: Any) -> list[float]:
+        config = resolve({"method": name, **options})
+        return [t.item() for t in method.terms(config, pair, adapters, teacher, student, batch).values()]
+
+    usual = terms()
+    assert usual == terms(), "chance would pass for a difference"
+    for key in {*(f.name for f in fields(KDConfig)), *method.options} - GENERAL - set(trait(name, "unused")):
+        assert terms(**{key: OTHER[key]}) != usual, f"{key} of {name} changes nothing"
+    for key in trait(name, "unused"):
+        with pytest.raises(ConfigError, match=f"expected options out of .*, got {key}$"):
+            resolve({"method": name, key: OTHER[key]})

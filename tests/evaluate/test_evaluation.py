@@ -188,7 +188,7 @@ def test_no_data_at_all(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("net.onnx", b"", r"^model: expected a DS-MoE checkpoint \(\.pt\), got .*net\.onnx$"),
+        ("net.onnx", b"", r"^model: expected a checkpoint \(\.pt\) of a network with layers of .*, got .*net\.onnx$"),
         ("gone.pt", None, r"^model: expected an existing checkpoint, got .*gone\.pt, which is not a file$"),
         ("half.pt", b"PK\x03\x04 half of it", r"^model: expected a readable checkpoint, got .*half\.pt \(\w+: "),
     ],
@@ -205,7 +205,7 @@ def test_another_kind_of_net(tmp_path: Path) -> None:
 
     net = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
     torch.save({"model": net, "ema": None, "epoch": -1, "train_args": {"task": "detect"}}, tmp_path / "stock.pt")
-    with pytest.raises(WeightsError, match=r"checkpoint of a DS-MoE network, got .*stock\.pt \(DetectionModel\)$"):
+    with pytest.raises(WeightsError, match=r"with layers of ultra-dsmoe, .*stock\.pt, a DetectionModel of"):
         load_network(tmp_path / "stock.pt")
 
 

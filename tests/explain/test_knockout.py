@@ -79,10 +79,10 @@ def test_bad_checkpoints_are_named(tmp_path: Path, tiny_boards: Path, monkeypatc
     torch.save({"weight": torch.zeros(1)}, tmp_path / "tensors.pt")
     for name, message in (
         ("missing.pt", "an existing checkpoint"),
-        ("other.onnx", r"a DS-MoE checkpoint \(.pt\)"),
+        ("other.onnx", r"a checkpoint \(.pt\) of a network with layers of ultra-dsmoe"),
         ("broken.pt", "a readable checkpoint"),
         ("tensors.pt", "a readable checkpoint"),
-        ("stock.pt", "a checkpoint of a DS-MoE network"),
+        ("stock.pt", "a checkpoint of a network with layers of ultra-dsmoe"),
     ):
         with pytest.raises(WeightsError, match=f"model: expected {message}"):
             COMMAND.main([name, data])

@@ -11,11 +11,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 import yaml
 from ultralytics.data.utils import check_det_dataset
+from ultralytics.nn.tasks import DetectionModel
 
 from ultra_dsmoe import cli, commands
-from ultra_dsmoe.errors import ConfigError, TextError
+from ultra_dsmoe.errors import ConfigError, TextError, WeightsError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
 from ultra_dsmoe.explain import pictures
 from ultra_dsmoe.explain import routing_map as routing
@@ -134,8 +136,8 @@ def test_without_hyperbolic_part_the_disk_is_left_out(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Flat(Evaluation):
-        def __init__(self, options: Any) -> None:
-            super().__init__(options)
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
             for fusion in blocks(self.net, HyperbolicFusion):
                 fusion.hyperbolic = False
 
@@ -156,6 +158,12 @@ def test_bad_input_is_one_line_and_writes_nothing(
         commands.pictures.COMMAND.main(["best.pt", "shufles=3"])
     with pytest.raises(ConfigError, match="shuffles: expected a whole number from 20"):
         commands.pictures.COMMAND.main([str(checkpoint), f"out={out}", "shuffles=3"])
+    net = DetectionModel("yolov8n.yaml", nc=2, verbose=False)
+    torch.save({"model": net, "ema": None, "epoch": -1, "train_args": {"task": "detect"}}, tmp_path / "stock.pt")
+    with pytest.raises(
+        WeightsError, match="a checkpoint of a network with experts, hyperbolic distances, attention or bands, got"
+    ):
+        commands.pictures.COMMAND.main([str(tmp_path / "stock.pt"), "device=cpu", f"data={tiny_boards}"])
     content.update(path=str(tiny_boards.parent), taxonomy={"marks": ["spurr"]})
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(

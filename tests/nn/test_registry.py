@@ -99,6 +99,16 @@ def test_arg() -> None:
     assert (row.arg(0, 1), row.arg(1, 7), row.arg(2)) == (5, 7, None)
 
 
+def test_plain() -> None:
+    RowContext("X", 8, [1, 2]).plain(2)
+    with pytest.raises(ConfigError, match=r"^model YAML row X: expected at most 1 argument, got \[1, 2\]$"):
+        RowContext("X", 8, [1, 2]).plain(1)
+    with pytest.raises(ConfigError, match=r"^model YAML row X: expected at most 2 arguments, got \[1, 2, 3\]$"):
+        RowContext("X", 8, [1, 2, 3]).plain(2)
+    with pytest.raises(ConfigError, match=r"^model YAML row X: expected 1 repeat, got 2$"):
+        RowContext("X", 8, [], n=2).plain(0)
+
+
 # contracts ------------------------------------------------------------------------------------------------------------
 
 

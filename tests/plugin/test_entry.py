@@ -61,6 +61,20 @@ def test_other_errors_pass_through(error: BaseException, capsys: pytest.CaptureF
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("words", [["train", "model=dsmoe-n.yaml"], ["train", "model=yolov8n.yaml", "dsmoe_kd=self"]])
+def test_a_command_of_ours_that_is_stopped_says_so(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop, one_line_errors(words):
+        raise KeyboardInterrupt
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_a_stock_command_that_is_stopped_is_the_hosts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), one_line_errors(["train", "model=yolov8n.yaml"]):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

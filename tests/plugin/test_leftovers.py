@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from ultra_dsmoe.plugin.leftovers import nothing_left
+from ultra_dsmoe.plugin.verbs import _streamed
 
 MODEL = SimpleNamespace(overrides={"task": "detect"})
 
 
-def fail(verb: str, given: dict[str, Any], begin: Callable[[], None]) -> None:
+def fail(verb: str, given: dict[str, Any], begin: Callable[[], None], error: type[BaseException] = KeyError) -> None:
     """Make a call that begins and ends with an error."""
 
     def call() -> None:
         with nothing_left(MODEL, verb, given):
             begin()
-            raise KeyError("x")
+            raise error
 
-    with pytest.raises(KeyError):
+    with pytest.raises(error):
         call()
 
 
@@ -30,6 +31,33 @@ def fail(verb: str, given: dict[str, Any], begin: Callable[[], None]) -> None:
 def test_empty_folders_of_a_failed_call_go_again(verb: str, tmp_path: Path) -> None:
     given = {"project": str(tmp_path / "new" / "runs"), "name": "run"}
     fail(verb, given, lambda: (tmp_path / "new" / "runs" / "run").mkdir(parents=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_of_a_failed_tracking_go_again(tmp_path: Path) -> None:
+    """The host tracks by its method for predictions, and names the folder by the mode."""
+    given = {"project": str(tmp_path / "runs"), "mode": "track", "source": "a.png", "stream": True}
+    fail("predict", given, lambda: (tmp_path / "runs" / "track" / "labels").mkdir(parents=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_call_that_is_stopped_leaves_nothing_either(tmp_path: Path) -> None:
+    given = {"project": str(tmp_path), "name": "run"}
+    fail("val", given, (tmp_path / "run").mkdir, KeyboardInterrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stream_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def results() -> Iterator[int]:
+        (tmp_path / "run").mkdir()
+        yield 1
+        raise KeyError("x")
+
+    cleared = nothing_left(MODEL, "predict", {"project": str(tmp_path), "name": "run"})
+    stream = _streamed(MODEL, None, {}, lambda: [], cleared, results())
+    assert next(stream) == 1
+    with pytest.raises(KeyError):
+        next(stream)
     assert not list(tmp_path.iterdir())
 
 
@@ -54,4 +82,4 @@ def test_a_call_that_goes_well_keeps_its_folder(tmp_path: Path) -> None:
 
 
 def test_arguments_that_the_host_refuses_are_left_to_it() -> None:
-    fail("val", {"epochz": 3}, lambda: None)
+    fail("val", {"imgsz": "x"}, lambda: None)

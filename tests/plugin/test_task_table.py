@@ -12,9 +12,14 @@ from ultralytics import YOLO
 from ultralytics.models.yolo.classify import ClassificationTrainer
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 
+from ultra_dsmoe.evaluate.pair_predictor import PairPredictor
+from ultra_dsmoe.evaluate.pair_validator import PairValidator
+from ultra_dsmoe.model.classifier import PairModel
 from ultra_dsmoe.model.detector import DSMoEModel
-from ultra_dsmoe.plugin import task_table, verbs
+from ultra_dsmoe.plugin import verbs
+from ultra_dsmoe.plugin.keys import KEYS
 from ultra_dsmoe.plugin.task_table import TASKS, Task, task_of
+from ultra_dsmoe.train.pair_trainer import PairTrainer
 from ultra_dsmoe.train.trainer import DSMoETrainer
 
 
@@ -40,9 +45,15 @@ def classify(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_every_entry_names_classes_that_there_are() -> None:
-    assert list(TASKS) == ["detect"]
-    assert task_table.load(TASKS["detect"].model) is DSMoEModel
-    assert task_table.load(TASKS["detect"].trainer) is DSMoETrainer
+    assert TASKS["detect"].classes() == {"model": DSMoEModel, "trainer": DSMoETrainer}
+    assert TASKS["classify"].classes() == {
+        "model": PairModel,
+        "trainer": PairTrainer,
+        "validator": PairValidator,
+        "predictor": PairPredictor,
+    }
+    for task in TASKS.values():
+        assert set(task.keys or ()) <= set(KEYS)
 
 
 def test_task_of_a_net() -> None:

@@ -151,13 +151,13 @@ def test_a_question_longer_than_the_context_is_one_line(tmp_path: Path) -> None:
 
 def test_the_seed_decides(tmp_path: Path) -> None:
     """A model without preferences says other words under another seed, the same under the same."""
-    from ultra_dsmoe.text.generate import _ask
+    from ultra_dsmoe.text.generate import ask
 
     sayings = {"": [f"w{i} " for i in range(30)]}
     tokenizer, net = load_model(str(make_parrot(tmp_path / "parrot", sayings)))
     with torch.no_grad():
         net.lm_head.weight.zero_()
-    one, again, other = (_ask((tokenizer, net), "question", 40, seed) for seed in (1, 1, 2))
+    one, again, other = (ask((tokenizer, net), "question", 40, seed=seed) for seed in (1, 1, 2))
     assert one == again != other
 
 

@@ -39,6 +39,7 @@ def checked_text(tmp_path: Path, text: str) -> dict[str, object]:
         ('{"vlm": " a dot ", "llm": "", "record": {}}', {"vlm": "a dot"}),
         ('{"record": {"mu_x": 1, " sd ": 2.5}}', {"record": {"mu_x": 1.0, "sd": 2.5}}),
         ('\ufeff{"record_image": "cards/a.png", "llm": null}', {"record_image": "cards/a.png"}),
+        ('{"record": {"aspect": 2}, "source": {"image": "scratch_1.jpg"}}', {"record": {"aspect": 2.0}}),
         ('{"version": "5.0", "shapes": [], "imagePath": "a.png"}', {}),  # another program's file
     ],
 )

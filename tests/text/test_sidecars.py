@@ -159,9 +159,8 @@ def test_images_without_a_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"^image: expected RGB uint8 \[H, W, 3\], got "):
             source.describe(bad, None)
-    wrong: Any = {"hits": "many"}
     with pytest.raises(DataError, match=r"^record hits: expected a finite number, got many$"):
-        source.describe(GREY, wrong)
+        source.describe(GREY, {"hits": "many"})  # type: ignore[dict-item]
 
 
 def test_state_gives_equal_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -228,6 +228,17 @@ def test_a_student_that_says_what_its_teacher_says_costs_nothing(logits: str, ba
     assert abs(wrapper(batch(images=1))[1]["logit_loss"]) < 1e-6
 
 
+@pytest.mark.parametrize("gains", [{"kd_cls": 0}, {"kd_cls": 0, "kd_box": 3}])
+def test_a_gain_for_a_term_that_stays_zero_distils_nothing(gains: dict[str, float]) -> None:
+    """Boxes without a common distribution cannot be compared."""
+    kd = {"method": "self", "gains": gains}
+    with pytest.raises(
+        ConfigError, match=r"gains: expected a gain above 0 for kd_cls \(kd_box stays 0 for these nets\)"
+    ):
+        pair("yolo26n", "yolov8n", kd)
+    assert pair("yolov8n", "yolov8n", kd).config.gain("kd_cls") == 0
+
+
 def test_copies_of_another_method_keep_its_settings(logits: str, batch: Batch) -> None:
     wrapper = pair(kd={"method": logits, "softness": 3})
     wrapper(batch())[0].sum().backward()

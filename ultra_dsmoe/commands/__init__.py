@@ -34,6 +34,9 @@ TABLE = {
     "text lint": Entry("text", "LINT", "what training would refuse of the descriptions, or could not tell apart"),
     "text generate": Entry("text", "GENERATE", "have a language model on this disk write descriptions"),
     "text encode": Entry("text", "ENCODE", "encode the descriptions once, for a machine without the model"),
+    "text describe": Entry(
+        "describe", "COMMAND", "write the two texts of each image of a classification set beside it"
+    ),
     "text paraphrases": Entry("paraphrases", "COMMAND", "accuracy of a checkpoint under other wordings"),
     "knockout": Entry("knockout", "COMMAND", "accuracy of a checkpoint with one part switched off at a time"),
     "routing": Entry("routing", "COMMAND", "which experts a checkpoint uses for which defect"),

@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.evaluate.evaluation import Evaluation
+from ultra_dsmoe.evaluate.evaluation import NEEDS, Evaluation
 from ultra_dsmoe.files import can_write
 
 
-def opened(options: dict[str, Any], name: str) -> tuple[Evaluation, Path]:
+def opened(options: dict[str, Any], name: str, needs: str = NEEDS) -> tuple[Evaluation, Path]:
     """Return the checkpoint with its data, and the folder of the results, which is not created.
 
     Args:
         options: Checked keys, see `ultra_dsmoe.commands.arguments.evaluation_options`.
         name: Folder of the results in the checkpoint's run folder, unless ``out`` names another.
+        needs: What the network must have, for the error.
 
     Raises:
         DSMoEError: If checkpoint, data or folder cannot be used.
     """
-    evaluation = Evaluation(options)
+    evaluation = Evaluation(options, needs)
     return evaluation, output_folder(evaluation.path, options.get("out"), name)
 
 

@@ -17,10 +17,12 @@ from ultra_dsmoe.explain.routing_map import SHUFFLES
 from ultra_dsmoe.files import write_files
 from ultra_dsmoe.parsing import Command, Given, Option, whole
 
+SHOWN = "experts, hyperbolic distances, attention or bands"
+
 
 def run(options: Given) -> int:
     """Draw all that a checkpoint can show in one pass over a split."""
-    evaluation, folder = opened(options, "pictures")
+    evaluation, folder = opened(options, "pictures", SHOWN)
     with quiet():
         content = check_det_dataset(evaluation.args["data"])
     taxonomy = read_taxonomy(content)
@@ -33,16 +35,15 @@ def run(options: Given) -> int:
     ]
     written = {name: made for files, _ in parts for name, made in files.items()}
     if not written:
-        shown = "experts, hyperbolic distances, attention or bands"
-        raise ConfigError("model", f"a network with {shown}", str(evaluation.path))
+        raise ConfigError("model", f"a network with {SHOWN}", str(evaluation.path))
     print_notes([note for _, notes in parts for note in notes], write_files(folder, written))
     return 0
 
 
 COMMAND = Command(
     "pictures",
-    """Draws what a DS-MoE checkpoint does on a data set: routing_map.png (defect classes against experts, as
-'dsmoe-yolo routing' does), routing_sizes.png (defect sizes against experts) poincare_disk.png (class anchors and
+    """Draws what a checkpoint with layers of ours does on a data set: routing_map.png (defect classes against experts,
+as 'dsmoe-yolo routing' does), routing_sizes.png (defect sizes against experts) poincare_disk.png (class anchors and
 taxonomy), attention_<image>.png (what neck and class branches weigh where) and bands_<image>.png (low and high band of
 a frequency enhancement, with its gates), with their numbers as CSV beside them. What the net has not is left out: of a
 T- or S-model the attention is drawn, of a GASNet-style one the bands.""",

@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ultra_dsmoe.causes import STOPPED
 from ultra_dsmoe.commands.opening import output_folder
 from ultra_dsmoe.parsing import Command, Given, Option, text, whole, yes_no
 from ultra_dsmoe.study.reader import read_plan
@@ -15,7 +16,6 @@ from ultra_dsmoe.study.runner import Study, yolo_command
 
 RUNS = "runs/studies"
 RESULTS = "docs/results"  # of a checkout, which keeps the cells of its studies
-STOPPED = 130  # the shell's code for an interrupted command
 
 
 def results() -> str:

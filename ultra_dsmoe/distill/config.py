@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class KDConfig:
     Attributes:
         method: ``attention`` ([TS] Eq. 11-13), ``mimic`` (Eq. 5), ``self``, ``self-plain`` or another out of `METHODS`.
         levels: Strides of the levels to distil; None takes all that both nets have.
-        temperature: T of Eq. 10; for ``attention``.
+        temperature: T of Eq. 10; of ``attention`` alone.
         adaptive: Rule of the adaptive weights: ``ema``, ``paper`` or ``none``; unless given, the method's usual one.
         gains: Factor of each term, those given in place of the usual ones. Distillation: of the raw terms; detection:
             of the host's terms with the host's own gains (2 QFL and 1 CIoU, as printed, are cls 4 and box 0.133 at the
@@ -61,8 +61,23 @@ class KDConfig:
         """Return the gain of a term."""
         return float({**_usual_gains(self.method), **self.gains}[name])
 
+    def require_active(self, idle: Sequence[str] = ()) -> None:
+        """Refuse gains of which none distils.
+
+        Args:
+            idle: Terms that stay 0 for the nets at hand.
+
+        Raises:
+            ConfigError: If all other terms have the gain 0.
+        """
+        active = [name for name in self.terms if name not in idle]
+        if not any(self.gain(name) for name in active):
+            beside = f" ({', '.join(idle)} stays 0 for these nets)" if idle else ""
+            expected = f"a gain above 0 for {' or '.join(active)}{beside}, or no distill_model="
+            raise ConfigError("dsmoe_kd gains", expected, "0, with which nothing is distilled")
+
     def state(self) -> dict[str, Any]:
-        """Return the settings as plain values, for a checkpoint; `parse` reads them back."""
+        """Return the settings as plain values, for a checkpoint; `restore` reads them back."""
         plain = {**vars(self), "gains": dict(self.gains), **self.own}
         for name in ("own", *trait(self.method, "unused")):
             del plain[name]
@@ -76,14 +91,24 @@ def resolve(value: Any) -> KDConfig | None:
         value: Preset, path of a YAML file, or mapping.
 
     Raises:
-        ConfigError: If it is neither, or an option is unknown or has a value that it cannot have.
+        ConfigError: If it is neither, an option is unknown or has a value that it cannot have, or nothing is distilled.
     """
     value = check_form(value)
-    if isinstance(value, dict):
-        return parse(value)
     if value == HOST:
         return None
-    return parse({"method": value} if value in METHODS else _read(value))
+    config = parse(value if isinstance(value, dict) else {"method": value} if value in METHODS else _read(value))
+    config.require_active()
+    return config
+
+
+def restore(state: Mapping[str, Any]) -> KDConfig:
+    """Return the settings of a checkpoint, without what earlier releases kept of options that are not the method's.
+
+    Args:
+        state: What `KDConfig.state` gave.
+    """
+    unused = trait(str(state["method"]), "unused")
+    return parse({key: value for key, value in state.items() if key not in unused})
 
 
 def check_form(value: Any) -> Any:

@@ -18,7 +18,7 @@ class FeatureMethod:
     """Maps through an adapter per level; terms as of `distillation_terms`.
 
     Attributes:
-        looks: Whether maps are looked at through the teacher's attention.
+        looks: Whether maps are looked at through the teacher's attention; without it there is no temperature.
     """
 
     outputs = False
@@ -28,6 +28,7 @@ class FeatureMethod:
         """Build a preset."""
         self.gains: Mapping[str, float] = MappingProxyType(dict(gains))
         self.adaptive, self.looks = adaptive, looks
+        self.unused = () if looks else ("temperature",)
 
     def adapters(self, pair: Pair) -> nn.ModuleList:
         """Return the adapters f, one per level."""

@@ -23,7 +23,9 @@ from ultra_dsmoe.nn.contract import Option
 HOST = "host"  # the preset that leaves distillation to the host
 DETECTION = ("cls", "box")  # terms of the student's own criterion that the adaptive weights move too
 # What a method may leave out, and what it then has.
-USUAL: Mapping[str, Any] = MappingProxyType({"warmup": 0.0, "same_levels": False, "unused": ()})
+USUAL: Mapping[str, Any] = MappingProxyType(
+    {"warmup": 0.0, "same_levels": False, "unused": (), "idle": lambda pair: ()}
+)
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Method(Protocol):
 
     Beside these it may have, see `USUAL`: ``warmup``, the epochs over which it usually grows to its strength;
     ``same_levels``, whether it needs a teacher of the student's strides; ``unused``, general options of `KDConfig` that
-    mean nothing to it and are refused.
+    mean nothing to it and are refused; ``idle``, a function that returns the terms which stay 0 for a `Pair`.
 
     Attributes:
         gains: Usual gain of each term, in order; none may be called ``cls`` or ``box``.

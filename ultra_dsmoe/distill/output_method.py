@@ -77,9 +77,13 @@ class OutputMethod:
             weight = confidence(taught[SCORES].float())
             return {"kd_cls": classes, "kd_box": self._box_term(config.own, weight, taught[BOXES], said[BOXES])}
 
+    def idle(self, pair: Pair) -> tuple[str, ...]:
+        """Return the term that stays 0 where the boxes cannot be compared."""
+        return () if _comparable(*pair.bins) else ("kd_box",)
+
     def about(self, pair: Pair) -> str:
         """Say where the boxes cannot be compared."""
-        if _comparable(*pair.bins):
+        if not self.idle(pair):
             return ""
         student, teacher = pair.bins
         return f", classes alone (bins of a box side: {student} and {teacher} of the teacher; kd_box stays 0)"

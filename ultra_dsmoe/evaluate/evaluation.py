@@ -21,6 +21,7 @@ from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.model.detector import DSMoEModel
 
+NEEDS = "layers of ultra-dsmoe, such as dsmoe-n or tmodel-n"
 NMS_SECONDS, NMS_SECONDS_PER_IMAGE = 2.0, 0.05  # the host's limit, of a batch and of each image in it
 
 
@@ -101,12 +102,13 @@ class Evaluation:
         groups: The data YAML's ``groups``, which tells images of one board or tile; None where it has none.
     """
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], needs: str = NEEDS) -> None:
         """Check everything that can be checked before the first image is read.
 
         Args:
             options: Checked arguments, see `ultra_dsmoe.commands.arguments.evaluation_options`; what is not given
                 comes from the checkpoint (``data``, ``imgsz``) or the host's defaults.
+            needs: What a network must have, for the error.
 
         Raises:
             WeightsError: If the checkpoint is missing, damaged or holds another network.
@@ -114,7 +116,7 @@ class Evaluation:
             DataError: If the data set is incomplete or has other classes.
         """
         self.path = Path(options["model"])
-        self.net, trained = load_network(self.path)
+        self.net, trained = load_network(self.path, needs)
         self.names = list(self.net.names.values())
         self.split = options.get("split", "val")
         source = DataSource.choose(options.get("data"), [trained.get("data")])
@@ -164,22 +166,27 @@ def quiet() -> AbstractContextManager[None]:
     return at_level(LOGGER, logging.WARNING)
 
 
-def load_network(path: Path) -> tuple[DSMoEModel, dict[str, Any]]:
+def load_network(path: Path, needs: str = NEEDS) -> tuple[DSMoEModel, dict[str, Any]]:
     """Return the network of a checkpoint and what it was trained with (``data``, ``imgsz``).
 
+    Args:
+        path: The checkpoint.
+        needs: What a network must have, for the error.
+
     Raises:
-        WeightsError: If the file is missing, damaged or not of a DS-MoE network.
+        WeightsError: If the file is missing, damaged or of a network without a layer of ours.
     """
     from ultralytics import YOLO
 
     if path.suffix != ".pt":
-        raise WeightsError("model", "a DS-MoE checkpoint (.pt)", str(path))
+        raise WeightsError("model", f"a checkpoint (.pt) of a network with {needs}", str(path))
     if not path.is_file():  # the host would go and try to download it
         raise WeightsError("model", "an existing checkpoint", f"{path}, which is not a file")
     with quiet(), reading("model", "a readable checkpoint", WeightsError, path):
         yolo = YOLO(str(path))
     if not isinstance(yolo.model, DSMoEModel):
-        raise WeightsError("model", "a checkpoint of a DS-MoE network", f"{path} ({type(yolo.model).__name__})")
+        got = f"{path}, a {type(yolo.model).__name__} of Ultralytics' layers alone"
+        raise WeightsError("model", f"a checkpoint of a network with {needs}", got)
     return yolo.model.float().eval(), dict(yolo.overrides)
 
 

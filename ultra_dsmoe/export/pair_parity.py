@@ -84,7 +84,7 @@ class PairParity:
         self.model, self.net, self.wanted, self.kwargs = model, net, wanted, dict(kwargs)
         self.bits, self.size = bits_of(kwargs), size_of(model, net, kwargs)
         if self.bits == 8 and net.wants_text:
-            expected = "16 or 32 for a net with text_mode: always (the host calibrates on images without texts)"
+            expected = "16 or 32 for a net with text_mode: always (Ultralytics calibrates on images without texts)"
             raise ConfigError("quantize", expected, kwargs.get("quantize", kwargs.get("int8")))
         self.root = _folder(kwargs.get("data") or (getattr(net, "args", None) or {}).get("data"))
         if isinstance(wanted, str) and self.root is None:

@@ -158,8 +158,9 @@ def _openvino(path: Path, gates: int, before_nms: bool) -> Runner:
         found = [value, *found]
     if found:
         model.add_outputs(found)
-    # Without it, recent processors compute in bfloat16.
-    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    # Without it, recent processors compute in bfloat16. A number of threads beside it is not for us to set: with one of
+    # each OpenVINO 2026.4 ends the process on some graphs.
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(model, "CPU", config)
 
     def run(images: Tensor) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -26,8 +26,8 @@ def contrastive(image: Tensor, text: Tensor, tau: Tensor | float, groups: Tensor
     with torch.autocast(image.device.type, enabled=False):
         logits = F.normalize(image.float(), dim=1) @ F.normalize(text.float(), dim=1).T / tau  # (B, B)
         same = (groups.unsqueeze(1) == groups).to(logits)
-        target = same / same.sum(1, keepdim=True)
-        both = F.log_softmax(logits, 1) + F.log_softmax(logits, 0).T  # rows: an image's texts; a text's images
+        target = same / same.sum(1, keepdim=True)  # symmetric, so it is that of both directions
+        both = F.log_softmax(logits, 1) + F.log_softmax(logits, 0)  # an image's texts; a text's images
         return -(target * both).sum(1).mean() / 2
 
 

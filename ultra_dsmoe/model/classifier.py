@@ -6,6 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import nn
 from ultralytics.nn.tasks import ClassificationModel, yaml_model_load
 from ultralytics.utils import LOGGER
 
@@ -111,6 +112,10 @@ class PairModel(Network, ClassificationModel):
         source: Any = (weights.get("ema") or weights["model"]) if isinstance(weights, dict) else weights
         source, moved = transfer.fitted(self, source)
         super().load(source, verbose and not moved)
+        theirs = dict(source.named_modules())
+        for name, norm in self.named_modules():  # the host's detectors and classifiers differ in it
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(other := theirs.get(name), nn.BatchNorm2d):
+                norm.eps = other.eps
         if verbose and moved:
             LOGGER.info(transfer.summary(self, source))
 

@@ -19,7 +19,10 @@ NAMES = ("loss", "align_vlm", "align_llm")  # of the loss items, in every phase
 
 
 class PairCriterion:
-    """Warm-up: cross-entropy of each encoder's own classifier, summed. Alignment: Eq. 5. Fusion: cross-entropy."""
+    """Warm-up: cross-entropy of each encoder's own classifier, summed. Alignment: both texts'. Fusion: cross-entropy.
+
+    Source: [PFA] Eq. 5.
+    """
 
     def __init__(self, head: PairClassify, options: PairOptions, inner: Any) -> None:
         """Remember the head, which knows the phase and the temperature.

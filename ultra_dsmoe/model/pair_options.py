@@ -71,7 +71,12 @@ def check_pair_options(section: Any) -> dict[str, Any]:
     Raises:
         ConfigError: If it is no mapping, or has a key or value that it cannot have.
     """
-    return section_of(section, _CHECKS)
+    section = section_of(section, _CHECKS)
+    fusion = section.get("fusion")
+    if section.get("text_mode", TEXT_MODES[0]) == TEXT_MODES[0] and fusion not in (None, "none"):
+        expected = "none beside text_mode: train, whose net sees pictures alone (text_mode: always fuses)"
+        raise ConfigError("dsmoe.fusion", expected, fusion)
+    return section
 
 
 def _numbers(argument: str, value: Any, count: int | None) -> list[float]:

@@ -14,7 +14,7 @@ from ultralytics.nn.modules import TorchVision
 from ultra_dsmoe.errors import WeightsError
 
 SUFFIX = ".pth"
-_DAMAGED = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
+_DAMAGED = (OSError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def named(given: Any) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -123,6 +123,44 @@ class RowPlan:
     c2: int | list[int]
     kwargs: dict[str, Any] = field(default_factory=dict)
     repeats: int = 1
+
+
+class _Arguments(list[Any]):
+    """A row's arguments that know which of them were read.
+
+    Attributes:
+        read: Their places.
+    """
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__(values)
+        self.read: set[int] = set()
+
+    def __getitem__(self, index: Any) -> Any:
+        places = range(len(self))[index]
+        self.read.update([places] if isinstance(places, int) else places)
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.read.update(range(len(self)))
+        return super().__iter__()
+
+
+def plan_row(ctx: RowContext) -> RowPlan:
+    """Ask a layer's parse rule what to build for a row.
+
+    Raises:
+        ConfigError: If the rule refuses the row, or does not look at one of its arguments or at its repeats.
+    """
+    rule = LAYERS[ctx.name].parse  # type: ignore[attr-defined]  # register() has seen to it
+    args = _Arguments(ctx.args)
+    plan: RowPlan = rule(replace(ctx, args=args))
+    if surplus := [i for i in range(len(args)) if i not in args.read]:
+        got = f"{ctx.args[surplus[0]]!r} as number {surplus[0] + 1}"
+        raise ConfigError(f"model YAML row {ctx.name}", "arguments that the layer reads", got)
+    if ctx.n > 1 and rule(replace(ctx, n=ctx.n + 1)) == plan:
+        raise ConfigError(f"model YAML row {ctx.name}", "1 repeat, as the layer knows none", f"{ctx.n}")
+    return plan
 
 
 def register(cls: type[nn.Module]) -> type[nn.Module]:

@@ -92,7 +92,8 @@ def has_net(error: BaseException) -> bool:
 def one_line_errors(words: list[str] | None = None, own: bool = False) -> AbstractContextManager[None]:
     """Turn what a user caused into one line on stderr and exit code 1.
 
-    Errors of ours always; what the host says, where the command names something of ours, or runs a network of ours.
+    Errors of ours always; what the host says, where the command names something of ours, or runs a network of ours. So
+    does Ctrl-C end there, with the shell's code for it.
 
     Args:
         words: The command's words; those of the process if left out.
@@ -102,14 +103,17 @@ def one_line_errors(words: list[str] | None = None, own: bool = False) -> Abstra
 
     words = sys.argv[1:] if words is None else words
 
+    def ours(error: BaseException) -> bool:
+        return own or names_ours(words) or has_net(error)
+
     def find(error: BaseException) -> DSMoEError | None:
         if found := causes.user_error(error):
             return found
         if found := host_error(words):
             return found
-        return causes.cause(error) if own or names_ours(words) or has_net(error) else None
+        return causes.cause(error) if ours(error) else None
 
-    return causes.one_line_errors(find)
+    return causes.one_line_errors(find, ours)
 
 
 def patch_entrypoint(cfg: Any) -> None:

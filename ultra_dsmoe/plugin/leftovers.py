@@ -15,16 +15,18 @@ def absent_folders(model: Any, verb: str, arguments: dict[str, Any]) -> list[Pat
 
     Args:
         model: ``YOLO`` object.
-        verb: Its method.
+        verb: Its method; ``predict`` also tracks, as the arguments then say.
         arguments: Of the call.
     """
     from ultralytics.cfg import get_cfg, get_save_dir
+    from ultralytics.utils import DEFAULT_CFG_DICT
 
+    known = {key: value for key, value in arguments.items() if key in DEFAULT_CFG_DICT}  # not those of the method alone
     try:
-        folder = Path(get_save_dir(get_cfg(overrides={**model.overrides, **arguments, "mode": verb})))
+        folder = Path(get_save_dir(get_cfg(overrides={**model.overrides, "mode": verb, **known})))
     except Exception:  # wrong arguments: the host says the same when it comes to them, before it makes a folder
         return []
-    return [place for place in (folder, *folder.parents) if not place.exists()]
+    return [place for place in (folder / "labels", folder, *folder.parents) if not place.exists()]
 
 
 @contextlib.contextmanager
@@ -33,7 +35,7 @@ def nothing_left(model: Any, verb: str, arguments: dict[str, Any]) -> Iterator[N
     absent = absent_folders(model, verb, arguments) if verb in MAKERS else []
     try:
         yield
-    except Exception:  # whatever its reason, it goes on as it came
+    except (Exception, KeyboardInterrupt):  # whatever its reason, it goes on as it came
         for place in absent:
             with contextlib.suppress(OSError):  # never made, or something is in it
                 place.rmdir()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import isgenerator
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,6 @@ def wrap_verb(stock: Any, verb: str) -> Any:
         verifier = verifying.pop_verifier(self, given)
         if verifier is not None and verb == "val" and args:
             args, kwargs["validator"] = args[1:], args[0]
-        second_stage = functools.partial(verifying.second_stage, self, verb, verifier, kwargs)
         fusing.remember(self, ours=net is not None and net is self.model)
         kept = functools.partial(kept_numbers, self, net, given, kwargs)
         with in_force(net, given, kept):
@@ -114,12 +113,20 @@ def wrap_verb(stock: Any, verb: str) -> Any:
                 from ultra_dsmoe.export.static_mode import data_of
 
                 require_images(data_of(self, net, kwargs), self.overrides.get("data"), kwargs.get("split"))
-            with nothing_left(self, verb, kwargs), second_stage():
+            with _around(self, verb, verifier, kwargs):
                 result = stock(self, *args, **kwargs)
-        is_changed = bool(given) or verifier is not None
-        return _streamed(self, net, given, kept, second_stage, result) if is_changed and isgenerator(result) else result
+        if not isgenerator(result):
+            return result
+        return _streamed(self, net, given, kept, _around(self, verb, verifier, kwargs), result)
 
     return host.mark(call)
+
+
+@contextmanager
+def _around(model: Any, verb: str, verifier: Any, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Leave nothing of a failing call behind, and have a second stage look at the boxes where there is one."""
+    with nothing_left(model, verb, kwargs), verifying.second_stage(model, verb, verifier, kwargs):
+        yield
 
 
 def _streamed(
@@ -127,12 +134,13 @@ def _streamed(
     net: Any,
     given: dict[str, Any],
     kept: Kept,
-    second_stage: Callable[[], AbstractContextManager[None]],
+    around: AbstractContextManager[None],
     results: Iterator[Any],
 ) -> Iterator[Any]:
     """Yield the results of a streaming call, with our keys in force while they are computed."""
-    with in_force(net, given, kept), second_stage():
-        align(predictor_net(model), net)
+    with around, in_force(net, given, kept) if given else nullcontext():
+        if given:
+            align(predictor_net(model), net)
         yield from results
 
 

@@ -52,7 +52,7 @@ class Row:
         Raises:
             ConfigError: If the row's arguments do not suit the rule.
         """
-        from ultra_dsmoe.nn.registry import LAYERS, RowContext
+        from ultra_dsmoe.nn.registry import RowContext, plan_row
 
         options = d.get("dsmoe") or {}
         if not isinstance(options, dict):
@@ -70,7 +70,7 @@ class Row:
             options=options,
         )
         with self.blamed():
-            self.plan = LAYERS[self.name].parse(context)  # type: ignore[attr-defined]  # register() has seen to it
+            self.plan = plan_row(context)
 
     def make(self) -> nn.Module:
         """Build the layer and attach what the host attaches to its own: index, inputs, type, number of parameters."""

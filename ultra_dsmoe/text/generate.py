@@ -43,19 +43,22 @@ _TALK = re.compile(
 Model = tuple[Any, Any]  # tokenizer and network
 
 
-def load_model(model: str, device: str = "cpu") -> Model:
+def load_model(model: str, device: str = "cpu", *, local_only: bool = False) -> Model:
     """Load a causal language model and its tokenizer, from this disk first.
 
     Args:
         model: Folder, or an id on the Hugging Face hub; only an id is ever fetched.
         device: Where to run it.
+        local_only: Never download, even where ``model`` is an id.
 
     Raises:
         TextError: If there is no such model or it cannot be loaded.
     """
     try:
         place = CausalLMEncoder(model)  # loads nothing: it knows what a folder and an id are
-        loaded = load_local_first(lambda local: _load(place.source, local), place.id, Path(place.source).is_dir())
+        loaded = load_local_first(
+            lambda local: _load(place.source, local), place.id, local_only or Path(place.source).is_dir()
+        )
     except TextError as e:
         raise TextError("model", e.expected, str(e.got) if model in str(e.got) else f"{model} ({e.got})") from e
     tokenizer, net, missing = loaded
@@ -110,7 +113,7 @@ def generate_prompts(
         text = question(label, labels, per_class, about)
         for attempt in range(ATTEMPTS):
             state = int(np.random.SeedSequence((seed, k, attempt)).generate_state(1)[0])
-            answer = _ask(model, text, tokens, state)
+            answer = ask(model, text, tokens, seed=state, opening="Descriptions:")
             for line in read_answer(answer, label):
                 if line.casefold() not in taken and len(texts) < per_class:
                     taken.add(line.casefold())
@@ -137,10 +140,7 @@ def read_answer(answer: str, label: str = "") -> list[str]:
     What a model says before it closes ``</think>`` is no answer. Numbers, bullets, quotes, bold type and the class name
     in front of a line are taken off; headings, talk, fragments and explanations are left out.
     """
-    if "</think>" in answer:
-        answer = answer.rpartition("</think>")[2]
-    elif THINKING in answer:  # it ran out of tokens while thinking
-        return []
+    answer = without_thoughts(answer)
     spoken = re.escape(label.replace("_", " ")).replace(r"\ ", "[ _-]")
     named = re.compile(rf"^{spoken}\s*[:–-]\s+", re.IGNORECASE) if label else None
     lines: dict[str, str] = {}
@@ -161,8 +161,19 @@ def _is_description(line: str) -> bool:
     return WORDS[0] <= len(re.findall(r"[^\W\d_]{2,}", line)) and len(line.split()) <= WORDS[1]
 
 
-def _ask(model: Model, text: str, tokens: int, seed: int) -> str:
-    """Return the model's answer to one question."""
+def ask(model: Model, text: str, tokens: int, *, seed: int | None = None, opening: str = "Answer:") -> str:
+    """Return a model's answer to one question.
+
+    Args:
+        model: Tokenizer and network, see `load_model`.
+        text: The question.
+        tokens: Most tokens of the answer.
+        seed: Draws the answer; without one it is the likeliest word each time.
+        opening: Line with which an answer begins, for a model without a chat template.
+
+    Raises:
+        TextError: If the question leaves no room for an answer.
+    """
     import torch
 
     tokenizer, net = model
@@ -171,7 +182,7 @@ def _ask(model: Model, text: str, tokens: int, seed: int) -> str:
         turns = [{"role": "user", "content": text}]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     else:  # a plain model goes on writing
-        text = f"{text}\n\nDescriptions:\n"
+        text = f"{text}\n\n{opening}\n"
     inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not chat).to(net.device)
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     asked = inputs["input_ids"].shape[1]
@@ -180,19 +191,28 @@ def _ask(model: Model, text: str, tokens: int, seed: int) -> str:
         need = f"room for a question of {asked} tokens and an answer"
         raise TextError("model", need, f"a context of {context} tokens")
     devices = [net.device] if net.device.type == "cuda" else []
+    # A model's own settings may draw; without a seed nothing may be left of them.
+    drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if seed is not None:
+        drawn = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P}
     with torch.inference_mode(), torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed or 0)
         out = net.generate(
             **inputs,
-            do_sample=True,
-            temperature=TEMPERATURE,
-            top_p=TOP_P,
+            **drawn,
             max_new_tokens=min(tokens, context - asked),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         )
     answer = tokenizer.decode(out[0, asked:], skip_special_tokens=True)
     opened = text.rstrip().endswith(THINKING)  # by the chat template: the answer then only closes it
     return f"{THINKING}{answer}" if opened else answer
+
+
+def without_thoughts(answer: str) -> str:
+    """Return what a model says after it has thought; nothing where it ran out of tokens while thinking."""
+    if "</think>" in answer:
+        return answer.rpartition("</think>")[2]
+    return "" if THINKING in answer else answer
 
 
 def as_yaml(prompts: Mapping[str, Sequence[str]], source: str) -> str:

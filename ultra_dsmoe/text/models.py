@@ -45,7 +45,7 @@ class SentenceEncoder:
     def __init__(self, model: str, *, name: str | None = None, local_only: bool = False, device: str = "cpu") -> None:
         if re.fullmatch(r"[\w.-]+", model) and not Path(model).exists():
             model = f"{SENTENCE_OWNER}/{model}"  # as sentence-transformers reads a bare name
-        self.source, self.name = _locate(self.kind, model, name)
+        self.source, self.name = locate(f"{self.kind} encoder", model, name)
         self.local_only, self.device = local_only or Path(self.source).is_dir(), device
         self._model: Any = None
 
@@ -100,7 +100,7 @@ class CausalLMEncoder:
     ) -> None:
         if dtype not in ("float32", "bfloat16"):
             raise TextError("CausalLMEncoder dtype", "float32 or bfloat16", dtype)
-        self.source, self.name = _locate(self.kind, model)
+        self.source, self.name = locate(f"{self.kind} encoder", model)
         self.local_only, self.device, self.dtype = local_only or Path(self.source).is_dir(), device, dtype
         self._model: tuple[Any, Any] | None = None
 
@@ -155,15 +155,27 @@ def check_texts(texts: Sequence[str]) -> None:
         raise TextError("encode", "a list of at least one text, none of them empty", texts)
 
 
-def _locate(kind: str, model: str, name: str | None = None) -> tuple[str, str]:
-    """Return where the model lies and the name it goes by in the encoder's id."""
+def locate(kind: str, model: str, name: str | None = None) -> tuple[str, str]:
+    """Return where a model lies and the name it goes by in an id.
+
+    Args:
+        kind: What it is for, for the error.
+        model: Its folder, or its id on the Hugging Face hub.
+        name: Name of a folder's model, where the folder's own name says nothing.
+
+    Returns:
+        The folder or the hub id; the name, with a fingerprint where it is a folder.
+
+    Raises:
+        TextError: If it is neither.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise TextError(f"{kind} encoder", "a model folder with a config.json", model)
+            raise TextError(kind, "a model folder with a config.json", model)
         return str(folder.resolve()), f"{name or folder.resolve().name}@{fingerprint(folder)}"
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", model):
-        raise TextError(f"{kind} encoder", "an existing folder or a model id", f"{model!r}, which is neither")
+        raise TextError(kind, "an existing folder or a model id", f"{model!r}, which is neither")
     return model, model
 
 

@@ -50,6 +50,8 @@ class TextSource:
 
     Args:
         provider: Says what the sidecars lack.
+
+    Source: [PFA] Eq. 1.
     """
 
     def __init__(self, provider: TextProvider) -> None:
@@ -111,6 +113,15 @@ class TextSource:
         vlm, llm = self.provider.describe(image, numbers)
         return ImageText(vlm, llm, numbers)
 
+    def has_both(self, image: Path) -> bool:
+        """Whether both texts stand beside an image.
+
+        Raises:
+            DataError: If what stands beside it cannot be read.
+        """
+        given = self._given(image)
+        return all(text in given for text in TEXTS)
+
     def fill(self, image: Path, *, overwrite: bool = False) -> bool:
         """Write what the provider says of an image into its sidecar, whole or not at all; what else is there stays.
 
@@ -124,9 +135,9 @@ class TextSource:
         Raises:
             DSMoEError: As `read`; or if the sidecar cannot be written.
         """
-        given = self._given(image)
-        if not overwrite and all(text in given for text in TEXTS):
+        if not overwrite and self.has_both(image):
             return False
+        given = self._given(image)
         asked = {key: value for key, value in given.items() if key not in TEXTS or not overwrite}
         said = self._texts(image, asked)
         sidecar = image.with_suffix(".json")

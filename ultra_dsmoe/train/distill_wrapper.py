@@ -16,8 +16,8 @@ from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.utils.torch_utils import copy_attr
 
 from ultra_dsmoe.distill import METHODS, AdaptiveWeights, KDConfig, Level, Method, Pair, match_levels
-from ultra_dsmoe.distill.config import parse
-from ultra_dsmoe.distill.method import DETECTION
+from ultra_dsmoe.distill.config import restore
+from ultra_dsmoe.distill.method import DETECTION, trait
 from ultra_dsmoe.model.neck_maps import feeding_rows, neck_maps, watched
 
 TOTAL = "dis_loss"  # the host's name for what distillation adds to the loss
@@ -64,7 +64,7 @@ class FeatureDistillation(DistillationModel):
             adaptive: Weights of an interrupted run; None starts anew.
 
         Raises:
-            ConfigError: If the nets have no level in common, or not all that ``config`` names.
+            ConfigError: If the nets have no level in common, or not all that ``config`` names, or no term with a gain.
         """
         nn.Module.__init__(self)
         strides = [net.model[-1].stride.tolist() for net in (student_model, teacher_model)]
@@ -81,6 +81,7 @@ class FeatureDistillation(DistillationModel):
         widths = [_widths(net, int(max(largest))) for net in (student_model, teacher_model)]
         bins = student_model.model[-1].reg_max, teacher_model.model[-1].reg_max
         self.pair: Pair | None = Pair(self.levels, widths[0], widths[1], feeding_rows(teacher_model), bins)
+        config.require_active(trait(config.method, "idle")(self.pair))
         self.projector = self.method.adapters(self.pair).to(device)
 
     @property
@@ -117,7 +118,7 @@ class FeatureDistillation(DistillationModel):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore settings and weights from plain values."""
         self.__dict__.update({"pair": None, **state})
-        self.config, self.adaptive = parse(state["config"]), AdaptiveWeights.from_state(state["adaptive"])
+        self.config, self.adaptive = restore(state["config"]), AdaptiveWeights.from_state(state["adaptive"])
         self.levels = [Level(*level) for level in state["levels"]]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

@@ -31,7 +31,7 @@ class RunFolder(Base):
         """Settle arguments, run folder and data as the host does; no run folder remains where that ends."""
         try:
             super().__init__(*args, **kwargs)
-        except Exception:  # whatever its reason, it goes on as it came
+        except (Exception, KeyboardInterrupt):  # whatever its reason, it goes on as it came
             if hasattr(self, "wdir"):  # else there is no folder yet
                 self.discard_run()
             raise
@@ -46,7 +46,7 @@ class RunFolder(Base):
         """Train as the host does; no run folder remains where that ends before there are weights."""
         try:
             return super().train(*args, **kwargs)
-        except Exception:  # whatever its reason, it goes on as it came
+        except (Exception, KeyboardInterrupt):  # whatever its reason, it goes on as it came
             self.discard_run()
             raise
 

@@ -15,7 +15,6 @@ from torch import nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn import CMAF, Record, RowContext
-from ultra_dsmoe.nn.fusion.cross_attention import ChannelAttention
 from ultra_dsmoe.train.optimizer import regroup
 
 C_MAP, C, HEADS = 10, 16, 4
@@ -124,27 +123,11 @@ def test_all_inputs_reach_the_weights() -> None:
 
 
 def test_as_written_no_text_reaches_the_weights() -> None:
-    """The paper's form on vectors: what is handed on is the mean of V, head by head."""
+    """The paper's form on vectors, with fresh weights: what is handed on is the mean of V, head by head."""
     block, x = untrained("channel"), inputs(256, 7, 7, 256, 64)
     _, of_image, of_vlm, of_llm = (explained(block, x, part) for part in range(4))
     assert max(of_vlm, of_llm) < 0.01
     assert of_image > 0.95
-    attention = ChannelAttention(256, 4)
-    with torch.no_grad():
-        c = attention(x[2], x[3], x[1]).unflatten(1, (4, 64))
-        mean = attention.value(x[1]).unflatten(1, (4, 64)).mean(2, keepdim=True)
-    assert 0.997 < 1 - ((c - mean).square().sum() / c.square().sum()).item() < 0.999
-
-
-def test_attention_chooses_cells_from_the_start() -> None:
-    """With torch's usual start of the layers the weights of 49 cells were all but equal."""
-    block, x = untrained("cells"), inputs(64, 7, 7, 256, 64)
-    weights: list[Any] = []
-    block.attention.softmax.register_forward_hook(lambda m, args, out: weights.append(out))
-    block(x)
-    assert weights[0].shape == (64, 4, 2, 49)
-    assert (weights[0].amax(-1) * 49).mean() > 4
-    torch.testing.assert_close(weights[0].sum(-1), torch.ones(64, 4, 2))
 
 
 @pytest.mark.parametrize(("fusion", "attention"), FORMS[:4])
@@ -293,8 +276,8 @@ def test_half_precision_is_near_and_finite_on_large_values(fusion: str, attentio
         torch.testing.assert_close(got.float(), block(x), atol=2e-2, rtol=2e-2)
         assert torch.isfinite(half([100 * t.half() for t in x])).all()
         with torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(block(x).float(), block(x).float())
-            assert torch.isfinite(block(x)).all()
+            low = block(x)
+        torch.testing.assert_close(low.float(), block(x), atol=6e-2, rtol=6e-2)
 
 
 def test_arguments() -> None:
@@ -332,6 +315,12 @@ def test_texts_that_are_needed(fusion: str, attention: str, missing: Any) -> Non
     message = "CMAF texts: expected two per image, in a fourth channel, or fusion: none, got none"
     with pytest.raises(ShapeError, match=f"^{message}$"):
         small(fusion, attention)(x)
+
+
+def test_a_picture_that_is_none() -> None:
+    for fusion in ("cmaf", "none"):
+        with pytest.raises(ShapeError, match=r"^CMAF image: expected a vector per image, got none$"):
+            small(fusion)([torch.randn(2, C_MAP, 3, 3), None, None, None])
 
 
 def test_a_map_that_is_none() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from ultralytics.nn.modules import Classify
 from ultralytics.nn.tasks import ClassificationModel, guess_model_task
 
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn import PairClassify, PairOutputs, RowContext
 
 NC, C1, C, HIDDEN = 5, 12, 8, 10
@@ -55,6 +55,11 @@ def test_texts_that_are_not_there(missing: Any) -> None:
     assert [z is None for z in (out.vlm, out.llm)] == [i in missing for i in (2, 3)]
     assert [z is None for z in out.warm] == [False, *(i in missing for i in (2, 3))]
     assert torch.equal(head.eval()(x)[0], head(whole)[0])
+
+
+def test_a_picture_that_is_none() -> None:
+    with pytest.raises(ShapeError, match=r"^PairClassify image: expected a vector per image, got none$"):
+        small().train()([torch.randn(2, C1), None, None, None])
 
 
 def test_value_in_evaluation() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hit_pictures import draw, scatter
 
+from ultra_dsmoe.constants import LETTERBOX_GRAY
 from ultra_dsmoe.text.providers.measures import LEAST_CONTRAST, foreground, measure
 
 
@@ -101,6 +102,16 @@ def test_large_pictures_are_measured_as_small_ones() -> None:
     assert (b["width"], b["height"]) == (960, 960)
     for name in ("offset_x", "offset_y", "spread"):
         assert b[name] == pytest.approx(a[name], abs=2)
+
+
+def test_the_bars_of_a_letterbox_are_no_part_of_a_picture() -> None:
+    image = steel()
+    image[10:14, 60:110] = 40
+    boxed = np.full((120, 120, 3), LETTERBOX_GRAY, np.uint8)
+    boxed[20:100] = image
+    assert measure(boxed) == measure(image)
+    flat = np.full((9, 9, 3), LETTERBOX_GRAY, np.uint8)
+    assert measure(flat)["width"] == 9
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 3)])

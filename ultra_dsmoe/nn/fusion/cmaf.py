@@ -87,7 +87,7 @@ class CMAF(nn.Module):
     of the map and C is each with what it sees added, see `CellAttention`. All vectors are normalised before.
 
     With ``attention="channel"`` the form as written: ``W = sigmoid(Proj(C))`` with the C of `ChannelAttention`, and no
-    normalisation. What neither text reaches there is W.
+    normalisation. There W starts as a matter of the picture alone.
 
     ``fusion`` names the comparisons: ``cmaf_nosig``, without the sigmoid; ``concat`` and ``mean`` of the normalised
     vectors; ``none``, the picture alone, without parameters: for nets that read texts only while they learn.
@@ -169,10 +169,11 @@ class CMAF(nn.Module):
             Zf, (B, c); (B, 3 c) of the concatenation.
 
         Raises:
-            ShapeError: If a text that is needed is not there, or the map to attend to is none.
+            ShapeError: If the image or a text that is needed is not there, or the map to attend to is none.
         """
         cells, image, vlm, llm = x
-        assert image is not None
+        if image is None:
+            raise ShapeError("CMAF image", "a vector per image", "none")
         if self.fusion == NONE:
             return image
         if vlm is None or llm is None:

@@ -26,7 +26,7 @@ class CellAttention(nn.Module):
     The weights start such that logits have a deviation of about 1: with torch's usual start the attention is a mean
     over the cells, whatever the text says.
 
-    Source: our choice in place of [PFA] Eq. 6, 7, whose attention hands on the mean of its values on vectors.
+    Source: our choice in place of [PFA] Eq. 6, 7, whose attention starts as the mean of its values on vectors.
     """
 
     def __init__(self, c_map: int, c: int, heads: int) -> None:
@@ -67,8 +67,9 @@ class CellAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """Attend over the channels of vectors, as written: ``softmax(Q K^T / sqrt(r)) V`` per head.
 
-    Q, K and V of a head are columns of r numbers, so Q K^T is their outer product. Where features have a deviation of
-    1 its softmax is all but uniform: 99.8 % of what comes out is the mean of V, and neither text has a say.
+    Q, K and V of a head are columns of r numbers, so Q K^T is their outer product. With features of deviation 1 and
+    fresh weights its softmax is all but uniform: 99.8 % of what comes out is the mean of V, and neither text has a say
+    until training has made the projections large.
 
     Source: [PFA] Eq. 6, 7. One 1x1 projection, which is a linear layer on vectors, in place of "multiple stages".
     """

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ultralytics.nn.modules import Classify
 
 from ultra_dsmoe import checks
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn.fusion.text_adapter import WIDTH
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -91,7 +91,7 @@ class PairClassify(Classify):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; a last layer of other classes, which the host puts in, renews the warm-up's classifiers."""
         super().__setattr__(name, value)
-        if name == "linear" and value.out_features != self.warm[0].out_features:
+        if name == "linear" and isinstance(value, nn.Linear) and value.out_features != self.warm[0].out_features:
             self.warm = _warm(self.c, value.out_features).to(value.weight)
 
     @property
@@ -108,6 +108,9 @@ class PairClassify(Classify):
         Returns:
             `PairOutputs` in training, else probabilities (B, K) and logits, for export the former alone. Before fusion
             they are those of the image's classifier of the warm-up: what is behind the fused vector has not trained.
+
+        Raises:
+            ShapeError: In training, if the row of the image gives none.
         """
         fused, image, vlm, llm = x
         logits = self.linear(self.mlp(fused))
@@ -115,6 +118,8 @@ class PairClassify(Classify):
             # One that has left its range would get no gradient any more. Of `data`: a graph that read it may be alive.
             self.log_tau.data.clamp_(_LOW + _MARGIN, _HIGH - _MARGIN)
         if self.training or self.whole:
+            if image is None:
+                raise ShapeError("PairClassify image", "a vector per image", "none")
             alone = zip(self.warm, (image, vlm, llm), strict=True)
             warm = [None if z is None else layer(z) for layer, z in alone]
             return PairOutputs(logits, image, vlm, llm, warm)

@@ -81,7 +81,8 @@ class NeckBlock(nn.Module):
         c1, c_other = ctx.inputs(2)
         direction = ctx.arg(1, "top_down")
         on = direction != "bottom_up" or ctx.option("neck_down")
-        c2 = ctx.scaled(ctx.arg(0)) if on else c1
+        wide = ctx.scaled(ctx.arg(0))
+        c2 = wide if on else c1
         attention = ctx.arg(2, ctx.option("attention"))
         kwargs = {"n": ctx.n, "direction": direction, "on": on, "attention": attention}
         return RowPlan([c1, c_other, c2], c2, kwargs)

@@ -71,7 +71,8 @@ class SpaceBroadcast(LinearFoldMixin, TextFoldMixin):
         c1, c_fused, text_width = ctx.inputs(3)
         if c1 != c_fused:
             raise ConfigError("model YAML row SpaceBroadcast", "two maps of equal channels", f"{c1} and {c_fused}")
-        c2 = ctx.scaled(ctx.args[0]) if ctx.args else c1
+        given = ctx.arg(0)
+        c2 = c1 if given is None else ctx.scaled(given)
         return RowPlan([c1, text_width, c2], c2)
 
     def text_constants(self, text: Tensor | None) -> tuple[Tensor, Tensor]:

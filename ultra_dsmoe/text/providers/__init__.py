@@ -8,22 +8,29 @@ from typing import Any
 
 from ultra_dsmoe.errors import TextError, did_you_mean
 from ultra_dsmoe.text.providers.base import TEXTS, Describer, Record, RecordReader, TextProvider
+from ultra_dsmoe.text.providers.language import Language
+from ultra_dsmoe.text.providers.ocr import ENGINES, OcrReader
 from ultra_dsmoe.text.providers.rules import Rules
+from ultra_dsmoe.text.providers.vision_language import VisionLanguage
 
 __all__ = [
     "TEXTS",
     "Describer",
+    "Language",
+    "OcrReader",
     "Record",
     "RecordReader",
     "Rules",
     "TextProvider",
+    "VisionLanguage",
     "make_provider",
     "provider_from_state",
 ]
 
 EXPECTED = "rules, vlm:<id or folder>, llm:<id or folder>, ocr, ocr:cnocr, or several joined by +"
 KINDS = ("rules", "ocr", "vlm", "llm")
-_JOIN = re.compile(r"\+(?=[a-z]+(?::|\+|$))")  # a plus inside a folder's name joins nothing
+# A plus inside a folder's name joins nothing.
+_JOIN = re.compile(rf"\s*\+\s*(?=(?:{'|'.join(KINDS)})(?::|\s*\+|\s*$))")
 
 
 def make_provider(spec: str = "rules") -> TextProvider:
@@ -59,15 +66,23 @@ def _assemble(words: list[str], spec: str, states: Mapping[str, Any]) -> TextPro
     for word in words:
         kind, _, name = word.partition(":")
         if kind not in KINDS or (kind == "rules" and name):
-            hint = did_you_mean(kind, KINDS) if kind not in KINDS else ""
+            hint = did_you_mean(kind.rpartition("+")[2], KINDS) if kind not in KINDS else ""
             raise TextError("provider", f"{EXPECTED}{hint}", spec)
         if kind in says:
-            raise TextError("provider", f"one part that says {kind}", spec)
+            raise TextError("provider", f"one part of the kind {kind}", spec)
         says[kind] = _part(kind, name, states.get(word))
+    if {"rules", "vlm", "llm"} <= says.keys():
+        raise TextError("provider", "rules only where vlm: or llm: leaves them something to say", spec)
     rules = says.get("rules") or _part("rules", "", states.get("rules"))
     return TextProvider(says.get("vlm", rules), says.get("llm", rules), says.get("ocr"))
 
 
-def _part(kind: str, name: str, state: Any) -> Any:
+def _part(kind: str, name: str, state: Mapping[str, Any] | None) -> Any:
     """Return one part, from its state where there is one."""
-    return Rules.from_state(state) if state is not None else Rules()
+    if kind == "rules":
+        return Rules() if state is None else Rules.from_state(state)
+    if kind == "ocr":
+        return OcrReader(name or ENGINES[0])
+    if not name:
+        raise TextError("provider", f"a model, as {kind}:FOLDER or {kind}:ID", kind)
+    return VisionLanguage(name, state) if kind == "vlm" else Language(name, state)

@@ -15,8 +15,7 @@ import numpy as np
 from ultra_dsmoe.errors import TextError
 
 QUINTILES = (0.2, 0.4, 0.6, 0.8)
-STEPS = 20  # most steps between the 5 % and the 95 % quantile (our choice): .5 for a range of up to 10
-MIDDLE = (0.05, 0.95)
+STEPS = 12  # most steps between the outer two quintiles (our choice): of evenly spread numbers from 0 to 10 it is 0.5
 Bounds = dict[str, list[float]]
 
 
@@ -84,8 +83,8 @@ class Grades:
 
 
 def _step(values: list[float]) -> float:
-    """Return the least of 1 or 5 times a power of ten that cuts the middle nine tenths into at most `STEPS`."""
-    low, high = np.quantile(values, MIDDLE)
+    """Return the least of 1 or 5 times a power of ten that cuts the middle three fifths into at most `STEPS`."""
+    low, high = np.quantile(values, (QUINTILES[0], QUINTILES[-1]))
     width = float(high - low) or max(values) - min(values)
     power = 10.0 ** math.floor(math.log10(width / STEPS))
     return next(_short(step) for step in (power, 5 * power, 10 * power) if width / step <= STEPS * (1 + 1e-9))

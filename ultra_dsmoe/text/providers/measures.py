@@ -11,6 +11,8 @@ import math
 import cv2
 import numpy as np
 
+from ultra_dsmoe.constants import LETTERBOX_GRAY
+
 LONGEST = 256  # pixels of the longer side that is measured; larger pictures are shrunk (our choice)
 LEAST_CONTRAST = 12  # grey levels of 255 below which nothing stands out: noise of a camera (our choice)
 COLOURED = 48  # difference of a pixel's channels from which it counts as coloured (our choice)
@@ -28,7 +30,7 @@ def measure(image: np.ndarray) -> dict[str, float]:
     Returns:
         By name, always:
 
-        - ``width``, ``height`` (pixels as given), ``aspect`` (log2 of width over height)
+        - ``width``, ``height`` (pixels, without the bars of a letterbox), ``aspect`` (log2 of width over height)
         - ``brightness``: mean grey, % of white
         - ``contrast``: standard deviation of grey, % of white
         - ``skew``: third standardised moment of grey; below 0 the picture has dark specks, above 0 bright ones
@@ -51,6 +53,7 @@ def measure(image: np.ndarray) -> dict[str, float]:
           the longer side around the centre, %
         - ``points``: for the standard errors, the pieces, or the pixels where one piece holds most of the foreground
     """
+    image = without_bars(image)
     height, width = image.shape[:2]
     scale = LONGEST / max(height, width)
     if scale < 1:
@@ -72,15 +75,27 @@ def measure(image: np.ndarray) -> dict[str, float]:
 
 def foreground(image: np.ndarray) -> np.ndarray:
     """Return what stands out from the ground of an RGB uint8 image, bool [H, W]."""
-    chroma = image.max(axis=2) - image.min(axis=2)
+    chroma = _joined(np.maximum, image) - _joined(np.minimum, image)
     usual = int(np.median(chroma))
     if np.percentile(chroma, COLOURED_SHARE) > usual + COLOURED:
         away = np.abs(chroma.astype(np.int16) - usual).astype(np.uint8)
     else:
         ground = np.median(image.reshape(-1, 3), axis=0).astype(np.int16)
-        away = np.abs(image.astype(np.int16) - ground).max(axis=2).astype(np.uint8)
+        away = _joined(np.maximum, np.abs(image.astype(np.int16) - ground)).astype(np.uint8)
     limit, _ = cv2.threshold(away, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     return away > max(limit, LEAST_CONTRAST)
+
+
+def without_bars(image: np.ndarray) -> np.ndarray:
+    """Return an RGB uint8 image without the bars that a letterbox puts around it; all of it where there is no more."""
+    picture = _joined(np.logical_or, image != LETTERBOX_GRAY)
+    rows, columns = np.flatnonzero(picture.any(axis=1)), np.flatnonzero(picture.any(axis=0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else image
+
+
+def _joined(join: np.ufunc, image: np.ndarray) -> np.ndarray:
+    """Return the channels of an image [H, W, 3] joined pairwise: many times faster than a reduction over three."""
+    return join(join(image[..., 0], image[..., 1]), image[..., 2])
 
 
 def _surface(grey: np.ndarray) -> dict[str, float]:

@@ -72,11 +72,11 @@ class Rules:
         if text == "vlm":
             return _of_picture(measure(image), self.picture)
         if record is None or not self.record.bounds:
-            return _of_numbers(measure(image), self.picture, "Measured", OFFSETS)
+            return _of_numbers("Measured", measure(image), self.picture, OFFSETS, wording.MEASURED)
         found = quantities(record)
         if not found.keys() & self.record.bounds.keys():
             raise DataError("record", f"some of {', '.join(self.record.bounds)}", ", ".join(found) or "none")
-        return _of_numbers(found, self.record, "Recorded", SIDED)
+        return _of_numbers("Recorded", found, self.record, SIDED, wording.RECORD)
 
     def state(self) -> dict[str, Any]:
         """Return the bounds, JSON-like; none before `fit`."""
@@ -112,7 +112,9 @@ def _of_picture(found: Mapping[str, float], grades: Grades) -> str:
     return _sentences([groups[0], [*([f"centre of mass {place}"] if place else []), shape], *groups[1:]])
 
 
-def _of_numbers(found: Mapping[str, float], grades: Grades, how: str, sided: Sequence[str]) -> str:
+def _of_numbers(
+    how: str, found: Mapping[str, float], grades: Grades, sided: Sequence[str], words: Mapping[str, wording.Words]
+) -> str:
     """Return the text of numbers: each by its name, rounded, with a graded word."""
     told = []
     if place := _place(found, grades, sided):
@@ -122,7 +124,7 @@ def _of_numbers(found: Mapping[str, float], grades: Grades, how: str, sided: Seq
         told.append(elongation(found["stretch"], found.get("tilt", 0.0), points))
     for name in grades.bounds:
         if name in found and name not in (*sided, *UNSAID):
-            word = wording.RECORD.get(name, wording.OTHER)[grades.grade(name, found[name])]
+            word = words.get(name, wording.OTHER)[grades.grade(name, found[name])]
             told.append(f"{_number(found, grades, name)}: {word}")
     return f"{how}: {'; '.join(told)}." if told else f"{how}: nothing that differs."
 

@@ -44,7 +44,20 @@ RECORD: dict[str, Words] = {  # quantities of a record
     "hits": ("rare", "few", "several", "many", "numerous"),
     "half radius": ("dense core", "firm core", "soft core", "hollow core", "empty core"),
     "reach": ("slight reach", "modest reach", "usual reach", "long reach", "vast reach"),
+    "width px": (
+        "thin",
+        "narrow",
+        "moderate width",
+        "wide",
+        "broad",
+    ),  # of a box, as `dsmoe-yolo data crops` records it
+    "height px": ("flat", "short", "moderate height", "tall", "towering"),
+    "aspect": ("upright", "portrait", "square", "landscape", "panorama"),
+    "area share": ("tiny", "small", "medium", "large", "huge"),
+    "center x": ("leftmost", "left", "midway", "right", "rightmost"),
+    "center y": ("topmost", "upper", "halfway", "lower", "bottommost"),
 }
+MEASURED = PICTURE | {"offset": RECORD["distance"]}  # measures that are told in place of a record
 OTHER: Words = ("lowest", "lower", "middling", "higher", "highest")  # any other number
 # Distance from the centre, right or left and above or below; the adverbs of the two axes differ.
 SIDES: tuple[tuple[Words, Words], tuple[Words, Words]] = (

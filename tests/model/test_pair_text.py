@@ -1,0 +1,105 @@
+"""Texts of images as numbers: fitted on the training half, the same from a checkpoint, controls, records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ultra_dsmoe.errors import DataError, TextError
+from ultra_dsmoe.model.pair_text import PairText
+
+SIDE = 24
+RECORDS = [{"hits": 4, "mu": -1.0}, {"hits": 4, "mu": 1.0}, {"hits": 4, "mu": 3.0}]
+TEXTS = [("a dark spot", "low"), ("a bright line", "low"), ("a dark spot", "high")]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Return three images with texts and records beside them."""
+    folder = tmp_path / "train" / "ok"
+    folder.mkdir(parents=True)
+    made = []
+    for i, ((vlm, llm), record) in enumerate(zip(TEXTS, RECORDS, strict=True)):
+        image = folder / f"{i}.png"
+        cv2.imwrite(str(image), np.full((SIDE, SIDE, 3), 60 * i, np.uint8))
+        image.with_suffix(".json").write_text(json.dumps({"vlm": vlm, "llm": llm, "record": record}))
+        made.append(image)
+    return made
+
+
+def fit(files: list[Path], **options: Any) -> PairText:
+    return PairText.fit(files, encoder="hash:32", **options)
+
+
+def test_both_vectors_follow_each_other_and_equal_texts_are_known(files: list[Path]) -> None:
+    texts = fit(files)
+    numbers, groups = texts.encode(files)
+    assert (texts.width, texts.size, numbers.shape, numbers.dtype) == (32, 64, (3, 64), np.float32)
+    assert np.linalg.norm(numbers.reshape(3, 2, 32), axis=2) == pytest.approx(np.ones((3, 2)))
+    assert (numbers[0, :32] == numbers[2, :32]).all()
+    assert (numbers[0, 32:] == numbers[1, 32:]).all()
+    assert groups[0, 0] == groups[2, 0] != groups[1, 0]
+    assert groups[0, 1] == groups[1, 1] != groups[2, 1]
+
+
+def test_numbers_of_the_record_are_standardised_and_constants_left_out(files: list[Path]) -> None:
+    texts = fit(files, numbers=True)
+    assert (texts.keys, texts.size) == (["mu"], 65)
+    assert texts.encode(files).numbers[:, 64].tolist() == pytest.approx([-2 / 1.633, 0, 2 / 1.633], abs=1e-3)
+
+
+def test_a_checkpoint_gives_the_same_numbers(files: list[Path]) -> None:
+    texts = fit(files, numbers=True)
+    state = json.loads(json.dumps(texts.state()))
+    again = PairText.from_state(state)
+    assert (again.encode(files).numbers == texts.encode(files).numbers).all()
+
+
+def test_images_without_files_are_described(files: list[Path]) -> None:
+    texts = fit(files)
+    numbers = texts.describe(np.zeros((SIDE, SIDE, 3), np.uint8))
+    assert numbers.shape == (64,)
+    assert np.isfinite(numbers).all()
+
+
+def test_controls_take_the_meaning_away(files: list[Path]) -> None:
+    true = fit(files, numbers=True).encode(files)
+    shuffled = fit(files, numbers=True, control="shuffled").encode(files)
+    assert sorted(map(tuple, shuffled.numbers)) == sorted(map(tuple, true.numbers))
+    assert not (shuffled.numbers == true.numbers).all()
+    for control in ("constant", "zero"):
+        numbers, groups = fit(files, numbers=True, control=control).encode(files)
+        assert (numbers == numbers[0]).all()
+        assert (groups == groups[0]).all()
+        assert bool(numbers.any()) == (control == "constant")
+
+
+def test_a_record_without_a_number_is_one_line(files: list[Path]) -> None:
+    texts = fit(files, numbers=True)
+    files[1].with_suffix(".json").write_text(json.dumps({"vlm": "a", "llm": "b", "record": {"hits": 3}}))
+    with pytest.raises(DataError, match=r"record of .*1\.png: expected the number mu, as in training, got \['hits'\]"):
+        texts.encode(files)
+
+
+def test_records_without_a_common_number_are_one_line(files: list[Path]) -> None:
+    files[1].with_suffix(".json").write_text(json.dumps({"vlm": "a", "llm": "b"}))
+    with pytest.raises(DataError, match=r"records: expected numbers that every training image has"):
+        fit(files, numbers=True)
+
+
+@pytest.mark.parametrize("state", [{}, {"source": 3}, "text", None])
+def test_a_state_that_is_none_is_one_line(state: Any) -> None:
+    with pytest.raises(TextError, match="texts of the model: expected what a training of this package wrote"):
+        PairText.from_state(state)
+
+
+def test_an_encoder_of_another_width_is_one_line(files: list[Path]) -> None:
+    texts = fit(files)
+    texts.width = 16
+    with pytest.raises(TextError, match="dsmoe_text: expected vectors of 16 numbers, as in training, got 32"):
+        texts.encode(files)
