@@ -48,7 +48,13 @@ for _variable in ("ULTRA_DSMOE_DISABLE", "TORCH_DEVICE_BACKEND_AUTOLOAD", "ULTRA
     os.environ.pop(_variable, None)  # the user's own switches would change what is tested
 
 # Fixtures that several folders share; imported behind the lines above.
-pytest_plugins = ("checkpoint_fixtures", "data_fixtures", "export_fixtures", "training_fixtures")
+pytest_plugins = (
+    "checkpoint_fixtures",
+    "data_fixtures",
+    "export_fixtures",
+    "second_stage_fixtures",
+    "training_fixtures",
+)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

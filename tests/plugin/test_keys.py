@@ -11,6 +11,7 @@ from ultralytics.utils import DEFAULT_CFG, DEFAULT_CFG_DICT
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.plugin import keys
+from ultra_dsmoe.plugin.task_table import TASKS
 from ultra_dsmoe.text.prompts import read_prompt_file
 
 
@@ -43,6 +44,11 @@ def test_good_values_arrive(tmp_path: Path) -> None:
         assert get_cfg(overrides={"dsmoe_kd": kd}).dsmoe_kd == kd
     assert get_cfg().dsmoe_topk is None
     assert get_cfg(overrides={"dsmoe_gamma": 2}).dsmoe_gamma == 2.0
+    assert get_cfg(overrides={"dsmoe_verify": tmp_path / "cls.pt"}).dsmoe_verify == str(tmp_path / "cls.pt")
+    for band in ((0.1, 0.5), [0.1, 0.5], "0.1,0.5", " 0.1, 0.5"):
+        assert get_cfg(overrides={"dsmoe_verify_band": band}).dsmoe_verify_band == (0.1, 0.5)
+    assert get_cfg(overrides={"dsmoe_verify_band": (0, 1)}).dsmoe_verify_band == (0.0, 1.0)
+    assert get_cfg(overrides={"dsmoe_verify_min": 0}).dsmoe_verify_min == 0.0
 
 
 @pytest.mark.parametrize(("evaluated", "meant"), [(hash, "hash"), (random, "random")], ids=["a function", "a module"])
@@ -80,6 +86,19 @@ def test_a_word_that_the_host_evaluated_is_taken_back(evaluated: object, meant: 
         ("dsmoe_gamma", -1.5, "a number above 0, .*got -1.5"),
         ("dsmoe_gamma", True, "a number above 0, .*got True"),
         ("dsmoe_gamma", "dark", "a number above 0, .*got dark"),
+        ("dsmoe_verify", " ", "a classifier, such as cls.pt, got  "),
+        ("dsmoe_verify", 3, "a classifier, such as cls.pt, got 3"),
+        ("dsmoe_verify_band", 0.5, "two scores from 0 to 1, the lower one first, as in 0.1,0.5, got 0.5"),
+        ("dsmoe_verify_band", (0.1, 0.2, 0.3), "two scores"),
+        ("dsmoe_verify_band", (0.5, 0.1), "two scores"),
+        ("dsmoe_verify_band", (0.5, 0.5), "two scores"),
+        ("dsmoe_verify_band", (-0.1, 0.5), "two scores"),
+        ("dsmoe_verify_band", (0.5, 1.1), "two scores"),
+        ("dsmoe_verify_band", (0.1, float("nan")), "two scores"),
+        ("dsmoe_verify_band", (False, True), "two scores"),
+        ("dsmoe_verify_band", "low,high", "two scores from 0 to 1, .*, got low,high"),
+        ("dsmoe_verify_min", -0.1, "a number from 0 to 1, got -0.1"),
+        ("dsmoe_verify_min", "half", "a number from 0 to 1, got half"),
         ("dsmoe_kd", 2, "attention, mimic, .*, host or a YAML file, got 2"),
     ],
 )
@@ -134,6 +153,21 @@ def test_keys_have_their_verbs(verb: str, key: str, value: object, message: str)
     keys.check_verb("train" if key in keys.TRAIN_ONLY else "export", {key: value})
     if verb == "train" and key != "dsmoe_parity":
         keys.check_verb("val", {key: value})
+
+
+@pytest.mark.parametrize("verb", ["train", "export", "benchmark"])
+def test_a_second_stage_is_for_val_and_predict(verb: str) -> None:
+    given = {"dsmoe_verify": "cls.pt", "dsmoe_verify_band": (0.1, 0.5), "dsmoe_verify_min": 0.3}
+    for allowed in ("val", "predict"):
+        keys.check_verb(allowed, given)
+    message = f"^dsmoe_verify: expected this key with val or predict only, got {verb} dsmoe_verify=cls.pt"
+    with pytest.raises(ConfigError, match=message):
+        keys.check_verb(verb, given)
+    with pytest.raises(ConfigError, match=r"^dsmoe_verify_min: expected this key beside dsmoe_verify"):
+        keys.check_verb("val", {"dsmoe_verify_min": 0.3})
+    keys.check_task(TASKS["detect"], given)
+    with pytest.raises(ConfigError, match=r"^dsmoe_verify: expected a key of a classifier of ours"):
+        keys.check_task(TASKS["classify"], given)
 
 
 def test_prompts_are_read(tmp_path: Path) -> None:

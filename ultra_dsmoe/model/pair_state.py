@@ -38,6 +38,11 @@ def texts_of(model: Any) -> PairText | None:
     return PairText.from_state(state)
 
 
+def wants_texts(model: Any) -> bool:
+    """Whether a net classifies no image without its texts; ``model`` as of `texts_of`."""
+    return _entry(model)[0] == "always"
+
+
 def _entry(model: Any) -> tuple[str | None, dict[str, Any] | None]:
     if isinstance(model, nn.Module):
         net = getattr(model, "module", model)

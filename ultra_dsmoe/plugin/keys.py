@@ -16,7 +16,8 @@ from ultra_dsmoe.plugin.task_table import TASKS, Task
 PREFIX = "dsmoe_"
 EXPORT_ONLY = ("dsmoe_parity",)
 TRAIN_ONLY = ("dsmoe_kd", "dsmoe_provider")
-FOR_ANY_DETECTOR = ("dsmoe_kd",)  # also of stock layers
+VERIFYING = ("dsmoe_verify", "dsmoe_verify_band", "dsmoe_verify_min")  # of a second stage behind a detector
+FOR_ANY_DETECTOR = ("dsmoe_kd", *VERIFYING)  # also of stock layers
 NOT_FOR_TRAINING = ("dsmoe_keep", "dsmoe_dynamic_conv", *EXPORT_ONLY)
 
 
@@ -96,6 +97,29 @@ def _provider(value: Any) -> str:
     return str(value)
 
 
+def _verify(value: Any) -> str:
+    """Check ``dsmoe_verify``: the name of a classifier; `ultra_dsmoe.evaluate.box_classifier` opens it."""
+    if not isinstance(value, (str, Path)) or not str(value).strip():
+        raise ConfigError("dsmoe_verify", "a classifier, such as cls.pt", value)
+    return str(value)
+
+
+def _verify_band(value: Any) -> tuple[float, float]:
+    """Check ``dsmoe_verify_band``: two scores, in Python also as a list, or as text as on the command line."""
+    try:
+        scores = [float(part) for part in value.split(",")] if isinstance(value, str) else list(value)
+    except (TypeError, ValueError):  # no number, or no list
+        scores = []
+    if len(scores) != 2 or not all(checks.is_number(score, 0, 1) for score in scores) or scores[0] >= scores[1]:
+        raise ConfigError("dsmoe_verify_band", "two scores from 0 to 1, the lower one first, as in 0.1,0.5", value)
+    return float(scores[0]), float(scores[1])
+
+
+def _verify_min(value: Any) -> float:
+    """Check ``dsmoe_verify_min``."""
+    return checks.number("dsmoe_verify_min", value, 0, 1)
+
+
 KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_topk": _topk,
     "dsmoe_moe": _moe,
@@ -107,6 +131,9 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_kd": _kd,
     "dsmoe_gamma": _gamma,
     "dsmoe_provider": _provider,
+    "dsmoe_verify": _verify,
+    "dsmoe_verify_band": _verify_band,
+    "dsmoe_verify_min": _verify_min,
 }
 
 
@@ -150,6 +177,10 @@ def check_verb(verb: str, given: dict[str, Any]) -> None:
             raise ConfigError(key, "this key with export only", f"{verb} {key}={given[key]}")
         if key in TRAIN_ONLY and verb != "train":
             raise ConfigError(key, "this key with train only", f"{verb} {key}={given[key]}")
+        if key in VERIFYING and verb not in ("val", "predict"):
+            raise ConfigError(key, "this key with val or predict only", f"{verb} {key}={given[key]}")
+        if key in VERIFYING and "dsmoe_verify" not in given:
+            raise ConfigError(key, "this key beside dsmoe_verify, the classifier", f"{key}={given[key]} alone")
         if verb == "train" and key in NOT_FOR_TRAINING:
             raise ConfigError(key, "this key with val, predict, export or benchmark", f"train {key}={given[key]}")
     if verb == "train" and given.get("dsmoe_moe") == "static":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import isgenerator
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.settings import Kept, align, in_force
-from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys
+from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys, verifying
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.leftovers import nothing_left
 from ultra_dsmoe.plugin.task_table import TASKS, Task, load, task_of, task_of_file
@@ -90,7 +90,7 @@ def wrap_verb(stock: Any, verb: str) -> Any:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         given = keys.pop_keys(kwargs)
         keys.check_verb(verb, given)
-        net = required_net(self, given)
+        net = required_net(self, {k: v for k, v in given.items() if k not in keys.FOR_ANY_DETECTOR})
         if net is not None:
             keys.check_task(net_task(net), given)
             host_arguments.check(verb, kwargs)
@@ -100,24 +100,33 @@ def wrap_verb(stock: Any, verb: str) -> Any:
             from ultra_dsmoe.export import exporting  # late, as below: every process with the host loads this module
 
             return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
+        verifier = verifying.pop_verifier(self, given)
+        if verifier is not None and verb == "val" and args:
+            args, kwargs["validator"] = args[1:], args[0]
         fusing.remember(self, ours=net is not None and net is self.model)
         kept = functools.partial(kept_numbers, self, net, given, kwargs)
         with in_force(net, given, kept):
             align(predictor_net(self), net)
-            if net is None:
-                result = stock(self, *args, **kwargs)
-            else:
-                if verb == "val":
-                    from ultra_dsmoe.export.static_mode import data_of
+            if net is None and verifier is None:
+                return stock(self, *args, **kwargs)
+            if net is not None and verb == "val":
+                from ultra_dsmoe.export.static_mode import data_of
 
-                    require_images(data_of(self, net, kwargs), self.overrides.get("data"), kwargs.get("split"))
-                with nothing_left(self, verb, kwargs):
-                    result = stock(self, *args, **kwargs)
-        if net is None or not isgenerator(result):
+                require_images(data_of(self, net, kwargs), self.overrides.get("data"), kwargs.get("split"))
+            with _around(self, verb, verifier, kwargs):
+                result = stock(self, *args, **kwargs)
+        if not isgenerator(result):
             return result
-        return _streamed(self, net, given, kept, nothing_left(self, verb, kwargs), result)
+        return _streamed(self, net, given, kept, _around(self, verb, verifier, kwargs), result)
 
     return host.mark(call)
+
+
+@contextmanager
+def _around(model: Any, verb: str, verifier: Any, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Leave nothing of a failing call behind, and have a second stage look at the boxes where there is one."""
+    with nothing_left(model, verb, kwargs), verifying.second_stage(model, verb, verifier, kwargs):
+        yield
 
 
 def _streamed(
@@ -125,11 +134,11 @@ def _streamed(
     net: Any,
     given: dict[str, Any],
     kept: Kept,
-    cleared: AbstractContextManager[None],
+    around: AbstractContextManager[None],
     results: Iterator[Any],
 ) -> Iterator[Any]:
     """Yield the results of a streaming call, with our keys in force while they are computed."""
-    with cleared, in_force(net, given, kept) if given else nullcontext():
+    with around, in_force(net, given, kept) if given else nullcontext():
         if given:
             align(predictor_net(model), net)
         yield from results
