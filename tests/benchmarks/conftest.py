@@ -70,3 +70,9 @@ def usage_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         return capsys.readouterr().err.splitlines()[-1]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def classify_step() -> ModuleType:
+    load("train_step")  # from which it takes the step
+    return load("classify_step")
