@@ -13,7 +13,7 @@ import nox
 ROOT = Path(__file__).resolve().parent
 # Oldest, the last before restricted loading and distillation, the first with both, one after it, what is installed.
 HOSTS = ("8.3.200", "8.4.60", "8.4.80", "8.4.101", "installed")
-TESTS = ("tests/plugin", "tests/contracts")
+TESTS = ("tests/plugin", "tests/contracts", "tests/e2e/test_classify.py")
 OVERLAYS = Path(sys.prefix) / "hosts"
 
 
@@ -32,7 +32,7 @@ def overlay(version: str) -> Path:
 
 @nox.session(venv_backend="none")
 def hosts(session: nox.Session) -> None:
-    """Run the plugin's contract tests against the hosts named after ``--``, all supported ones by default."""
+    """Run the plugin's contract tests and a classifier against the hosts named after ``--``, all supported ones by default."""
     for version in session.posargs or HOSTS:
         path = [] if version == "installed" else [str(overlay(version))]
         if inherited := os.environ.get("PYTHONPATH"):

@@ -24,8 +24,13 @@ MODELS = {
     "yolov8-dsmoe.yaml": ["yolov8n-dsmoe", "yolov8s-dsmoe"],
     "yolo26-dsmoe.yaml": ["yolo26n-dsmoe", "yolo26s-dsmoe"],
 }
-# no experts, and sizes of 128: tests/nn/test_tmodel.py; no text: test_gasnet.py
+# No experts, and sizes of 128: tests/nn/test_tmodel.py; no text: test_gasnet.py.
 ELSEWHERE = ["smodel.yaml", "tmodel.yaml", "gasnet.yaml", "yolov8-gasnet.yaml", "yolo26-gasnet.yaml"]
+ELSEWHERE += [
+    "pfa-cls.yaml",
+    "yolov8-pfa-cls.yaml",
+    "yolo11-pfa-cls.yaml",
+]  # classifiers: tests/model/test_classifier.py
 NAMES = [name for names in MODELS.values() for name in names]
 STRIDES = {"dsmoe-p2": [4.0, 8.0, 16.0, 32.0]}
 BUDGETS = {"dsmoe": 32.0, "dsmoe-s": 28.6, "dsmoe-n": 8.0}  # GFLOPs at 640, the YAML's own number of classes

@@ -16,13 +16,16 @@ from ultra_dsmoe.errors import ConfigError
 class Base:
     """Two grey images."""
 
-    samples = ("a.png", "b.png")
+    root = "somewhere"
+
+    def __init__(self) -> None:
+        self.samples = [("a.png", 0), ("b.png", 1)]
 
     def __len__(self) -> int:
-        return 2
+        return len(self.samples)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return {"img": torch.full((3, 4, 5), 0.1 * i), "cls": i}
+        return {"img": torch.full((3, 4, 5), 0.1 * i), "cls": self.samples[i][1]}
 
 
 def test_the_plane_begins_with_the_numbers_row_by_row() -> None:
@@ -43,8 +46,16 @@ def test_an_item_has_its_own_texts_whatever_the_turn() -> None:
     assert item["img"][3].flatten()[:3].tolist() == [3, 4, 0]
     assert (item["cls"], item["turn"], item["groups"].tolist()) == (1, 1, [0, 1])
     assert len(dataset) == 2
-    assert dataset.samples == ("a.png", "b.png")  # as the host's set has them
+    assert dataset.root == "somewhere"  # as the host's set has it
     assert pickle.loads(pickle.dumps(dataset))[0]["turn"] == 0  # on its way to a worker
+
+
+def test_images_that_are_left_out_take_their_texts_along() -> None:
+    dataset = PairDataset(Base(), np.array([[1, 2], [3, 4]], dtype=np.float32), np.array([[0, 0], [0, 1]]))
+    dataset.samples = dataset.samples[1:]
+    assert len(dataset) == 1
+    assert dataset[0]["img"][3].flatten()[:2].tolist() == [3, 4]
+    assert dataset[0]["groups"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(("numbers", "fits"), [(768, True), (785, False)])

@@ -38,32 +38,44 @@ class PairDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Wrap the host's classification set: same items, plus the texts' numbers and which texts are equal.
 
     Attributes:
-        base: The host's set; what is not known here is looked up there.
+        images: The host's set; what is not known here is looked up there.
     """
 
-    def __init__(self, base: Any, numbers: np.ndarray, groups: np.ndarray) -> None:
+    def __init__(self, images: Any, numbers: np.ndarray, groups: np.ndarray) -> None:
         """Join images and texts.
 
         Args:
-            base: The host's set of M images.
+            images: The host's set of M images.
             numbers: Of the texts, float32 (M, L).
             groups: Which texts are equal: int (M, 2), of the picture's description and of the record's.
         """
-        self.base, self.numbers, self.groups = base, numbers, groups
+        self.images, self.numbers, self.groups = images, numbers, groups
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.base)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return image with plane, class, numbers of its texts and the turn, for an index of `StageSampler`."""
-        i, turn = split_index(int(index), len(self.base))
-        item = dict(self.base[i])
+        i, turn = split_index(int(index), len(self.images))
+        item = dict(self.images[i])
         item["img"] = with_plane(item["img"], self.numbers[i])
         return {**item, "groups": torch.from_numpy(self.groups[i]), "turn": turn}
 
+    @property
+    def samples(self) -> list[Any]:
+        """The host's list of images, each with its file first."""
+        return list(self.images.samples)
+
+    @samples.setter
+    def samples(self, left: list[Any]) -> None:
+        """Leave images out, as hosts before 8.4.100 do with those of classes that a net lacks."""
+        place = {sample[0]: i for i, sample in enumerate(self.images.samples)}
+        rows = [place[sample[0]] for sample in left]
+        self.images.samples, self.numbers, self.groups = left, self.numbers[rows], self.groups[rows]
+
     def __getattr__(self, name: str) -> Any:
         """Look up in the host's set what it is asked for beside its images."""
-        if name == "base":  # not set yet: a copy in the making
+        if name == "images":  # not set yet: a copy in the making
             raise AttributeError(name)
-        return getattr(self.base, name)
+        return getattr(self.images, name)
