@@ -32,7 +32,7 @@ def overlay(version: str) -> Path:
 
 @nox.session(venv_backend="none")
 def hosts(session: nox.Session) -> None:
-    """Run the plugin's contract tests and a classifier against the hosts named after ``--``, all supported ones by default."""
+    """Run the plugin's contract tests and a classifier on the hosts named after ``--``, all supported by default."""
     for version in session.posargs or HOSTS:
         path = [] if version == "installed" else [str(overlay(version))]
         if inherited := os.environ.get("PYTHONPATH"):
