@@ -64,7 +64,7 @@ class Classification(Detection):
 
     name = "classify"
     measures = class_stats.MEASURES  # type: ignore[assignment]  # two
-    unit = "macro F1 and of accuracy"
+    unit = "macro F1 or accuracy"
     averaged = ("recall",)
     numbers = (*class_stats.MEASURES, "recall")
     hashes = ("settings_hash", "data_hash")
