@@ -283,3 +283,23 @@ def test_steel(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     found = crops(tmp_path / "out")
     assert len(found) == sum(sum(counts.values()) for counts in made.counts.values())
     assert {crop.shape for crop in found.values()} == {(64, 64)}  # gray, as steel is
+
+
+def test_few_of_a_class_leave_the_rest_for_choosing_and_the_own_half_for_testing(
+    write_set: WriteSet, tmp_path: Path
+) -> None:
+    """At most so many of a class in train and in val, no picture's windows on two sides, the set's own val is test."""
+    images = {f"{n}_{w}.png": [(n % 2, 20, 30, 60, 50), (n % 2, 80, 60, 110, 90)] for n in range(10) for w in "ab"}
+    data = write_set({"train": images, "val": USUAL["val"]}, groups=r"^(\d+)_")
+    made = crop_set(data, tmp_path / "few", background=0, limit=3)
+    both = {"scratch": 3, "oil spot": 3}
+    assert made.counts == {"train": both, "val": both, "test": {"oil spot": 1}}
+    sides = {
+        part: {f.name.split("_")[0] for f in (tmp_path / "few" / part).rglob("*.png")} for part in ("train", "val")
+    }
+    assert not sides["train"] & sides["val"]
+    # A test half of its own stays one, and val is what it was.
+    data = write_set({"train": images, "val": USUAL["val"], "test": {"t.png": [(0, 5, 5, 45, 25)]}})
+    assert crop_set(data, tmp_path / "own", background=0, limit=3).counts == {
+        "train": both, "val": {"oil spot": 1}, "test": {"scratch": 1},
+    }  # fmt: skip

@@ -39,7 +39,7 @@ def test_damaged_row(
 
 @pytest.fixture
 def row() -> dict[str, Any]:
-    return {**dict.fromkeys(results_csv.COLUMNS, 1), "study": "s", "cell": "c"}
+    return {**dict.fromkeys(results_csv.columns(), 1), "study": "s", "cell": "c"}
 
 
 @pytest.mark.parametrize("there", [0, 1], ids=["first row", "second row"])
@@ -94,11 +94,11 @@ def test_another_error_is_no_full_disk(row: dict[str, Any], tmp_path: Path) -> N
 def test_unfinished_header(row: dict[str, Any], tmp_path: Path, length: int) -> None:
     """No rows, and the next one brings the header; with anything behind it the file is refused."""
     file = tmp_path / "t.csv"
-    file.write_text(results_csv.HEADER[:length])
+    file.write_text(results_csv.header()[:length])
     assert results_csv.read_rows(file) == []
     results_csv.append_row(file, row)
-    assert file.read_text().startswith(f"{results_csv.HEADER}s,c,")
+    assert file.read_text().startswith(f"{results_csv.header()}s,c,")
     assert len(results_csv.read_rows(file)) == 1
-    file.write_text(f"{results_csv.HEADER[:length]}\n1,2\n")
+    file.write_text(f"{results_csv.header()[:length]}\n1,2\n")
     with pytest.raises(DataError, match=r"expected a first line with the columns study|line 2: expected 20 fields"):
         results_csv.read_rows(file)

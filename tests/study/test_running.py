@@ -132,8 +132,8 @@ def test_stopped(
     """Ctrl-C ends what is running, begins nothing else, and leaves the rows that are there."""
     added = runner.append_row
 
-    def add_and_stop(file: Path, row: dict[str, Any]) -> None:
-        added(file, row)
+    def add_and_stop(*row: Any) -> None:
+        added(*row)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "append_row", add_and_stop)

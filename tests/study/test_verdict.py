@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ultra_dsmoe.data.groups import group_numbers
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import ImageStats
-from ultra_dsmoe.evaluate.groups import group_numbers
 from ultra_dsmoe.study import verdict
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

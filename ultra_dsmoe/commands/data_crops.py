@@ -16,7 +16,7 @@ def run(options: Given) -> int:
     """Cut the boxes of a set out, and say what came of it."""
     if "out" not in options:
         raise ConfigError("out", "a folder to make", "none")
-    how = {key: options[key] for key in ("margin", "size", "background", "seed") if key in options}
+    how = {key: options[key] for key in ("margin", "size", "background", "seed", "limit") if key in options}
     made = crops.crop_set(options["data"], options["out"], **how, progress=_bar)
     for split, counts in made.counts.items():
         print(f"{split}: {', '.join(f'{n} {kind}' for kind, n in sorted(counts.items()))}")
@@ -55,6 +55,9 @@ JSON file beside each image has the numbers of its box and where it was cut.""",
         "size": Option(whole(0, crops.MAX_SIDE), "side of the images in pixels; 0: each as large as its crop", "0"),
         "background": Option(number(0, crops.MOST), "places without a box for each box", str(crops.SHARE)),
         "seed": Option(whole(0, MAX_SEED), "of these places", str(crops.SEED)),
+        "limit": Option(
+            whole(0), "most crops of a class in train, and of others of its images in val; val is then test", "0, all"
+        ),
     },
     run,
     DATA,

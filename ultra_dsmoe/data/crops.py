@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from ultra_dsmoe import checks
 from ultra_dsmoe.constants import MAX_SEED, MIN_PIXELS, SPLITS
 from ultra_dsmoe.data.convert.naming import distinct_stems
 from ultra_dsmoe.data.crop_places import Box, find_background, record, region
+from ultra_dsmoe.data.groups import check_groups
 from ultra_dsmoe.data.labelled import Piece, class_names, read_piece, read_set, split_labels
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.files import require_unused, whole_folder
@@ -58,6 +60,7 @@ class _Options:
     size: int
     background: float
     seed: int
+    limit: int
 
 
 def crop_set(
@@ -68,6 +71,7 @@ def crop_set(
     size: int = 0,
     background: float = SHARE,
     seed: int = SEED,
+    limit: int = 0,
     progress: Bar | None = None,
 ) -> Crops:
     """Write a classification set with the boxes of a detection set.
@@ -78,14 +82,16 @@ def crop_set(
         margin: What is shown around a box, as a share of its longer side, though at least a few pixels; 0 for none.
         size: Side of the crops in pixels, with gray bars; 0 leaves each as large as it is.
         background: Crops without a box for each one with a box, in every split.
-        seed: Of their places.
+        seed: Of their places, and of the images that come first.
+        limit: Most crops of a class in train, 0 for all: for learning from few. Where the set has no test split, other
+            images of its train split fill val as far, and its val split is test.
         progress: Wraps the images, ``progress(images, total)``, to show a bar.
 
     Raises:
         DSMoEError: If an option is wrong, the set has no boxes, names that are no folders or an image in two splits, or
             the folder is in use.
     """
-    options = _checked(_Options(margin, size, background, seed))
+    options = _checked(_Options(margin, size, background, seed, limit))
     root = Path(root).resolve()
     require_unused(root)
     content = read_set(data)
@@ -132,6 +138,7 @@ class _Writer:
         self.sizes = {split: _sizes(labels) for split, labels in found.items()}
         self.left = {split: len(labels) for split, labels in found.items()}
         self.wanted = {split: round(options.background * len(sizes)) for split, sizes in self.sizes.items()}
+        self.parts = _Parts(options.limit, bool(found["test"]), content.get("groups"))
 
     def cut(self, split: str, label: dict[str, Any]) -> None:
         """Write the crops of an image: of its boxes, and its share of those of the background."""
@@ -147,9 +154,11 @@ class _Writer:
         self.wanted[split] -= len(free)
         self.lacking += 0 if self.left[split] else self.wanted[split]
         places = [*zip(kinds, boxes, strict=True), *((BACKGROUND, box) for box in free)]
+        part = self.parts.of(split, file, {kind for kind, _ in places}, self.counts)
         for number, (kind, box) in enumerate(places):
-            self._write(self.folder / split / kind / f"{self.stems[file]}_{number}", piece, box, file)
-            self.counts.setdefault(split, Counter())[kind] += 1
+            if self.parts.has_room(part, kind, self.counts):
+                self._write(self.folder / part / kind / f"{self.stems[file]}_{number}", piece, box, file)
+                self.counts.setdefault(part, Counter())[kind] += 1
 
     def _write(self, target: Path, piece: Piece, box: Box, file: Path) -> None:
         """Write one crop and the file beside it."""
@@ -166,6 +175,30 @@ class _Writer:
         target.with_name(f"{target.name}.png").write_bytes(encoded.tobytes())
         text = json.dumps({"record": record(box, piece.size), "source": source})
         target.with_name(f"{target.name}.json").write_text(text, encoding="utf-8")
+
+
+class _Parts:
+    """Which split an image's crops go to, and whether it still takes them; images of one group go together."""
+
+    def __init__(self, limit: int, has_test: bool, groups: Any) -> None:
+        self.limit, self.moves = limit, limit > 0 and not has_test
+        self.few = ("train", "val") if self.moves else ("train",)
+        self.groups = check_groups("data", groups)
+        self.taken: dict[str, str] = {}
+
+    def of(self, split: str, file: Path, kinds: set[str], counts: dict[str, Counter[str]]) -> str:
+        """Return the split of an image with crops of these kinds: the first one that lacks some."""
+        if not self.limit or split not in ("train", "val") or (split == "val" and not self.moves):
+            return split
+        if split == "val":
+            return "test"
+        lacking = (part for part in self.few if any(self.has_room(part, kind, counts) for kind in kinds))
+        found = re.search(self.groups, file.stem) if self.groups else None
+        return self.taken.setdefault(found[1] if found else str(file), next(lacking, self.few[-1]))
+
+    def has_room(self, part: str, kind: str, counts: dict[str, Counter[str]]) -> bool:
+        """Whether a split takes another crop of a kind."""
+        return not self.limit or part not in self.few or counts.get(part, Counter())[kind] < self.limit
 
 
 def _file(label: dict[str, Any]) -> Path:
@@ -197,6 +230,7 @@ def _checked(options: _Options) -> _Options:
     checks.number("margin", options.margin, 0, MOST)
     checks.number("background", options.background, 0, MOST)
     checks.whole("seed", options.seed, 0, MAX_SEED)
+    checks.whole("limit", options.limit, 0)
     if options.size:
         checks.whole("size", options.size, MIN_PIXELS, MAX_SIDE, expected=f"0, or {MIN_PIXELS} to {MAX_SIDE} pixels")
     return options

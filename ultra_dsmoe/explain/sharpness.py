@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ultra_dsmoe.data.groups import check_groups, group_numbers
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import Evaluation, ImageStats
-from ultra_dsmoe.evaluate.groups import check_groups, group_numbers
 from ultra_dsmoe.evaluate.paired_bootstrap import Effect, Points, Reference, percentage_points
 from ultra_dsmoe.explain.record import blocks
 from ultra_dsmoe.nn.neck.expert_gate import TAU_RANGE, ExpertGate

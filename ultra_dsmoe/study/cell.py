@@ -11,17 +11,24 @@ import argparse
 import csv
 import importlib.metadata
 import json
+import time
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ultra_dsmoe.evaluate import class_evaluation, controls
+from ultra_dsmoe.evaluate.class_metrics import counts, f1_scores, recalls
+from ultra_dsmoe.evaluate.class_stats import MEASURES, ClassStats, scores
 from ultra_dsmoe.evaluate.evaluation import Collector, Evaluation, ImageStats, quiet
 from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import CONTROL, applicable
 from ultra_dsmoe.files import write_files
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.study.folders import place
 from ultra_dsmoe.study.store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
+from ultra_dsmoe.study.task import CLASSIFY
 
 # Arguments of the training that change what a validation gives.
 ALSO_VALIDATION = (
@@ -36,12 +43,13 @@ ALSO_VALIDATION = (
     "max_det",
     "agnostic_nms",
 )
+FOR_CLASSIFIERS = ("imgsz", "batch", "device", "workers")
 FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device")
 PACKAGES = {"ultralytics": "ultralytics", "torch": "torch", "ultra_dsmoe": "ultra-dsmoe"}
 
 
 def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str, Any]]:
-    """Run the host's validator over the val split.
+    """Run the host's validator over the val split, or the one that the study names.
 
     Args:
         best: Checkpoint.
@@ -54,7 +62,8 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     from ultralytics import YOLO
 
     args = {k: settings[k] for k in ALSO_VALIDATION if k in settings}
-    args |= {"task": "detect", "mode": "val", "model": str(best), "plots": False, "rect": True, "split": "val"}
+    args |= {"task": "detect", "mode": "val", "model": str(best), "plots": False, "rect": True}
+    args["split"] = settings.get("split", "val")
     with TemporaryDirectory() as folder, ExitStack() as stack, quiet():
         net: Any = YOLO(str(best)).model
         net.float().eval()
@@ -67,6 +76,53 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     scores = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "precision": float(box.mp),
               "recall": float(box.mr)}  # fmt: skip
     return collector.images, {**scores, "per_class_AP": ap, "prompt_hash": info.get("key", "")}
+
+
+def validate_classifier(best: Path, settings: dict[str, Any]) -> tuple[ClassStats, dict[str, Any]]:
+    """Run the validator of classifiers over the split that the study names.
+
+    Args:
+        best: Checkpoint.
+        settings: Of the cell.
+
+    Returns:
+        Classes per image, and the numbers of the table.
+    """
+    from ultralytics import YOLO
+
+    root = place(settings.get("tested", settings["data"]))
+    args: dict[str, Any] = {k: settings[k] for k in FOR_CLASSIFIERS if k in settings}
+    args |= {"model": str(best), "data": str(root), "split": settings["split"]}
+    with quiet():
+        net: Any = YOLO(str(best)).model
+    stats = class_evaluation.evaluate(net, args)
+    return stats, class_numbers(stats)
+
+
+def fit_control(best: Path, settings: dict[str, Any]) -> tuple[ClassStats, dict[str, Any]]:
+    """Fit a control on the training half and let it name the classes of the split that the study names.
+
+    Args:
+        best: Unused; a control has no checkpoint.
+        settings: Of the cell.
+
+    Returns:
+        Classes per image, and the numbers of the table.
+    """
+    begun = time.monotonic()
+    options = {key: settings[key] for key in controls.OPTIONS if key in settings}
+    root, split = place(settings["data"]), settings["split"]
+    stats = controls.evaluate(root, split, settings["control"], settings["fit"], **options)
+    return stats, {**class_numbers(stats), "seconds": time.monotonic() - begun}
+
+
+def class_numbers(stats: ClassStats) -> dict[str, Any]:
+    """Return a classifier's numbers of the table."""
+    table = counts(stats.target, stats.found, len(stats.names))
+    found: dict[str, Any] = dict(zip(MEASURES, map(float, scores(stats)), strict=True))
+    found["recall"] = float(recalls(table)[table.sum(1) > 0].mean())
+    each = {"per_class_recall": recalls(table), "per_class_F1": f1_scores(table)}
+    return {**found, **{k: dict(zip(stats.names, map(float, values), strict=True)) for k, values in each.items()}}
 
 
 def training_seconds(file: Path) -> float:
@@ -97,12 +153,20 @@ def knockouts(best: Path, settings: dict[str, Any]) -> str:
     return knockout.as_csv(knockout.evaluate(evaluation, progress=lambda line: print(line, flush=True)))
 
 
-def keep(folder: Path, stats: ImageStats, result: dict[str, Any]) -> None:
+def keep(folder: Path, stats: ImageStats | ClassStats, result: dict[str, Any]) -> None:
     """Write what a validation gave."""
-    result["seconds"] = training_seconds(folder / "train" / "results.csv")
+    if "seconds" not in result:  # of a control, which is no training
+        result["seconds"] = training_seconds(folder / "train" / "results.csv")
     result |= {key: importlib.metadata.version(name) for key, name in PACKAGES.items()}
     write_files(folder, {MATCHES: compressed(pack(stats))})
     write_files(folder, {RESULT: json.dumps(result, indent=2).encode()})
+
+
+def _how(settings: dict[str, Any]) -> Callable[[Path, dict[str, Any]], tuple[Any, dict[str, Any]]]:
+    """Return what validates a cell of these settings."""
+    if "control" in settings:
+        return fit_control
+    return validate_classifier if settings.get("task") == CLASSIFY.name else validate
 
 
 def main() -> None:
@@ -114,7 +178,7 @@ def main() -> None:
     folder, best = args.folder, args.folder / "train" / "weights" / "best.pt"
     cell = json.loads((folder / "cell.json").read_text())
     if not all((folder / name).is_file() for name in (MATCHES, RESULT)):
-        keep(folder, *validate(best, cell["settings"]))
+        keep(folder, *_how(cell["settings"])(best, cell["settings"]))
     if args.knockouts and not (folder / KNOCKOUTS).is_file():
         write_files(folder, {KNOCKOUTS: knockouts(best, cell["settings"]).encode()})
 

@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from ultra_dsmoe.checks import whole
+from ultra_dsmoe.data.groups import check_groups
 from ultra_dsmoe.errors import ConfigError, DataError, did_you_mean
 from ultra_dsmoe.evaluate.evaluation import quiet
-from ultra_dsmoe.evaluate.groups import check_groups
 
 from .checks import SIZES, digest, known, pinned, plain
 
@@ -24,7 +24,8 @@ class Data:
     Attributes:
         name: Its YAML's name without the ending.
         source: What the host is asked for.
-        digest: Hash of its class names, prompts, taxonomy, images and label files, train and val.
+        digest: Hash of its class names, prompts, taxonomy, images and label files, train and val, or of a set of
+            folders as `folders` says.
         groups: Regular expression whose first group tells images of one board or tile; None where each stands alone.
         names: Its classes.
         prompts: Their descriptions, where it has any.
@@ -40,11 +41,12 @@ class Data:
     sizes: dict[str, int] = field(default_factory=dict)
 
 
-def read_data(entry: Any) -> Data:
+def read_data(entry: Any, split: str = "val") -> Data:
     """Look at a data set that a study names.
 
     Args:
         entry: Name of its YAML, or a mapping with the key ``data`` and what differs from the study's `SIZES`.
+        split: What the nets are validated on.
 
     Raises:
         ConfigError: If the entry is no such thing.
@@ -79,16 +81,17 @@ def read_data(entry: Any) -> Data:
     # A section that is no mapping is left to the training, which refuses it.
     items = section.items() if isinstance(section, dict) else ()
     prompts = {str(k).strip(): [v] if isinstance(v, str) else v for k, v in items}
-    return Data(plain(name, "data"), pinned(source), data_digest(content), groups, names, prompts, sizes)
+    return Data(plain(name, "data"), pinned(source), data_digest(content, split), groups, names, prompts, sizes)
 
 
-def data_digest(content: dict[str, Any]) -> str:
-    """Return the hash of a data set as the host sees it: classes and texts, images and labels of train and val.
+def data_digest(content: dict[str, Any], split: str = "val") -> str:
+    """Return the hash of a data set as the host sees it: classes and texts, images and labels of train, val and split.
 
     Reads every image once, which a study that trains on them for hours can afford.
 
     Args:
         content: The host's data dictionary.
+        split: What the nets are validated on.
 
     Raises:
         DataError: If a split has no images.
@@ -98,14 +101,14 @@ def data_digest(content: dict[str, Any]) -> str:
     root = str(content.get("path", ""))
     texts = yaml.safe_dump([content.get(key) for key in ("prompts", "taxonomy")])  # in alphabetical order
     parts = [repr(sorted(content["names"].items())), texts]
-    for split in ("train", "val"):
-        images: list[str | Path] = [*list_images(content.get(split))]
+    for part in dict.fromkeys(("train", "val", split)):
+        images: list[str | Path] = [*list_images(content.get(part))]
         if not images:
-            raise DataError("data", f"images in its '{split}' split", str(content.get(split)))
+            raise DataError("data", f"images in its '{part}' split", str(content.get(part)))
         for image, label in zip(images, map(Path, img2label_paths(images)), strict=True):
             lines = digest(label.read_bytes()) if label.is_file() else ""
             name = os.path.relpath(image, root) if root else image
-            parts.append(f"{split} {name} {digest(Path(image).read_bytes())} {lines}")
+            parts.append(f"{part} {name} {digest(Path(image).read_bytes())} {lines}")
     return digest("\n".join(parts))
 
 

@@ -14,10 +14,12 @@ from ultra_dsmoe.errors import ConfigError, did_you_mean
 from ultra_dsmoe.evaluate.evaluation import quiet
 
 from .checks import digest, file_digest, known, pinned, plain
+from .data import Data
 from .overrides import WEIGHTS, is_at_hand, read_overrides
 from .variant import TEXTS, as_file, check_net, edited
 
 MODEL_KEYS = ("name", "model", "overrides", "rows", "dsmoe", "text", "optional")
+TRAINED_ON = "data"  # key of a classifier that is trained on another set than it is validated on
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class Model:
         digest: Hash of what its YAML says or of its checkpoint; empty for one that the host has yet to get.
         content: The YAML of a net with other rows or keys, or by path; else empty.
         text: Control text in place of the data set's, one of `TEXTS`, or empty.
+        trained_on: Set that it is trained on in place of the study's, which it is validated on; None for the study's.
+        control: What a classifier in place of a net sees, see `control`; empty for a net.
+        fit: How that is fitted.
+        is_fixed: Whether no seed changes it.
     """
 
     name: str
@@ -39,6 +45,10 @@ class Model:
     digest: str = ""
     content: str = ""
     text: str = ""
+    trained_on: Data | None = None
+    control: tuple[str, ...] = ()
+    fit: str = ""
+    is_fixed: bool = False
 
 
 def beside(file: Path, entry: dict[str, Any]) -> dict[str, Any]:

@@ -52,11 +52,21 @@ def read_overrides(value: Any, where: str) -> dict[str, Any]:
 
 def _require_file(given: str, where: str) -> None:
     """Refuse a file that is not there and that the host cannot get, and variables that are not set."""
+    path = expanded(given, where)
+    if not is_at_hand(path):
+        raise ConfigError(where, "an existing file, or the bare name of weights that Ultralytics can get", path)
+
+
+def expanded(given: str, where: str) -> str:
+    """Return a path with the environment's variables in place.
+
+    Raises:
+        ConfigError: If one is not set.
+    """
     path = os.path.expandvars(given)
     if unset := re.search(r"\$\{?(\w+)", path):
         raise ConfigError(where, f"the environment variable {unset[1]} to be set", given)
-    if not is_at_hand(path):
-        raise ConfigError(where, "an existing file, or the bare name of weights that Ultralytics can get", path)
+    return path
 
 
 def is_at_hand(path: str) -> bool:

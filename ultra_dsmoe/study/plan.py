@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
+from . import control
 from .checks import digest, file_digest
 from .data import Data
 from .models import Model
 from .overrides import FILES
+from .task import DETECT, Detection
 from .variant import PROMPTS, control_prompts, text_arguments
 
 PREVIOUS = "previous"  # as a baseline: of each model, the one above it
@@ -36,7 +38,8 @@ class Cell:
 class Plan:
     """A checked study file.
 
-    ``sizes`` holds what of `SIZES` its data sets do not say otherwise; ``absent`` the models that are left out.
+    ``sizes`` holds what of `SIZES` its data sets do not say otherwise; ``absent`` the models that are left out;
+    ``split`` is what the nets are validated on.
     """
 
     name: str
@@ -48,10 +51,13 @@ class Plan:
     baselines: list[str]
     knockouts: bool = False
     absent: tuple[str, ...] = ()
+    task: Detection = DETECT
+    split: str = "val"
 
     def cells(self) -> list[Cell]:
         """Return all cells, seed by seed, so that a study that is cut off has compared everything a little."""
-        return [Cell(m, d, s) for s in self.seeds for d in self.data for m in self.models]
+        return [Cell(m, d, s) for s in self.seeds for d in self.data for m in self.models
+                if s == self.seeds[0] or not m.is_fixed]  # fmt: skip
 
     def sizes_of(self, data: Data) -> dict[str, int]:
         """Return the `SIZES` of the trainings on a data set."""
@@ -66,18 +72,30 @@ class Plan:
 
     def settings(self, cell: Cell) -> dict[str, Any]:
         """Return what a cell's result depends on: `arguments`, and the hashes of its data, net, prompts and weights."""
-        arguments, files = self.arguments(cell), self.files(cell)
+        arguments, files = {**self.arguments(cell), **self._validation(cell)}, self.files(cell)
         hashes = {"data_hash": cell.data.digest, "model_hash": cell.model.digest,
                   "prompts_hash": digest(files[PROMPTS]) if PROMPTS in files else ""}  # fmt: skip
+        if cell.model.trained_on:
+            hashes["trained_hash"] = cell.model.trained_on.digest
         for key in FILES:
             file = Path(os.path.expandvars(str(arguments.get(key))))
             if str(file) not in files and file.is_file():
                 hashes[f"{key}_hash"] = file_digest(file)
         return {**arguments, **{key: value for key, value in hashes.items() if value}}
 
+    def _validation(self, cell: Cell) -> dict[str, Any]:
+        """Return what a cell's validation is asked for; nothing that the hashes of the first studies lack."""
+        found = {} if self.task is DETECT else {"task": self.task.name}
+        if self.task is not DETECT or self.split != "val":
+            found["split"] = self.split
+        return {**found, "tested": cell.data.source} if cell.model.trained_on else found
+
     def arguments(self, cell: Cell) -> dict[str, Any]:
-        """Return the arguments of a cell's training."""
-        common = {"model": cell.model.source, "data": cell.data.source, **self.sizes_of(cell.data)}
+        """Return the arguments of a cell's training, or all that a control depends on."""
+        data = (cell.model.trained_on or cell.data).source
+        if cell.model.control:
+            return control.arguments(cell.model, data, self.sizes_of(cell.data), self.overrides, cell.seed)
+        common = {"model": cell.model.source, "data": data, **self.sizes_of(cell.data)}
         text = text_arguments(cell.model.text, cell.seed)
         return {**common, "seed": cell.seed, **self.overrides, **cell.model.overrides, **text}
 

@@ -23,11 +23,16 @@ knockouts: true # evaluate every trained net with one thing switched off at a ti
 Weights of the user's are named with a variable of the environment, ``pretrained: ${WEIGHTS}/yolov8n.pt``, so that one
 study file serves every machine; a cell is known by their content, not by where they lie. So are a teacher's
 (``distill_model``). A model with ``optional: true`` is left out where its weights are not there; the page names it.
+
+With ``task: classify`` data are folders of images, ``hits-demo`` or such as ``${SETS}/crops``, with ``groups`` where
+images belong together; a model's ``data`` is a set that it is trained on in place of the study's; and controls, see
+`control`, stand among the models. ``split: test`` validates on that half.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +43,17 @@ from ultra_dsmoe.constants import MAX_SEED
 from ultra_dsmoe.errors import ConfigError
 
 from .checks import SIZES, distinct, entries, known, plain
-from .data import read_data
+from .control import read_control
+from .data import Data, read_data
+from .folders import read_folder
 from .keys import check_arguments
-from .models import beside, is_absent, read_model
+from .models import TRAINED_ON, Model, beside, is_absent, read_model
 from .overrides import read_overrides
 from .plan import PREVIOUS, Plan
+from .task import DETECT, TASKS, Detection
 
 NEEDED = ("name", "models", "data", "epochs", "imgsz", "batch", "seeds")
-KEYS = (*NEEDED, "overrides", "baseline", "knockouts")
+KEYS = (*NEEDED, "overrides", "baseline", "knockouts", "task", "split")
 
 
 def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
@@ -66,10 +74,13 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     for key in NEEDED:
         if content.get(key) in (None, [], ""):
             raise ConfigError(f"{file}: {key}", "a value", "none" if content.get(key) is None else content[key])
+    task = TASKS[one_of("task", content.get("task", DETECT.name), list(TASKS))]
+    split = one_of("split", content.get("split", "val"), ["val", "test"])
+    read: Callable[..., Data] = read_data if task is DETECT else read_folder
     overrides = read_overrides(content.get("overrides"), "overrides")
     given = [beside(file, m if isinstance(m, dict) else {"model": m}) for m in entries(content["models"], "models")]
     missing = [m for m in given if is_absent(m)]
-    models = [read_model(m) for m in given if m not in missing]
+    models = [_model(m, task, split) for m in given if m not in missing]
     absent = tuple(str(m.get("name", m.get("model"))) for m in missing)
     if not models:
         raise ConfigError(f"{file}: models", "weights of at least one optional model", f"none of {', '.join(absent)}")
@@ -81,16 +92,31 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     distinct(baselines, "baseline")
     for name in baselines:
         one_of("baseline", name, [*(m.name for m in models), PREVIOUS])
-    data = [read_data(d) for d in entries(content["data"], "data")]
+    data = [read(d, split) for d in entries(content["data"], "data")]
     distinct([d.name for d in data], "data")
     sizes = {key: whole(key, content[key], least) for key, least in SIZES.items()}
     if not isinstance(knockouts := content.get("knockouts", False), bool):
         raise ConfigError("knockouts", "true or false", knockouts)
-    plan = Plan(plain(content["name"], "name"), models, data, sizes, seeds, overrides, baselines, knockouts, absent)
+    if knockouts and task is not DETECT:
+        raise ConfigError("knockouts", "false where task is classify", knockouts)
+    if len(data) > 1 and any(m.trained_on for m in models):
+        raise ConfigError("data", "one data set where a model is trained on another", ", ".join(d.name for d in data))
+    name = plain(content["name"], "name")
+    plan = Plan(name, models, data, sizes, seeds, overrides, baselines, knockouts, absent, task, split)
     for cell in plan.cells():
         plan.files(cell)  # fails here where there is nothing to shuffle
     check_arguments(plan)
     return plan
+
+
+def _model(entry: dict[str, Any], task: Detection, split: str) -> Model:
+    """Read a model: a net, one that is trained on a set of its own, or a control."""
+    if task is DETECT:
+        return read_model(entry)
+    if "control" in entry:
+        return read_control(entry)
+    model = read_model({k: v for k, v in entry.items() if k != TRAINED_ON})
+    return replace(model, trained_on=read_folder(entry[TRAINED_ON], split)) if TRAINED_ON in entry else model
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,25 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from ultra_dsmoe.data.groups import group_numbers
 from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.evaluate.bootstrap import mean_f1
-from ultra_dsmoe.evaluate.groups import group_numbers
 from ultra_dsmoe.explain.plots.canvas import as_png, canvas
 from ultra_dsmoe.files import write_files
 
 from .knockouts import knockout_table
 from .plan import Plan
 from .store import KEPT, Kept, read_kept
-from .verdict import BOOT, LEVEL, MEASURES, Comparison, DataSet, Estimate, judge
+from .task import DETECT, Detection, by_class
+from .verdict import BOOT, LEVEL, Comparison, DataSet, Estimate, judge
 
 WIDTH, ROW, REST = 4.6, 0.55, 1.5  # inches: of a panel, of a model's line, of title and axis
 COLOURS = ("#0072b2", "#d55e00")  # told apart by colour-blind eyes too
 APART, BELOW = 0.16, 0.12  # in lines: half the distance of the two measures' marks; single trainings below their mean
-AVERAGED = ("precision", "recall", "F1")  # over classes and seeds, each at the confidence of the highest mean F1
-UNLEARNED = 0.01  # mAP50 below which a model has learned nothing that could be compared (our choice)
+
+CONTROLS = (
+    "Controls are no trainings of nets: classifiers of scikit-learn, fitted on the training half. Those with one seed "
+    "are the same for all, and stand beside every seed of the others."
+)
 
 Means = dict[tuple[str, str], Estimate]
 
@@ -57,10 +60,11 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], out: Path) -> list[
     if plan.knockouts:
         notes += [f"without knock-outs: {r['cell']} (to have them, delete its row)" for r in seen
                   if kept[r["cell"]].knockouts is None]  # fmt: skip
-    notes += [f"{m} on {d} has learned next to nothing (mAP50 below {UNLEARNED:g}): verdicts on it say little"
-              for (d, m), e in means.items() if e.mean[0] < UNLEARNED]  # fmt: skip
+    least = {data.name: plan.task.unlearned(next(_runs(data))) for data in sets}
+    notes += [f"{m} on {d} has learned next to nothing ({plan.task.measures[0]} below {least[d]:.3g}): "
+              "verdicts on it say little" for (d, m), e in means.items() if e.mean[0] < least[d]]  # fmt: skip
     switched = knockout_table(plan, seen, kept) if plan.knockouts else None
-    scored = [{**r, "F1": mean_f1(kept[r["cell"]].stats)} for r in seen]  # older tables have no column for it
+    scored = [{**r, **plan.task.scored(kept[r["cell"]].stats)} for r in seen]
     text = markdown(plan, scored, means, comparisons, notes, switched)
     write_files(out, {f"{plan.name}.md": text.encode(), f"{plan.name}.png": draw(plan, seen, means)})
     return [f"{c.data}, {c.model} against {c.baseline}, {c.measure}: {c.verdict}" for c in comparisons] + notes
@@ -75,16 +79,25 @@ def _read(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, Kept]:
     return kept
 
 
+def _runs(data: DataSet) -> Iterator[Any]:
+    """Yield what the runs on a data set saw."""
+    yield from (run for by_seed in data.runs.values() for run in by_seed.values())
+
+
 def _collect(plan: Plan, rows: Sequence[dict[str, Any]], kept: Mapping[str, Kept]) -> list[DataSet]:
     """Return the data sets that were trained on, each with its runs' matches."""
-    sets = []
+    sets, fixed = [], {m.name for m in plan.models if m.is_fixed}
     for data in plan.data:
         runs: dict[str, dict[int, Any]] = {}
-        for row in (r for r in rows if r["data"] == data.name):
-            runs.setdefault(row["model"], {})[row["seed"]] = kept[row["cell"]].stats
+        mine = [r for r in rows if r["data"] == data.name]
+        seeds = {r["seed"] for r in mine}
+        for row in mine:
+            # What no seed changes stands beside every one of the others.
+            own = seeds if row["model"] in fixed else [row["seed"]]
+            runs.setdefault(row["model"], {}).update(dict.fromkeys(own, kept[row["cell"]].stats))
         if runs:
             files = next(iter(next(iter(runs.values())).values())).files
-            sets.append(DataSet(data.name, runs, group_numbers(files, data.groups)))
+            sets.append(DataSet(data.name, runs, group_numbers(files, data.groups), plan.task))
     return sets
 
 
@@ -99,14 +112,15 @@ def markdown(
     """Return the page: what was run, the means, the verdicts, how to read them."""
     lines = [f"# Study {plan.name}", ""]
     given = ", ".join(f"{k}={v}" for k, v in plan.overrides.items())
-    trained = f"{_sizes(plan)}; seeds {', '.join(map(str, plan.seeds))}{f'; {given}' if given else ''}."
+    tested = f"; validated on the {plan.split} half" if plan.split != "val" else ""
+    trained = f"{_sizes(plan)}; seeds {', '.join(map(str, plan.seeds))}{f'; {given}' if given else ''}{tested}."
     lines += [trained, "", f"![means with intervals]({plan.name}.png)", ""]
-    head = ["data", "model", *MEASURES, *AVERAGED, "seeds", "minutes"]
-    table = [_mean_row(d.name, m.name, rows, means) for d in plan.data for m in plan.models
+    head = ["data", "model", *plan.task.measures, *plan.task.averaged, "seeds", "minutes"]
+    table = [_mean_row(plan.task, d.name, m.name, rows, means) for d in plan.data for m in plan.models
              if (d.name, m.name) in means]  # fmt: skip
-    lines += [*_table(head, table, left=2), ""]
+    lines += [*_table(head, table, left=2), "", *_classes(plan, rows)]
     if comparisons:
-        lines += ["Differences, in points (hundredths of mAP):", ""]
+        lines += [f"Differences, in points (hundredths of {plan.task.unit}):", ""]
         head = ["data", "model", "against", "measure", "verdict", "difference", "p", "p (Holm)", "seeds"]
         table = [[c.data, c.model, c.baseline, c.measure, c.verdict, f"{c.difference:+.1f}", f"{c.p:.3f}",
                   f"{c.p_holm:.3f}" if c.seeds > 1 else "", str(c.seeds)] for c in comparisons]  # fmt: skip
@@ -115,7 +129,7 @@ def markdown(
         lines += ["Change of mAP50, in points, when one thing of the trained nets is switched off: mean over trainings "
                   "(lowest to highest), and how many of them need it (a point or more, interval below zero):", "",
                   *_table(switched[0], switched[1:], left=2), ""]  # fmt: skip
-    lines += [f"- {note}" for note in [*notes, *_unseen(comparisons), *_reading(plan, rows)]]
+    lines += [f"- {note}" for note in [*notes, *_unseen(comparisons, plan.task), *_reading(plan, rows)]]
     return "\n".join(lines) + "\n"
 
 
@@ -130,22 +144,39 @@ def _sizes(plan: Plan) -> str:
     return "; ".join(f"{', '.join(names)}: {text}" for text, names in by_sizes.items())
 
 
-def _mean_row(data: str, model: str, rows: Sequence[dict[str, Any]], means: Means) -> list[str]:
+def _classes(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the tables of a classifier's classes, one per data set: recall and F1 of each, means over the seeds."""
+    if plan.task is DETECT:
+        return []
+    lines = ["Recall and F1 of each class, means over the trainings:", ""]
+    for data in plan.data:
+        table = []
+        for model in (m.name for m in plan.models):
+            if mine := [r for r in rows if (r["data"], r["model"]) == (data.name, model)]:
+                recall, f1 = (by_class(mine, column) for column in plan.task.per_class)
+                table.append([data.name, model, *(f"{recall[name]:.3f}, {f1[name]:.3f}" for name in recall)])
+        if table:
+            lines += [*_table(["data", "model", *data.names], table, left=2), ""]
+    return lines
+
+
+def _mean_row(task: Detection, data: str, model: str, rows: Sequence[dict[str, Any]], means: Means) -> list[str]:
     mine = [r for r in rows if (r["data"], r["model"]) == (data, model)]
     mean, low, high = means[data, model]
     cells = [f"{mean[i]:.3f} ({max(low[i], 0):.3f} to {min(high[i], 1):.3f})" for i in range(2)]
-    average = {k: sum(r[k] for r in mine) / len(mine) for k in (*AVERAGED, "seconds")}
-    numbers = [*(f"{average[k]:.3f}" for k in AVERAGED), str(len(mine))]
+    average = {k: sum(r[k] for r in mine) / len(mine) for k in (*task.averaged, "seconds")}
+    numbers = [*(f"{average[k]:.3f}" for k in task.averaged), str(len(mine))]
     return [data, model, *cells, *numbers, f"{average['seconds'] / 60:.1f}"]
 
 
-def _unseen(comparisons: Sequence[Comparison]) -> list[str]:
+def _unseen(comparisons: Sequence[Comparison], task: Detection = DETECT) -> list[str]:
     """Return what the study was too small to see: half the usual width of its intervals, by data set."""
     reach: dict[str, list[float]] = {}
     for c in comparisons:
-        if c.measure == MEASURES[0] and c.seeds > 1:
+        if c.measure == task.measures[0] and c.seeds > 1:
             reach.setdefault(c.data, []).append((c.high - c.low) / 2)
-    limits = ", ".join(f"about {np.median(half):.1f} points of {MEASURES[0]} on {data}" for data, half in reach.items())
+    first = task.measures[0]
+    limits = ", ".join(f"about {np.median(half):.1f} points of {first} on {data}" for data, half in reach.items())
     return [f"Differences below {limits} would not have been seen (half the width of the intervals)."] if limits else []
 
 
@@ -155,10 +186,14 @@ def _reading(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[str]:
         f"Intervals are of 95 %, from {BOOT} resamples of seeds and images; a difference is claimed where its interval "
         f"is clear of zero and its p, of at least {BOOT} swaps of images corrected for all lines, at most {LEVEL:g}."
     ]
-    lines.append("Precision, recall and F1 are means over classes at the confidence where the mean F1 is highest.")
+    lines.append(plan.task.reading)
+    if any(m.control for m in plan.models):
+        lines.append(CONTROLS)
     if grouped := [d.name for d in plan.data if d.groups]:
         lines.append(f"Images of one board or tile were drawn together on {', '.join(grouped)}.")
-    counts = [Counter(r["model"] for r in rows if r["data"] == d.name).values() for d in plan.data]
+    moved = {m.name for m in plan.models if not m.is_fixed}
+    trained = [r for r in rows if r["model"] in moved]
+    counts = [Counter(r["model"] for r in trained if r["data"] == d.name).values() for d in plan.data]
     if any(1 in c for c in counts):
         lines.append("One seed: its intervals do not know how much another training would differ.")
     if any(len(set(c)) > 1 for c in counts):
@@ -190,7 +225,7 @@ def draw(plan: Plan, rows: Sequence[dict[str, Any]], means: Means) -> bytes:
 
 def _panel(axes: Axes, plan: Plan, data: str, rows: Sequence[dict[str, Any]], means: Means) -> None:
     models = [m.name for m in plan.models]
-    for i, (measure, colour) in enumerate(zip(MEASURES, COLOURS, strict=True)):
+    for i, (measure, colour) in enumerate(zip(plan.task.measures, COLOURS, strict=True)):
         shift = (2 * i - 1) * APART
         have = [(y + shift, means[data, m]) for y, m in enumerate(models) if (data, m) in means]
         mean = np.array([e.mean[i] for _, e in have])
@@ -202,7 +237,7 @@ def _panel(axes: Axes, plan: Plan, data: str, rows: Sequence[dict[str, Any]], me
     axes.set_yticks(range(len(models)), models)
     axes.set_ylim(len(models) - 0.5, -0.5)  # the first on top
     axes.set_xlim(left=0)
-    axes.set_xlabel("mAP")
+    axes.set_xlabel(plan.task.unit)
     axes.set_title(data, fontsize=10)
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

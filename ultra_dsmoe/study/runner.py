@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pickle
@@ -23,12 +24,14 @@ from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.files import write_files
 
+from . import folders
 from .checks import digest
 from .memory import Memory, memory_for
 from .overrides import FILES
 from .plan import Cell, Plan
 from .results_csv import append_row, disk_full_errors, read_rows
 from .store import KEPT, KNOCKOUTS, MATCHES, RESULT, gather, read_kept
+from .task import CLASSIFY
 
 STARTS_PLUGINS = (2, 5)  # the first torch that loads what is registered with it
 STAGES = ("new", "begun", "trained", "validated", "kept", "finished")
@@ -62,6 +65,11 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
+
+
+def has_scikit_learn() -> bool:
+    """Whether the classifiers of controls are installed."""
+    return importlib.util.find_spec("sklearn") is not None
 
 
 def last_epoch(file: Path) -> int | None:
@@ -101,7 +109,7 @@ class Study:
         cells = {c.name: c for c in plan.cells()}
         for cell in cells.values():  # before the rows, since these files know what has changed
             self._check_settings(cell)
-        for row in read_rows(self.table):
+        for row in read_rows(self.table, plan.task):
             if row["cell"] in self.rows:
                 raise DataError(str(self.table), "one row per cell; delete all but one", f"{row['cell']} twice")
             if row["cell"] in cells:
@@ -171,6 +179,11 @@ class Study:
         stages = {c.name: self.stage(c) for c in cells}
         finished = sum(stage == "finished" for stage in stages.values())
         left = [c for c in cells if stages[c.name] == "kept" or (train and stages[c.name] != "finished")]
+        if not has_scikit_learn():
+            lack = [c for c in left if c.model.control and stages[c.name] == "new"]
+            left = [c for c in left if c not in lack]
+            for cell in lack:
+                say(f"{cell.name} is left out: it needs scikit-learn (pip install 'ultra-dsmoe[data]')")
         if finished:
             say(f"{finished} of {len(cells)} cells are finished already")
         number, failed, begun = {c.name: i for i, c in enumerate(cells, 1)}, [], time.monotonic()
@@ -187,11 +200,11 @@ class Study:
                         failed.append(f"{cell.name} failed: {e}")
                         say(failed[-1])
                         continue
-                    append_row(self.table, row)
+                    append_row(self.table, row, self.plan.task)
                     self.rows[cell.name] = row
                     rest = (time.monotonic() - begun) / done * (len(left) - done)
-                    say(f"{cell.name}: mAP50 {row['mAP50']:.3f}, mAP50-95 {row['mAP50-95']:.3f}; {done} of "
-                          f"{len(left)} done, about {duration(rest)} left")  # fmt: skip
+                    found = ", ".join(f"{measure} {row[measure]:.3f}" for measure in self.plan.task.measures)
+                    say(f"{cell.name}: {found}; {done} of {len(left)} done, about {duration(rest)} left")
             except BaseException:
                 self._stop()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -227,7 +240,7 @@ class Study:
             content = {"settings": self.plan.settings(cell), "commit": commit()}
             own = {name: text.encode() for name, text in self.plan.files(cell).items()}
             write_files(folder, {**own, "cell.json": json.dumps(content, indent=2).encode()})
-        if stage in ("new", "begun"):
+        if stage in ("new", "begun") and not cell.model.control:
             self._process(self._train_command(cell, resume=stage == "begun"), folder)
         more = ["--knockouts"] if self.plan.knockouts else []
         self._process([sys.executable, str(Path(__file__).with_name("cell.py")), *more, str(folder)], folder)
@@ -239,6 +252,8 @@ class Study:
             place = {"model": folder / "train" / "weights" / "last.pt", "resume": True, "save_dir": folder / "train"}
             return [yolo_command(), "train", *(f"{k}={v}" for k, v in place.items())]
         words = {"plots": False, **self.plan.arguments(cell), "project": str(folder), "name": "train", "exist_ok": True}
+        if self.plan.task is CLASSIFY:
+            words |= {"task": CLASSIFY.name, "data": folders.place(words["data"])}
         for key in ("model", "dsmoe_prompts"):
             if words.get(key) in self.plan.files(cell):
                 words[key] = folder / words[key]
@@ -273,10 +288,12 @@ class Study:
     def _row(self, cell: Cell) -> dict[str, Any]:
         """Return the row of a cell that was kept."""
         result = read_kept(self._kept(cell)).result
-        result["per_class_AP"] = ";".join(f"{name}={ap:.4f}" for name, ap in result["per_class_AP"].items())
+        for key in self.plan.task.per_class:
+            result[key] = ";".join(f"{name}={value:.4f}" for name, value in result[key].items())
         sizes = self.plan.sizes_of(cell.data)
+        epochs = 0 if cell.model.control else sizes["epochs"]
         identity = {"study": self.plan.name, "cell": cell.name, "model": cell.model.name, "data": cell.data.name,
-                    "seed": cell.seed, "epochs": sizes["epochs"], "imgsz": sizes["imgsz"]}  # fmt: skip
+                    "seed": cell.seed, "epochs": epochs, "imgsz": sizes["imgsz"]}  # fmt: skip
         return {**identity, **result, "settings_hash": self._hash(cell), "data_hash": cell.data.digest}
 
     @contextmanager

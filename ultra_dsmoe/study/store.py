@@ -1,6 +1,7 @@
 """Finished cells, kept beside the tables as ``cells/HASH.npz``, HASH being that of a cell's settings.
 
-They hold what a verdict needs: the matches per image, the host's numbers, the knock-outs. So verdicts are worked out
+They hold what a verdict needs: the matches per image, or a classifier's classes, the numbers of the table, the
+knock-outs. So verdicts are worked out
 again in any checkout, without weights, images or trainings; and a cell that another study has run with the same
 settings is found here. To be small enough for a repository, some 70 kB a cell, they go without the least confident
 detections and with confidences of 11 bits: mAP is that of all detections to 1e-3.
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.evaluate.class_stats import ARRAYS, ClassStats
 from ultra_dsmoe.evaluate.evaluation import ImageStats
 
 KEPT = "cells"
@@ -31,26 +33,31 @@ class Kept(NamedTuple):
     """A finished cell.
 
     Attributes:
-        stats: Matches per image.
+        stats: Matches per image, or a classifier's classes.
         result: The host's numbers, hashes and versions.
         knockouts: The table of ``dsmoe-yolo knockout``, empty for a net with nothing to switch off; None where it was
             not asked for.
     """
 
-    stats: ImageStats
+    stats: ImageStats | ClassStats
     result: dict[str, Any]
     knockouts: str | None
 
 
-def pack(stats: ImageStats, precision: type[np.floating] = np.float32) -> dict[str, np.ndarray]:
+def pack(stats: ImageStats | ClassStats, precision: type[np.floating] = np.float32) -> dict[str, np.ndarray]:
     """Return matches as flat arrays; how many belong to each image is in ``detections`` and ``labels``.
 
     Args:
-        stats: Matches.
+        stats: Matches, or a classifier's classes, which are as many as the images.
         precision: Of the confidences.
     """
+    files = np.array([Path(f).name for f in stats.files])
+    if isinstance(stats, ClassStats):
+        classes = {"target": stats.target.astype(np.int16), "found": stats.found.astype(np.int16)}
+        return {"files": files, "names": np.array(stats.names), **classes,
+                "probabilities": stats.probabilities.astype(precision)}  # fmt: skip
     return {
-        "files": np.array([Path(f).name for f in stats.files]),
+        "files": files,
         "detections": np.array([len(c) for c in stats.conf]),
         "labels": np.array([len(c) for c in stats.target_cls]),
         "tp": np.packbits(np.concatenate([np.asarray(t, bool).reshape(-1, IOUS) for t in stats.tp]), axis=1),
@@ -60,9 +67,12 @@ def pack(stats: ImageStats, precision: type[np.floating] = np.float32) -> dict[s
     }
 
 
-def unpack(file: Path) -> ImageStats:
-    """Return the matches of a file that has those of `pack` in it."""
+def unpack(file: Path) -> ImageStats | ClassStats:
+    """Return the matches, or classes, of a file that has those of `pack` in it."""
     with np.load(file) as arrays:
+        if "probabilities" in arrays:
+            files, names = ([str(value) for value in arrays[key]] for key in ("files", "names"))
+            return ClassStats(files, names, *(arrays[name] for name in ARRAYS))
         flat = {name: arrays[name] for name in PARTS}
         flat["tp"] = np.unpackbits(flat["tp"], axis=1, count=IOUS).astype(bool)
         flat["conf"] = flat["conf"].astype(np.float32)
@@ -70,8 +80,10 @@ def unpack(file: Path) -> ImageStats:
         return ImageStats([str(f) for f in arrays["files"]], **{n: np.split(flat[n], cuts[n]) for n in PARTS})
 
 
-def thinned(stats: ImageStats) -> ImageStats:
+def thinned(stats: ImageStats | ClassStats) -> ImageStats | ClassStats:
     """Return the matches of each image's `MOST` most confident detections, without those below `LEAST`."""
+    if isinstance(stats, ClassStats):
+        return stats
     keep = []
     for conf in map(np.asarray, stats.conf):
         first = np.sort(np.argsort(-conf, kind="stable")[:MOST])

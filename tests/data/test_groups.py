@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ultra_dsmoe.data.groups import check_groups, group_numbers
 from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.evaluate.groups import check_groups, group_numbers
 
 
 def test_images_of_a_group_share_a_number() -> None:
