@@ -56,7 +56,7 @@ def test_null_takes_a_key_out_of_the_section() -> None:
         ({"rows": {"14 CBAM": [-1, 0, "nn.Identity", []]}}, r"14 CBAM: expected \[from, repeats"),
         ({"rows": {"14 CBAM": [[], 1, "nn.Identity", []]}}, r"14 CBAM: expected \[from, repeats"),
         ({"rows": {"14 CBAM": ["a", 1, "nn.Identity", []]}}, r"14 CBAM: expected \[from, repeats"),
-        ({"rows": {"14 CBAM": [-1, 1, "CBMA", []]}}, r"a net that can be built, .*did you mean 'CBAM'"),
+        ({"rows": {"14 CBAM": [-1, 1, "CBAN", []]}}, r"a net that can be built, .*did you mean 'CBAM'"),
         ({"rows": {"14 CBAM": [-1, 1, "nn.Identiti", []]}}, "a net that can be built, got .*Identiti"),
         ({"rows": {"15 HyperbolicFusion": [2, 1, "Conv", [64]]}}, "a net that can be built, got .* two maps of equal"),
         ({"rows": {"14 CBAM": [3, 1, "nn.Identity", []]}}, "a net that can be built"),
