@@ -178,7 +178,7 @@ def test_a_wrong_file_is_refused(runs: dict[str, Path], tmp_path: Path, monkeypa
         ({"time": 1}, "time: expected epochs="),
         ({"single_cls": True}, "single_cls: expected False"),
         ({"cache": "lmdb"}, "cache: expected ram or disk"),
-        ({"pretrained": "resnet50-none.pth"}, "pretrained: expected"),
+        ({"pretrained": "none.pt"}, "pretrained: expected"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -188,6 +188,28 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         YOLO("yolov8n-pfa-cls.yaml").train(data=str(hits), project=str(tmp_path), name="r", **{**QUICK, **change})
     assert "\n" not in str(error.value)
     assert not (tmp_path / "r").exists()
+
+
+def test_torchvisions_weights_go_to_an_encoder_of_theirs(hits: Path, yamls: dict[str, str], tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    source = resnet18()
+    torch.save(source.state_dict(), tmp_path / "resnet18.pth")
+    from ultra_dsmoe.plugin.lookup import packaged
+
+    found = packaged("pfa-cls.yaml")
+    assert found is not None
+    file = tmp_path / "small-cls.yaml"
+    file.write_text(Path(found).read_text().replace("[2048, resnet50,", "[512, resnet18,"))
+    seen: list[torch.Tensor] = []
+    model = YOLO(file)
+    model.add_callback("on_train_start", lambda t: seen.append(t.model.model[2].m[0].weight.detach().clone()))
+    settings = {**QUICK, "epochs": 1, "pretrained": str(tmp_path / "resnet18.pth")}
+    model.train(data=str(hits), project=str(tmp_path), name="r", **settings)
+    assert torch.equal(seen[0], source.conv1.weight)
+    with pytest.raises(DSMoEError, match="expected a model with a TorchVision row"):
+        YOLO(yamls["train"]).train(data=str(hits), project=str(tmp_path), name="s", **settings)
+    assert not (tmp_path / "s").exists()
 
 
 def test_eight_bits_are_refused_where_texts_travel_with_the_image(runs: dict[str, Path]) -> None:

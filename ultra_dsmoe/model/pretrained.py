@@ -13,6 +13,7 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_as
 
 from ultra_dsmoe.causes import reading
 from ultra_dsmoe.errors import WeightsError
+from ultra_dsmoe.model import torchvision_weights
 from ultra_dsmoe.nn.backbone.mobile_sam import MobileSAM
 from ultra_dsmoe.nn.backbone.mobile_sam_keys import is_mobile_sam_checkpoint
 
@@ -23,7 +24,7 @@ ENCODER = "mobile_sam.pt"  # an asset of the host's, too
 
 
 class EncoderFile(os.PathLike[str]):
-    """A MobileSAM checkpoint on its way to our trainer.
+    """A checkpoint of an encoder, or its name, on its way to our trainer.
 
     Hosts load whatever is text or a `Path` as a whole detector, some of them before there is a trainer.
     """
@@ -104,6 +105,9 @@ def check(net: Any, given: str | Path) -> str | Path | EncoderFile:
     Raises:
         WeightsError: If it does not exist, cannot be loaded, or holds an encoder that the net does not have.
     """
+    if name := torchvision_weights.named(given):
+        torchvision_weights.check(net, name)
+        return EncoderFile(name)
     if Path(given).name == ENCODER:
         encoders(net, given)  # before 40 MB are fetched
     if file := find_encoder(given):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -217,17 +218,14 @@ class PairPhases(Base):
         }
 
 
-class _outputs:
-    """Let a net that is in evaluation mode return what its head returns in training, without dropout."""
-
-    def __init__(self, net: PairModel) -> None:
-        self.net = net
-
-    def __enter__(self) -> None:
-        self.was = self.net.training
-        self.net.eval()
-        self.net.head.whole = True
-
-    def __exit__(self, *_: object) -> None:
-        self.net.head.whole = False
-        self.net.train(self.was)
+@contextmanager
+def _outputs(net: PairModel) -> Iterator[None]:
+    """Let a net return what its head returns in training, but without dropout and with the statistics it has."""
+    was = net.training
+    net.eval()
+    net.head.whole = True
+    try:
+        yield
+    finally:
+        net.head.whole = False
+        net.train(was)

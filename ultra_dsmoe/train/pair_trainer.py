@@ -21,6 +21,7 @@ from ultra_dsmoe.model import torchvision_weights
 from ultra_dsmoe.model.classifier import PairModel
 from ultra_dsmoe.model.pair_criterion import NAMES
 from ultra_dsmoe.model.pair_text import PairText
+from ultra_dsmoe.model.pretrained import EncoderFile
 from ultra_dsmoe.nn.head.pair_classify import FUSION
 from ultra_dsmoe.train.checkpoints import Checkpoints
 from ultra_dsmoe.train.optimizer import fits, regroup
@@ -37,6 +38,8 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: Any = None) -> None:
         """Settle arguments, run folder and data as the host does; arguments are the host's."""
+        if isinstance(given := (overrides or {}).get("pretrained"), EncoderFile):
+            overrides = {**(overrides or {}), "pretrained": str(given)}  # from here on as text, so that it can be saved
         super().__init__(cfg, overrides, _callbacks)
         self.loss_names = NAMES  # older hosts know one loss alone
 
