@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ultralytics.nn import tasks
 from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.utils.checks import check_file
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import registry
@@ -35,6 +36,8 @@ def rows() -> dict[str, RowContext]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "plan_row", planned)
         for file in sorted((ROOT / "cfg" / "models").glob("*.yaml")):
+            if file.name.startswith("yolo26") and not check_file("yolo26.yaml", hard=False):
+                continue  # an older Ultralytics; its layers stand in other YAMLs, too
             d = yaml_model_load(str(file))
             scales = d.get("scales", {})
             d["scale"] = max(scales, key=lambda scale: scales[scale][0], default="")
