@@ -117,6 +117,14 @@ def test_texts_at_inference_come_from_the_sidecar_or_the_picture(runs: dict[str,
         model.predict(np.zeros((96, 96, 3), np.uint8), **kw)  # its numbers go along, and an array has none
 
 
+def test_the_encoder_may_be_named_but_is_the_one_of_the_training(runs: dict[str, Path], hits: Path) -> None:
+    model = YOLO(runs["always"] / "weights" / "best.pt")
+    kw: dict[str, Any] = {"data": str(hits), "imgsz": SIZE, "plots": False, "verbose": False, "device": "cpu"}
+    assert model.val(**kw, dsmoe_text="hash:64").fitness == model.val(**kw).fitness
+    with pytest.raises(DSMoEError, match=r"^dsmoe_text: expected the encoder that the model was trained on, hash"):
+        model.val(**kw, dsmoe_text="hash:96")
+
+
 def test_a_picture_needs_no_text_where_texts_only_taught(runs: dict[str, Path], tmp_path: Path) -> None:
     model = YOLO(runs["train"] / "weights" / "best.pt")
     kw: dict[str, Any] = {"imgsz": SIZE, "verbose": False, "save": False, "device": "cpu"}

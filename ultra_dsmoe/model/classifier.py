@@ -147,6 +147,11 @@ class PairModel(Network, ClassificationModel):
 
     # What the plugin asks of every network of ours -------------------------------------------------------------------
 
+    @property
+    def text_info(self) -> dict[str, Any] | None:
+        """What is known of its texts, its ``encoder`` among it; None before a training."""
+        return self.pair_text
+
     def text_state(self) -> dict[str, Any] | None:
         """Return a copy of what it knows of its texts."""
         return deepcopy(self.pair_text)
