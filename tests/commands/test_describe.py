@@ -101,6 +101,15 @@ def test_texts_of_ones_own_stay_unless_they_are_to_go(root: Path) -> None:
     assert all("vlm" in content for content in sidecars(root).values())
 
 
+def test_a_set_is_named_as_in_a_training(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultralytics import settings
+
+    monkeypatch.setitem(settings, "datasets_dir", str(root.parent))
+    monkeypatch.chdir(root)
+    assert describe(root.name, "split=val") == 0
+    assert all("vlm" in content for name, content in sidecars(root).items() if name.startswith("val"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ultra_dsmoe.data.pairs import PairDataset, require_room, with_plane
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.data.pairs import PairDataset, require_classes, require_room, with_plane
+from ultra_dsmoe.errors import ConfigError, DataError
 
 
 class Base:
@@ -65,3 +66,13 @@ def test_images_must_have_room(numbers: int, fits: bool) -> None:
         return
     with pytest.raises(ConfigError, match="imgsz: expected at least 29, since an image carries the 785 numbers"):
         require_room(numbers, (28, 28))
+
+
+def test_a_split_without_a_class_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "stray.png").touch()
+    for folder, got in ((None, "no such folder"), (tmp_path, f"no folder of a class in {tmp_path}")):
+        with pytest.raises(DataError, match=r"^data: expected a folder with images in val/<class>/, got ") as caught:
+            require_classes(folder, "val")
+        assert str(caught.value).endswith(got)
+    (tmp_path / "spot").mkdir()
+    require_classes(tmp_path, "val")

@@ -117,6 +117,14 @@ def test_texts_at_inference_come_from_the_sidecar_or_the_picture(runs: dict[str,
         model.predict(np.zeros((96, 96, 3), np.uint8), **kw)  # its numbers go along, and an array has none
 
 
+def test_the_encoder_may_be_named_but_is_the_one_of_the_training(runs: dict[str, Path], hits: Path) -> None:
+    model = YOLO(runs["always"] / "weights" / "best.pt")
+    kw: dict[str, Any] = {"data": str(hits), "imgsz": SIZE, "plots": False, "verbose": False, "device": "cpu"}
+    assert model.val(**kw, dsmoe_text="hash:64").fitness == model.val(**kw).fitness
+    with pytest.raises(DSMoEError, match=r"^dsmoe_text: expected the encoder that the model was trained on, hash"):
+        model.val(**kw, dsmoe_text="hash:96")
+
+
 def test_a_picture_needs_no_text_where_texts_only_taught(runs: dict[str, Path], tmp_path: Path) -> None:
     model = YOLO(runs["train"] / "weights" / "best.pt")
     kw: dict[str, Any] = {"imgsz": SIZE, "verbose": False, "save": False, "device": "cpu"}
@@ -124,14 +132,37 @@ def test_a_picture_needs_no_text_where_texts_only_taught(runs: dict[str, Path], 
     assert float(found.probs.data.sum()) == pytest.approx(1, abs=1e-5)
 
 
+def test_arrays_of_any_channels_are_pictures(hits: Path, yamls: dict[str, str], tmp_path: Path) -> None:
+    plain = tmp_path / "yolov8n-plain-cls.yaml"  # an array has no record
+    plain.write_text(Path(yamls["always"]).read_text().replace("numbers: true", "numbers: false"))
+    model = YOLO(plain)
+    model.train(data=str(hits), project=str(tmp_path), name="r", **{**QUICK, "epochs": 1})
+    color = np.repeat(np.random.default_rng(0).integers(0, 255, (96, 96, 1), np.uint8), 3, axis=2)
+    kw: dict[str, Any] = {"imgsz": SIZE, "verbose": False, "save": False, "device": "cpu"}
+    (wanted,) = model.predict(color, **kw)
+    for array in (color[..., 0], color[..., :1], np.dstack([color, color[..., :1]])):
+        (found,) = model.predict(np.ascontiguousarray(array), **kw)
+        assert torch.equal(found.probs.data, wanted.probs.data)
+
+
+@pytest.mark.parametrize("last_epoch", [2, 3], ids=["within alignment", "before fusion"])
 def test_a_killed_training_goes_on_in_its_stage(
-    hits: Path, yamls: dict[str, str], runs: dict[str, Path], tmp_path: Path
+    last_epoch: int,
+    hits: Path,
+    yamls: dict[str, str],
+    runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    anew: list[int] = []  # epochs that begin with a new average of the weights
+    restart = PairTrainer._restart_average
+    monkeypatch.setattr(PairTrainer, "_restart_average", lambda self: (anew.append(self.epoch), restart(self)))
+
     class Stop(Exception):
         """Ends a training from within."""
 
     def stop(trainer: Any) -> None:
-        if trainer.epoch == 2:
+        if trainer.epoch == last_epoch:
             raise Stop
 
     model = YOLO(yamls["train"])
@@ -146,6 +177,7 @@ def test_a_killed_training_goes_on_in_its_stage(
     resumed.train(resume=True)
     assert [row["epoch"] for row in rows(tmp_path / "r")] == [str(i + 1) for i in range(EPOCHS)]
     assert YOLO(last).model.pair_order == order
+    assert anew == [1, 4]
     whole = rows(runs["train"])
     assert [row["pfa/stage"] for row in rows(tmp_path / "r")] == [row["pfa/stage"] for row in whole]
 
@@ -210,6 +242,20 @@ def test_torchvisions_weights_go_to_an_encoder_of_theirs(hits: Path, yamls: dict
     with pytest.raises(DSMoEError, match="expected a model with a TorchVision row"):
         YOLO(yamls["train"]).train(data=str(hits), project=str(tmp_path), name="s", **settings)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_set_without_pictures_to_validate_on_is_one_line(hits: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(hits / "train", data / "train")
+    kw: dict[str, Any] = {"data": str(data), "project": str(tmp_path), "name": "r"}
+    message = "^data: expected a folder with images in val/<class>/, got no such folder$"
+    with pytest.raises(DSMoEError, match=message):
+        YOLO("yolov8n-pfa-cls.yaml").train(**kw, **QUICK)
+    assert not (tmp_path / "r").exists()
+    with pytest.raises(DSMoEError, match=message):
+        YOLO(runs["train"] / "weights" / "best.pt").val(**kw, imgsz=SIZE, plots=False)
 
 
 def test_eight_bits_are_refused_where_texts_travel_with_the_image(runs: dict[str, Path]) -> None:

@@ -136,3 +136,17 @@ def test_another_head_is_refused() -> None:
     cfg["head"] = [*cfg["head"][:-1], [10, 1, "Classify", ["nc"]]]
     with pytest.raises(ConfigError, match=r"row 15 \(Classify\): expected a PairClassify head in the last row"):
         PairModel(cfg, nc=3, verbose=False)
+
+
+@pytest.mark.parametrize("mode", ["train", "always"])
+def test_rows_give_a_vector_per_image(mode: str) -> None:
+    net, batch = build(text_mode=mode), images(4)
+    maps = net.predict(batch, embed=[10])
+    with torch.no_grad():
+        joined = net.predict(batch, embed=[len(net.model) - 2, 10])  # the host's choice, a vector, and a map
+    assert [tuple(vector.shape) for vector in maps] == [(256,)] * 2
+    assert [tuple(vector.shape) for vector in joined] == [(512,)] * 2
+    assert torch.allclose(joined[1][:256], maps[1])  # rows come in the net's order
+    assert not any(row._forward_hooks for row in net.model)
+    with pytest.raises(ConfigError, match=r"^embed: expected rows that give a map or a vector, got row 0"):
+        net.predict(batch, embed=[0])

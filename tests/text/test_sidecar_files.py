@@ -144,12 +144,14 @@ def test_the_root_holds_train(tmp_path: Path) -> None:
     assert set_root(tmp_path / "elsewhere" / "c.png") is None
 
 
-def test_where_the_picture_of_a_record_is(tmp_path: Path) -> None:
+def test_where_the_picture_of_a_record_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, image = make_root(tmp_path)
     with pytest.raises(DataError, match=r"a.png: expected a record, or a picture of it .*, got neither$"):
         record_picture(image, {})
     card = write_image(root / "records" / "train" / "spot" / "a.png", PICTURE)
     assert record_picture(image, {}) == card
+    monkeypatch.chdir(tmp_path)  # as the command line is given it
+    assert record_picture(image.relative_to(tmp_path), {}) == card
     other = write_image(root / "train" / "spot" / "cards" / "x.png", PICTURE)
     assert record_picture(image, {"record_image": "cards/x.png"}) == other
     with pytest.raises(DataError, match=r"got no .*gone.png$"):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ultra_dsmoe.constants import SPLITS
+from ultra_dsmoe.data import packaged
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.files import can_write
 from ultra_dsmoe.parsing import Command, Given, Option, several_of, text, yes_no
@@ -29,7 +30,7 @@ def images_of(root: Path, split: str) -> list[Path]:
 def run(options: Given) -> int:
     """Fill the sidecars that lack a text."""
     source = TextSource.named(options.get("provider", "rules"))
-    root, overwrite = Path(options["data"]), options.get("overwrite", False)
+    root, overwrite = packaged.place_of(options["data"]), options.get("overwrite", False)
     train = images_of(root, "train")
     splits = options.get("split") or [split for split in SPLITS if (root / split).is_dir()]
     images = [image for split in splits for image in images_of(root, split)]
@@ -65,7 +66,10 @@ COMMAND = Command(
 of its record. A record that is there stays. What rules call usual is read off the training images alone; classes are
 not shown to a provider. Images that have both texts are passed over, so that a stopped run goes on where it was.""",
     {
-        "data": Option(text, "folder of a classification set, with train/<class>/ and val/<class>/"),
+        "data": Option(
+            text,
+            "a classification set: its folder, with train/<class>/ and val/<class>/, or its name as for yolo",
+        ),
         "provider": Option(
             text, "rules, vlm:<id or folder>, llm:<id or folder>, ocr, ocr:cnocr, or several joined by +", "rules"
         ),

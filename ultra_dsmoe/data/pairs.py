@@ -6,6 +6,7 @@ pixels of a fourth channel, row by row, and the network's first row takes them o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ultra_dsmoe.data.stage_sampler import split_index
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, DataError
 
 
 def require_room(numbers: int, size: tuple[int, int]) -> None:
@@ -25,6 +26,21 @@ def require_room(numbers: int, size: tuple[int, int]) -> None:
     if numbers > size[0] * size[1]:
         side = int(np.ceil(np.sqrt(numbers)))
         raise ConfigError("imgsz", f"at least {side}, since an image carries the {numbers} numbers of its texts", size)
+
+
+def require_classes(folder: str | Path | None, split: str) -> None:
+    """Refuse a split without a class, before the host looks into a folder that is not there.
+
+    Args:
+        folder: Where the host looks for the split's images, None where it found no folder.
+        split: Its name.
+
+    Raises:
+        DataError: If there is no folder, or no folder of a class in it.
+    """
+    if folder is None or not any(child.is_dir() for child in Path(folder).iterdir()):
+        got = "no such folder" if folder is None else f"no folder of a class in {folder}"
+        raise DataError("data", f"a folder with images in {split}/<class>/", got)
 
 
 def with_plane(image: Tensor, numbers: np.ndarray) -> Tensor:

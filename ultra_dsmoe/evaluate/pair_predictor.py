@@ -13,7 +13,9 @@ from ultralytics.models.yolo.classify import ClassificationPredictor
 
 from ultra_dsmoe.data.pairs import require_room, with_plane
 from ultra_dsmoe.model.pair_state import texts_of
-from ultra_dsmoe.nn.fusion.split_text import IMAGE
+from ultra_dsmoe.nn.fusion.split_text import IMAGE, WITH_TEXT
+
+CHANNELS = ("channels", "ch")  # where newer and older hosts keep how many channels a loaded net takes
 
 
 class PairPredictor(ClassificationPredictor):
@@ -25,6 +27,21 @@ class PairPredictor(ClassificationPredictor):
         """Load the model as the host does; arguments are the host's."""
         self.texts = texts_of(model if model is not None else self.args.model)
         super().setup_model(model, *args, **kwargs)
+
+    def setup_source(self, *args: Any, **kwargs: Any) -> None:
+        """Open the source as the host does; arguments are the host's.
+
+        Pictures have three channels whatever the net takes: the host would make arrays of one or four channels into as
+        many as the net has, though the fourth is for the texts.
+        """
+        carried = {name: count for name in CHANNELS if (count := getattr(self.model, name, None)) == WITH_TEXT}
+        try:
+            for name in carried if self.texts is not None else ():
+                setattr(self.model, name, IMAGE)
+            super().setup_source(*args, **kwargs)
+        finally:
+            for name, count in carried.items():
+                setattr(self.model, name, count)
 
     def preprocess(self, img: Any) -> Tensor:
         """Prepare images as the host does, and add their texts where the net wants them.

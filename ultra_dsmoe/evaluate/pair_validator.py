@@ -11,7 +11,7 @@ from ultralytics.models.yolo.classify import ClassificationValidator
 from ultralytics.utils import LOGGER
 from ultralytics.utils.metrics import ClassifyMetrics
 
-from ultra_dsmoe.data.pairs import PairDataset, require_room
+from ultra_dsmoe.data.pairs import PairDataset, require_classes, require_room
 from ultra_dsmoe.evaluate.class_metrics import counts, f1_scores, macro_f1, recalls
 from ultra_dsmoe.model.pair_state import texts_of
 from ultra_dsmoe.nn.fusion.split_text import WITH_TEXT
@@ -84,7 +84,12 @@ class PairValidator(ClassificationValidator):
         self.metrics.table = np.zeros((self.nc, self.nc), dtype=np.int64)
 
     def build_dataset(self, img_path: str) -> Any:
-        """Build the host's data set; its images carry their texts where the net wants them."""
+        """Build the host's data set; its images carry their texts where the net wants them.
+
+        Raises:
+            DSMoEError: If the split has no class, texts are missing or images too small to carry them.
+        """
+        require_classes(img_path, self.args.split)
         dataset = super().build_dataset(img_path)
         if self.texts is None or not dataset.samples:
             return dataset

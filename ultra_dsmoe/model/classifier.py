@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -88,12 +89,33 @@ class PairModel(Network, ClassificationModel):
         """Run the net on images (B, 3, H, W) in [0, 1], or (B, 4, H, W) with texts.
 
         Raises:
+            ConfigError: If a row whose embedding is asked for gives lists of texts.
             ShapeError: If it needs texts and there are none.
         """
         if self.wants_text and not torch.jit.is_tracing() and x.shape[1] != WITH_TEXT:
             expected = f"(B, {WITH_TEXT}, H, W), since this net was built with text_mode: always"
             raise ShapeError("input images", expected, tuple(x.shape))
+        if rows := kwargs.pop("embed", None):
+            return self._embed(x, rows)
         return super().predict(x, *args, **kwargs)
+
+    def _embed(self, x: torch.Tensor, rows: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Return what rows give, one vector per image: the host averages maps, but most rows here give vectors."""
+        found: dict[int, torch.Tensor] = {}
+
+        def keep(row: Any, _: Any, output: Any) -> None:
+            if not isinstance(output, torch.Tensor):
+                raise ConfigError("embed", "rows that give a map or a vector", f"row {row.i} ({type(row).__name__})")
+            found[row.i] = output
+
+        handles = [self.model[i].register_forward_hook(keep) for i in rows]
+        try:
+            super().predict(x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        vectors = [output.flatten(2).mean(2) if output.ndim > 2 else output for output in found.values()]
+        return torch.cat(vectors, 1).unbind(0)
 
     def init_criterion(self) -> PairCriterion:
         """Return the criterion of all phases."""
@@ -124,6 +146,11 @@ class PairModel(Network, ClassificationModel):
         return super().info(detailed, verbose, imgsz)
 
     # What the plugin asks of every network of ours -------------------------------------------------------------------
+
+    @property
+    def text_info(self) -> dict[str, Any] | None:
+        """What is known of its texts, its ``encoder`` among it; None before a training."""
+        return self.pair_text
 
     def text_state(self) -> dict[str, Any] | None:
         """Return a copy of what it knows of its texts."""

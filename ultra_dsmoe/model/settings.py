@@ -90,7 +90,8 @@ def _same_encoder(net: Any, spec: str) -> None:
     if named.id == trained:
         return
     is_folder = "@" in named.id and "@" not in trained and named.id.partition(":")[0] == trained.partition(":")[0]
-    if not (is_folder and gives_same(named, net.text_bank())):
+    kept = getattr(net, "text_bank", None)  # a classifier keeps no vectors to compare with
+    if not (is_folder and kept and gives_same(named, kept())):
         raise ConfigError("dsmoe_text", f"the encoder that the model was trained on, {trained}", spec)
 
 

@@ -59,9 +59,8 @@ def require_images(source: DataSource | None, remembered: Any, split: str | None
     if source is None:
         far = isinstance(remembered, str) and ("://" in remembered or not set(remembered) & set("/\\"))
         if far:  # an address, or the name of a set that the host knows how to fetch
-            raise ConfigError(
-                "data", "a data YAML (only what you name is downloaded)", f"{remembered} of the checkpoint"
-            )
+            expected = "a data YAML, or a classifier's folder (only what you name is downloaded)"
+            raise ConfigError("data", expected, f"{remembered} of the checkpoint")
     elif not source.named:
         source.require_local(split or "val")
     elif _is_yaml(source.yaml):

@@ -98,7 +98,7 @@ def record_picture(image: Path, given: Mapping[str, Any]) -> Path:
     if "record_image" in given:
         found = [image.parent / given["record_image"]]
     elif root is not None:
-        found = sorted((root / RECORDS / image.relative_to(root).parent).glob(f"{_literal(image.stem)}.*"))
+        found = sorted((root / RECORDS / image.absolute().relative_to(root).parent).glob(f"{_literal(image.stem)}.*"))
     else:
         found = []
     place = next((path for path in found if path.is_file()), None)

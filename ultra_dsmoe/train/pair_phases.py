@@ -96,17 +96,21 @@ class PairPhases(Base):
     # Phases ----------------------------------------------------------------------------------------------------------
 
     def enter(self, epoch: int) -> None:
-        """Begin an epoch: where its stage is another than the last epoch's, change what that changes."""
+        """Begin an epoch: where its stage is another than the last epoch's, change what that changes.
+
+        A resumed training has had its last epoch in another process; what begins with a stage begins there, too.
+        """
         stage = stage_at(self.plan, epoch)
         if stage == self._stage:
             return
-        before, self._stage = self._stage, stage
-        if before is None:
+        first, self._stage = self._stage is None, stage
+        before = stage_at(self.plan, epoch - 1) if epoch else stage
+        if first:
             self._frozen = frozenset(name for name, p in self.net().named_parameters() if not p.requires_grad)
         self._prepare(stage.phase)
-        if before is not None and before.phase != stage.phase:
+        if before.phase != stage.phase:
             self._restart_average()
-        images = self._images(stage, fresh=before is not None)
+        images = self._images(stage, fresh=before != stage)
         self.sampler.begin(images, epoch, stage.phase == ALIGNMENT and self.options.passes == "sequential")
         self.train_loader.reset()
         if RANK in {-1, 0}:

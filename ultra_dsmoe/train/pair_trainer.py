@@ -13,7 +13,7 @@ from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.hits import demo
-from ultra_dsmoe.data.pairs import PairDataset, require_room
+from ultra_dsmoe.data.pairs import PairDataset, require_classes, require_room
 from ultra_dsmoe.data.stage_sampler import StageSampler
 from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.evaluate.pair_validator import PairValidator
@@ -48,13 +48,17 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
 
         Raises:
             ConfigError: If an argument has no meaning for this training.
+            DataError: If there is nothing to train or to validate on.
         """
         for key, wanted in (("time", "epochs=, of which the phases are shares"), ("single_cls", "False")):
             if value := getattr(self.args, key, None):
                 raise ConfigError(key, wanted, value)
         if str(self.args.data) == demo.NAME:
             demo.provide(packaged.place_of(demo.NAME))
-        return super().get_dataset()
+        data = super().get_dataset()
+        require_classes(data.get("train"), "train")
+        require_classes(data.get("val") or data.get("test"), "val")
+        return data
 
     def get_model(
         self, cfg: str | dict[str, Any] | None = None, weights: nn.Module | None = None, verbose: bool = True

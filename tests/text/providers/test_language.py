@@ -103,5 +103,7 @@ def test_a_checkpoint_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_that_is_not_here_is_one_line() -> None:
-    with pytest.raises(TextError, match=r"^model: expected a model on this disk, or a network to fetch it, got "):
+    with pytest.raises(
+        TextError, match=r"^provider: expected a model on this disk, or a network to fetch it, got llm:"
+    ):
         Language("no-owner/no-such-model").describe("llm", PICTURE, RECORD)

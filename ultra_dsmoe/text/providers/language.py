@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ultra_dsmoe.errors import DataError
+from ultra_dsmoe.errors import DataError, TextError
 from ultra_dsmoe.text.generate import Model, ask, load_model, without_thoughts
 from ultra_dsmoe.text.providers.base import Record
 from ultra_dsmoe.text.providers.measures import measure
@@ -58,7 +58,11 @@ class Language:
             TextError: If the model cannot be loaded.
         """
         if self._model is None:
-            self._model = load_model(self.weights.source(), self.weights.device, local_only=self.weights.is_kept)
+            source = self.weights.source()
+            try:
+                self._model = load_model(source, self.weights.device, local_only=self.weights.is_kept)
+            except TextError as e:  # "model" would be another argument where a classifier is trained
+                raise TextError("provider", e.expected, f"{self.weights.kind}:{e.got}") from e
         answer = without_thoughts(ask(self._model, self.question(image, record), int(self.settings["tokens"])))
         if not answer.strip():
             raise DataError(self.id, "an answer to the question about the record", "nothing")
