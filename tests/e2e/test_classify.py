@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,24 @@ def test_torchvisions_weights_go_to_an_encoder_of_theirs(hits: Path, yamls: dict
     with pytest.raises(DSMoEError, match="expected a model with a TorchVision row"):
         YOLO(yamls["train"]).train(data=str(hits), project=str(tmp_path), name="s", **settings)
     assert not (tmp_path / "s").exists()
+
+
+def test_classes_with_too_few_images_are_named(
+    hits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(hits, data)
+    for file in sorted((data / "train" / "stretched").glob("*.png"))[1:]:
+        file.unlink()
+    for file in (data / "val" / "divergent").glob("*.png"):
+        file.unlink()
+    monkeypatch.setattr(logging.getLogger("ultralytics"), "propagate", True)
+    settings = {**QUICK, "epochs": 1, "batch": 4}
+    YOLO("yolov8n-pfa-cls.yaml").train(data=str(data), project=str(tmp_path), name="r", **settings)
+    assert "train: fewer than 2 images of stretched (1), too few to learn it from" in caplog.text
+    assert "val: fewer than 1 image of divergent (0), so that macro F1 counts it as 0" in caplog.text
 
 
 def test_a_set_without_pictures_to_validate_on_is_one_line(hits: Path, runs: dict[str, Path], tmp_path: Path) -> None:

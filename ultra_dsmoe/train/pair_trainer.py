@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from ultra_dsmoe.train.optimizer import fits, regroup
 from ultra_dsmoe.train.pair_phases import PairPhases
 from ultra_dsmoe.train.run_folder import RunFolder
 from ultra_dsmoe.train.worker_errors import WorkerErrors
+
+LEAST = 2  # training images of a class, below which a warning says so
 
 
 class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, ClassificationTrainer):
@@ -139,6 +142,7 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
         """
         dataset = super().build_dataset(img_path, mode)
         dataset.torch_transforms = classify_transforms(size=self.args.imgsz)
+        self._warn_of_rare(dataset.samples, mode)
         if (mode != "train" and not self.net().wants_text) or not dataset.samples:
             return dataset
         assert self.texts is not None  # since the net was built
@@ -148,6 +152,17 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
         except DSMoEError:
             self.discard_run()
             raise
+
+    def _warn_of_rare(self, samples: list[Any], mode: str) -> None:
+        """Say which classes have too few images: one cannot be learned from a single image, nor be measured without."""
+        if RANK not in {-1, 0}:
+            return
+        found = Counter(sample[1] for sample in samples)
+        least = LEAST if mode == "train" else 1
+        rare = [f"{name} ({found[i]})" for i, name in self.data["names"].items() if found[i] < least]
+        if rare:
+            why = "too few to learn it from" if mode == "train" else "so that macro F1 counts it as 0"
+            LOGGER.warning(f"{mode}: fewer than {least} image{'s' * (least > 1)} of {', '.join(rare)}, {why}")
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> Any:
         """Build the host's loader; in training it takes the images of the stage, see `StageSampler`."""
