@@ -206,7 +206,7 @@ def test_a_wrong_file_is_refused(runs: dict[str, Path], tmp_path: Path, monkeypa
     ("change", "message"),
     [
         ({"dsmoe_topk": 3}, "dsmoe_topk: expected a key of a classifier of ours"),
-        ({"dsmoe_provider": "rulez"}, "rulez"),
+        ({"dsmoe_provider": "rulez"}, r"dsmoe_provider: expected .*did you mean 'rules'\?"),
         ({"imgsz": 32, "dsmoe_text": "hash:1024"}, "imgsz: expected at least 46"),
         ({"time": 1}, "time: expected epochs="),
         ({"single_cls": True}, "single_cls: expected False"),

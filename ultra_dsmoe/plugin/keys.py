@@ -9,7 +9,7 @@ from typing import Any
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.constants import MODES, SPLITS
-from ultra_dsmoe.errors import ConfigError, did_you_mean
+from ultra_dsmoe.errors import ConfigError, TextError, did_you_mean
 from ultra_dsmoe.plugin import entry, host
 from ultra_dsmoe.plugin.task_table import TASKS, Task
 
@@ -93,7 +93,10 @@ def _provider(value: Any) -> str:
         raise ConfigError("dsmoe_provider", "the name of a provider of texts, such as rules", value)
     from ultra_dsmoe.text.providers import make_provider
 
-    make_provider(str(value))  # which loads no model
+    try:
+        make_provider(str(value))  # which loads no model
+    except TextError as e:
+        raise TextError("dsmoe_provider", e.expected, e.got) from e
     return str(value)
 
 
