@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 from ultralytics import YOLO
+from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.utils import YAML
 
 from ultra_dsmoe.edge.lint import lint
 from ultra_dsmoe.edge.lint_rules import MISREAD, UNTRIED
@@ -25,6 +27,11 @@ NETS = {
 }
 # no mixture, and sizes of 128: tests/e2e/test_tmodel.py, tests/configs/test_gasnet.py
 ELSEWHERE = ["smodel.yaml", "tmodel.yaml", "gasnet.yaml", "yolov8-gasnet.yaml", "yolo26-gasnet.yaml"]
+CLASSIFIERS = {
+    "pfa-cls.yaml": "pfa-cls",
+    "yolov8-pfa-cls.yaml": "yolov8n-pfa-cls",
+    "yolo11-pfa-cls.yaml": "yolo11n-pfa-cls",
+}
 SIZE = 64
 KEPT = range(8)  # any experts: a lint looks at operators
 ALL_MODES = "dsmoe-n"  # the net that tries each mode in the quick run
@@ -46,7 +53,22 @@ def export(net: str, mode: str, **arguments: object) -> Path:
 
 
 def test_the_sweep_covers_every_yaml_of_the_package() -> None:
-    assert sorted([*NETS, *ELSEWHERE]) == sorted(str(p.relative_to(CFG)) for p in CFG.rglob("*.yaml"))
+    assert sorted([*NETS, *ELSEWHERE, *CLASSIFIERS]) == sorted(str(p.relative_to(CFG)) for p in CFG.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("text_mode", ["train", "always"])
+@pytest.mark.parametrize("net", CLASSIFIERS.values())
+def test_the_graph_of_a_classifier_is_sound(
+    net: str, text_mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = yaml_model_load(f"{net}.yaml")
+    cfg["dsmoe"]["text_mode"] = text_mode
+    YAML.save(tmp_path / f"own-{net}.yaml", cfg)
+    path = Path(YOLO(f"own-{net}.yaml").export(format="onnx", imgsz=SIZE))
+    assert not lint(path)
+    channels = onnx.load(path).graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    assert channels == {"train": 3, "always": 4}[text_mode]
 
 
 @pytest.mark.parametrize(("net", "mode"), CASES)

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
-from ultralytics.nn.tasks import DetectionModel
-
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.export.pair_parity import PairParity
 from ultra_dsmoe.export.parity_check import ParityCheck
 from ultra_dsmoe.export.static_mode import KeptExperts
+from ultra_dsmoe.model.classifier import PairModel
+from ultra_dsmoe.model.pair_state import KEY, entry_of
 from ultra_dsmoe.model.settings import in_force
 
 ONNX_FORMATS = {"onnx", "engine"}  # formats whose ONNX file takes any opset; others have their own bounds
@@ -62,11 +63,7 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
 
 def gate_of(net: Any) -> Any:
     """Return the class of the gate for a kind of network."""
-    if isinstance(net, DetectionModel):
-        return ParityCheck
-    from ultra_dsmoe.export.pair_parity import PairParity
-
-    return PairParity
+    return PairParity if isinstance(net, PairModel) else ParityCheck
 
 
 def require_format(net: Any, kwargs: dict[str, Any]) -> None:
@@ -167,9 +164,7 @@ def metadata_of(net: Any, kept: KeptExperts) -> dict[str, Any]:
     """Return our entries for an exported file's metadata; empty for a detector without experts."""
     from dataclasses import asdict
 
-    if not isinstance(net, DetectionModel):
-        from ultra_dsmoe.model.pair_state import KEY, entry_of
-
+    if isinstance(net, PairModel):
         return {KEY: entry_of(net)}
     mixtures: list[Any] = [m for m in net.modules() if hasattr(m, "set_mode")]
     if not mixtures:
