@@ -35,8 +35,7 @@ FINDING = {
     "sidecars": set(),
     "sidecar_files": {
         "image.parent",  # the folder in which a sidecar's `record_image` is looked for
-        "image.relative_to",  # the same place under records/
-        "image.relative_to(root).parent",
+        "image.absolute().relative_to(root).parent",  # the same place under records/
         "image.stem",
         "image.absolute().parents",  # the folder that holds train/
         "image.absolute().relative_to",  # the row of a table
