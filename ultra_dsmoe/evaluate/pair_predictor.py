@@ -49,6 +49,8 @@ class PairPredictor(ClassificationPredictor):
         Args:
             img: Pictures of the source, or a tensor (B, 3, H, W), or (B, 4, H, W) with texts.
         """
+        if self.texts is not None and not isinstance(img, Tensor):
+            img = [_with_three_channels(picture) for picture in img]  # older hosts leave arrays as they are
         images = super().preprocess(img)
         if self.texts is None or images.shape[1] != IMAGE:
             return images
@@ -68,3 +70,9 @@ class PairPredictor(ClassificationPredictor):
         assert self.texts is not None
         is_file = place.suffix[1:].lower() in IMG_FORMATS and place.is_file()
         return self.texts.encode([place]).numbers[0] if is_file else self.texts.describe(picture)
+
+
+def _with_three_channels(picture: np.ndarray) -> np.ndarray:
+    """Return a picture with blue, green and red: a grey one has each alike, and what is behind them goes."""
+    picture = picture[..., None] if picture.ndim == 2 else picture
+    return np.repeat(picture, IMAGE, axis=2) if picture.shape[2] == 1 else picture[..., :IMAGE]
