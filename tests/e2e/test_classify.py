@@ -282,6 +282,18 @@ def test_eight_bits_are_refused_where_texts_travel_with_the_image(runs: dict[str
         YOLO(runs["always"] / "weights" / "best.pt").export(format="onnx", imgsz=SIZE, quantize=8)
 
 
+def test_the_training_images_are_read_once(hits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultralytics.models.yolo.classify import train
+
+    read: list[str] = []
+    stock = train.ClassificationDataset
+    monkeypatch.setattr(
+        train, "ClassificationDataset", lambda root, *a, **kw: (read.append(Path(root).name), stock(root, *a, **kw))[1]
+    )
+    YOLO("yolov8n-pfa-cls.yaml").train(data=str(hits), project=str(tmp_path), name="r", **{**QUICK, "epochs": 1})
+    assert read.count("train") == 1
+
+
 def test_a_trainer_of_ones_own_stands_before_ours(hits: Path, tmp_path: Path) -> None:
     from ultralytics.models.yolo.classify import ClassificationTrainer
 

@@ -132,6 +132,14 @@ def fits(state: dict[str, Any] | None, optimizer: torch.optim.Optimizer) -> bool
     return sizes == [len(group["params"]) for group in optimizer.param_groups]
 
 
+def without_misfits(ckpt: Any, optimizer: torch.optim.Optimizer) -> Any:
+    """Return a checkpoint to resume from; the state of an older version's optimizer, whose groups were others, goes."""
+    if not (ckpt and ckpt.get("optimizer")) or fits(ckpt["optimizer"], optimizer):
+        return ckpt
+    LOGGER.warning("resume: another version's optimizer groups; its momentum starts anew, the weights go on")
+    return {**ckpt, "optimizer": None}
+
+
 class Movement:
     """Find the parameters of our blocks that stand still although they get gradients, from two looks at the net.
 

@@ -25,7 +25,7 @@ from ultra_dsmoe.model.pair_text import PairText
 from ultra_dsmoe.model.pretrained import EncoderFile
 from ultra_dsmoe.nn.head.pair_classify import FUSION
 from ultra_dsmoe.train.checkpoints import Checkpoints
-from ultra_dsmoe.train.optimizer import fits, regroup
+from ultra_dsmoe.train.optimizer import regroup, without_misfits
 from ultra_dsmoe.train.pair_phases import PairPhases
 from ultra_dsmoe.train.run_folder import RunFolder
 from ultra_dsmoe.train.worker_errors import WorkerErrors
@@ -37,6 +37,7 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
     """The host's classification trainer for `PairModel`."""
 
     texts: PairText | None = None
+    _read: Any = None  # the training images as the host read them for the texts: with cache=ram a second look is dear
     loss_names: Any  # the host's attribute, for the type checker
 
     def __init__(self, cfg: Any = DEFAULT_CFG, overrides: dict[str, Any] | None = None, _callbacks: Any = None) -> None:
@@ -104,8 +105,8 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
 
     def _fit(self, net: PairModel) -> PairText:
         """Learn how images get their texts, from the training half alone."""
-        dataset = super().build_dataset(self.data["train"], "train")
-        images = [Path(sample[0]) for sample in dataset.samples]
+        self._read = super().build_dataset(self.data["train"], "train")
+        images = [Path(sample[0]) for sample in self._read.samples]
         options = net.pair_options
         provider, encoder = self.args.dsmoe_provider or "rules", self.args.dsmoe_text or "auto"
         texts = PairText.fit(images, provider, encoder, numbers=options.numbers, control=options.control)
@@ -140,7 +141,8 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
         Raises:
             DSMoEError: If texts are missing or images too small to carry them; no run folder remains.
         """
-        dataset = super().build_dataset(img_path, mode)
+        dataset, self._read = (self._read, None) if mode == "train" else (None, self._read)
+        dataset = dataset or super().build_dataset(img_path, mode)
         dataset.torch_transforms = classify_transforms(size=self.args.imgsz)
         self._warn_of_rare(dataset.samples, mode)
         if (mode != "train" and not self.net().wants_text) or not dataset.samples:
@@ -203,10 +205,7 @@ class PairTrainer(WorkerErrors, RunFolder, Checkpoints, PairPhases, Classificati
 
     def resume_training(self, ckpt: Any) -> None:
         """Resume as the host does; the state of an older version's optimizer, whose groups were others, is left out."""
-        if self.resume and ckpt and ckpt.get("optimizer") and not fits(ckpt["optimizer"], self.optimizer):
-            LOGGER.warning("resume: another version's optimizer groups; its momentum starts anew, the weights go on")
-            ckpt = {**ckpt, "optimizer": None}
-        super().resume_training(ckpt)
+        super().resume_training(without_misfits(ckpt, self.optimizer) if self.resume else ckpt)
 
     def run_callbacks(self, event: str) -> None:
         """Run the host's callbacks; an epoch begins with its phase and ends with a word on it."""

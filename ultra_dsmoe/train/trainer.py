@@ -20,7 +20,7 @@ from ultra_dsmoe.text import Taxonomy, encode_bank
 from ultra_dsmoe.text.prompts import pooled_prompts, read_prompts
 from ultra_dsmoe.train.checkpoints import Checkpoints
 from ultra_dsmoe.train.distill_trainer import Distilling
-from ultra_dsmoe.train.optimizer import Movement, fits, regroup
+from ultra_dsmoe.train.optimizer import Movement, regroup, without_misfits
 from ultra_dsmoe.train.router_health import RouterMonitor
 from ultra_dsmoe.train.run_folder import RunFolder
 from ultra_dsmoe.train.worker_errors import WorkerErrors
@@ -185,10 +185,7 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
     def resume_training(self, ckpt: Any) -> None:
         """Resume as the host does; the state of an older version's optimizer, whose groups were others, is left out."""
         optimizer: Any = self.optimizer  # built by now, which the host's annotation does not know
-        if self.resume and ckpt and ckpt.get("optimizer") and not fits(ckpt["optimizer"], optimizer):
-            LOGGER.warning("resume: another version's optimizer groups; its momentum starts anew, the weights go on")
-            ckpt = {**ckpt, "optimizer": None}
-        super().resume_training(ckpt)
+        super().resume_training(without_misfits(ckpt, optimizer) if self.resume else ckpt)
 
     def run_callbacks(self, event: str) -> None:
         """Run the host's callbacks; at an epoch's end, look after the router first, and once at the pace."""
