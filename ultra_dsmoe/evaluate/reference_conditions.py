@@ -1,7 +1,7 @@
 """What can go wrong between an image and its known-good reference, applied to a split and written as data sets.
 
-A condition changes files, not code: what a net makes of it is then asked of the ordinary validation, so that checkpoints
-and exported files, with a reference or without, are all measured in one way.
+A condition changes files, not code. What a net makes of them is then asked of the ordinary validation, so that a net
+with a reference and one without are measured in one way.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def write_set(
         (folder / "labels" / f"{stem}.txt").write_text("\n".join(pair.piece.label_lines()), encoding="utf-8")
         if condition.whose != NONE:
             _write(folder / "references" / f"{stem}.png", reference)
-    section = {"folder": "references", "align": align, "missing": "blank"}
+    # A pattern, and not the folder itself, which is empty where no image has a reference.
+    section = {"pattern": "^(.*)$", "file": "references/{1}.png", "align": align, "missing": "blank"}
     content = {"path": str(folder), "train": "images", "val": "images", "names": dict(enumerate(names))}
     file = folder / "data.yaml"
     file.write_text(yaml.safe_dump({**content, "reference": section}, sort_keys=False), encoding="utf-8")
