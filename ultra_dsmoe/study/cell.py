@@ -18,6 +18,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ultra_dsmoe.data.labelled import read_set
+from ultra_dsmoe.data.reference.in_force import in_force
+from ultra_dsmoe.data.reference.references import References
+from ultra_dsmoe.data.reference.spec import read_spec
 from ultra_dsmoe.evaluate import class_evaluation, controls
 from ultra_dsmoe.evaluate.class_metrics import counts, f1_scores, recalls
 from ultra_dsmoe.evaluate.class_stats import MEASURES, ClassStats, scores
@@ -26,6 +30,7 @@ from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import CONTROL, applicable
 from ultra_dsmoe.files import write_files
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.reference_row import has_reference, reference_channels
 from ultra_dsmoe.study.folders import place
 from ultra_dsmoe.study.store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
 from ultra_dsmoe.study.task import CLASSIFY
@@ -67,6 +72,7 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     with TemporaryDirectory() as folder, ExitStack() as stack, quiet():
         net: Any = YOLO(str(best)).model
         net.float().eval()
+        stack.enter_context(in_force(references_of(net, settings["data"])))
         collector = Collector(stack, nullcontext(), dataloader=None, save_dir=Path(folder), args=args)
         collector(model=net)
     box = collector.metrics.box
@@ -76,6 +82,15 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     scores = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "precision": float(box.mp),
               "recall": float(box.mr)}  # fmt: skip
     return collector.images, {**scores, "per_class_AP": ap, "prompt_hash": info.get("key", "")}
+
+
+def references_of(net: Any, data: str) -> References | None:
+    """Return the known-good pictures of a data set for a net that takes them, None for any other."""
+    if not has_reference(net):
+        return None
+    content = read_set(data)
+    spec = read_spec("reference", content.get("reference"), Path(content["path"]))
+    return None if spec is None else References(spec, reference_channels(net))
 
 
 def validate_classifier(best: Path, settings: dict[str, Any]) -> tuple[ClassStats, dict[str, Any]]:
