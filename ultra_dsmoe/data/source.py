@@ -70,7 +70,6 @@ def split_places(data: str | Path, split: str) -> list[Path]:
     Raises:
         DataError: If there is no such YAML on this disk, or it holds no table of paths.
     """
-    from ultralytics.data.utils import DATASETS_DIR
     from ultralytics.utils import checks
 
     file = "" if "://" in str(data) else checks.check_file(str(data), hard=False)
@@ -81,10 +80,16 @@ def split_places(data: str | Path, split: str) -> list[Path]:
     places, root = named if isinstance(named, list) else [named] if named else [], content.get("path")
     if not all(isinstance(p, str) for p in places) or not isinstance(root, (str, type(None))):
         raise DataError("data", f"paths as text under path and '{split}'", f"{data} with {root!r} and {named!r}")
-    folder = Path(root or Path(file).parent)
-    if not folder.exists() and not folder.is_absolute():
-        folder = DATASETS_DIR / folder
+    folder = root_of(content, file)
     return [_resolved(folder, place) for place in places]
+
+
+def root_of(content: dict[str, Any], file: str | Path) -> Path:
+    """Return the folder from which the host resolves the paths of a data YAML."""
+    from ultralytics.data.utils import DATASETS_DIR
+
+    folder = Path(content.get("path") or Path(file).parent)
+    return folder if folder.exists() or folder.is_absolute() else DATASETS_DIR / folder
 
 
 def _table(file: str) -> dict[str, Any]:
