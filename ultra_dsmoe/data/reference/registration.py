@@ -21,7 +21,7 @@ ECC_BLUR = 5  # pixels, OpenCV's default
 QUALITY_LIMIT = 0.45  # below it a reference could not be laid on its image
 COMPARED = 96  # pixels of the longer side in which two pictures are compared
 REACH = 2  # of these pixels that they may be shifted against each other
-FLOOR = 4.0  # deviation of gradients, in grey levels per 8 pixels, that a picture without any structure may have
+FLOOR = 16.0  # deviation of gradients, in grey levels per 8 pixels, of a picture with hardly any structure
 MISMATCH_LIMIT = 0.4  # above it two pictures show different products
 MOST_CHANNELS = 4  # that OpenCV warps at once
 IDENTITY = np.eye(2, 3, dtype=np.float32)
