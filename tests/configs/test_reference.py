@@ -220,6 +220,20 @@ def test_exported_graph_is_sound_and_agrees(name: str, tmp_path: Path, monkeypat
     assert not [n for n in onnx.load(path).graph.node if n.op_type == "BatchNormalization"]
 
 
+@pytest.mark.parametrize("name", ["yolov8n-ref", NETS[-1]])
+def test_any_size_and_batch_from_one_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = YOLO(f"{name}.yaml")
+    path = model.export(format="onnx", imgsz=64, dynamic=True, dsmoe_parity=False)
+    assert not lint(path, dynamic=True)
+    session = onnxruntime.InferenceSession(path)
+    for size in ((1, 6, 32, 96), (3, 6, 128, 64)):
+        pairs = torch.rand(size)
+        got = torch.from_numpy(session.run(None, {"images": pairs.numpy()})[0])
+        with torch.no_grad():
+            torch.testing.assert_close(got, model.model.eval()(pairs)[0], atol=1e-3, rtol=1e-4)
+
+
 def test_images_without_a_reference_are_told_in_one_line() -> None:
     said = r"model YAML row 0 \(Reference\): expected an image and its reference, an even number of channels, got 3"
     with pytest.raises(ConfigError, match=said):
