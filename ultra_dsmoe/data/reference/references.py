@@ -143,6 +143,11 @@ class References:
                 LOGGER.warning(f"{prefix}references: measured in each run, nothing can be written beside the images")
         LOGGER.info(f"{prefix}references: {self._summary(files)}")
 
+    def mismatch(self, image: str | Path) -> float | None:
+        """Return what `prepare` has measured of the mismatch of a pair, None where there is no reference to compare."""
+        known = self._known(Path(image))
+        return None if known is None else known.mismatch
+
     def _summary(self, files: Sequence[Path]) -> str:
         """Return in a line what is known of the references of some images."""
         known = {file: found for file in files if (found := self._known(file))}
