@@ -57,7 +57,7 @@ KINDS: dict[str, tuple[Spoil, str]] = {
     "no such folder": (lambda root: "nowhere", "no such folder"),
     "an empty folder": (lambda root: (root / "empty").mkdir() or "empty", "none in it"),
     "no such picture": (lambda root: "golden.png", "golden.png"),
-    "one missing": (without_one, "1 of 4 missing"),
+    "one missing": (without_one, "1 of 12 missing"),
     "two for one image": (two_for_one, "one reference for"),
     "another product's size": (of_another_size, "product size"),
     "damaged": (damaged, "a picture that can be read"),
