@@ -55,9 +55,9 @@ def table(text: str) -> Spoil:
 
 KINDS: dict[str, tuple[Spoil, str]] = {
     "no such folder": (lambda root: "nowhere", "no such folder"),
-    "an empty folder": (lambda root: (root / "none").mkdir() or "none", "none in it"),
+    "an empty folder": (lambda root: (root / "empty").mkdir() or "empty", "none in it"),
     "no such picture": (lambda root: "golden.png", "golden.png"),
-    "one missing": (without_one, "1 of 4 missing"),
+    "one missing": (without_one, "1 of 12 missing"),
     "two for one image": (two_for_one, "one reference for"),
     "another product's size": (of_another_size, "product size"),
     "damaged": (damaged, "a picture that can be read"),
@@ -69,7 +69,7 @@ KINDS: dict[str, tuple[Spoil, str]] = {
     "an unknown way to align": (lambda root: {"folder": FOLDER, "align": "rotate"}, "none, shift, affine"),
     "a negative strength": (lambda root: {"folder": FOLDER, "noise": -1}, "reference.noise"),
     "a CSV of other columns": (table("a,b\n1,2\n"), "columns image and reference"),
-    "a CSV of unknown images": (table("image,reference\nnowhere.jpg,golden/x.png\n"), "missing"),
+    "a CSV of unknown images": (table("image,reference\nnowhere.jpg,golden/x.png\n"), "a CSV of images that are there"),
     "a number": (lambda root: 5, "a folder"),
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import yaml
 
 FOLDER = "golden"
@@ -35,5 +36,5 @@ def write_negative(root: Path, image: Path) -> Path:
     """Write the negative of an image of the set and return it; a PNG, which keeps it exactly."""
     target = (root / FOLDER / image.relative_to(root / "images")).with_suffix(".png")
     target.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(target), 255 - cv2.imread(str(image)))
+    cv2.imwrite(str(target), 255 - np.asarray(cv2.imread(str(image))))
     return target

@@ -103,22 +103,23 @@ def test_the_net_remembers_its_references(trainer: Trainer, tmp_path: Path) -> N
     info = made.model.reference_info
     assert (info["channels"], info["form"]) == (3, made.model.model[0].form)
     assert info["spec"]["folder"] == str(tmp_path / "set" / "golden")
+    assert 0 < info["limit"] < 0.9
 
 
 class Scores:
     """References whose pairs match as their names say; no one has a reference."""
 
-    def load(self, image: str) -> Any:
-        return type("Loaded", (), {"mismatch": None if image == "none" else float(image)})
+    def mismatch(self, image: str) -> float | None:
+        return None if image == "none" else float(image)
 
 
 def test_the_limit_is_above_what_is_usual() -> None:
     references: Any = Scores()
     scores = [str(i / 1000) for i in range(101)]
     limit = usual_mismatch(references, ["none", *scores])
-    assert limit == pytest.approx(1.25 * 0.099)
+    assert limit == pytest.approx(0.095 + (1 - 0.095) / 4)
     assert usual_mismatch(references, ["none"]) is None
-    assert usual_mismatch(references, ["0.95"] * 1000) == 1.0
+    assert usual_mismatch(references, ["0.8"] * 1000) == pytest.approx(0.85)
 
 
 def test_pictures_of_training_batches_show_the_image(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
