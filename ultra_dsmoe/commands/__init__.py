@@ -32,6 +32,9 @@ TABLE = {
     "data crops": Entry("data_crops", "COMMAND", "make a classification set of the boxes of a detection set"),
     "data sizes": Entry("data_sizes", "COMMAND", "what the box sizes of a data set ask of image size and head"),
     "reference preview": Entry("reference", "PREVIEW", "draw images beside their known-good pictures"),
+    "reference robustness": Entry(
+        "reference_robustness", "COMMAND", "what a net loses when image and reference do not fit; its false alarms"
+    ),
     "text lint": Entry("text", "LINT", "what training would refuse of the descriptions, or could not tell apart"),
     "text generate": Entry("text", "GENERATE", "have a language model on this disk write descriptions"),
     "text encode": Entry("text", "ENCODE", "encode the descriptions once, for a machine without the model"),

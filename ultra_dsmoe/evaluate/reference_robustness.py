@@ -5,6 +5,7 @@ Both are measured beside a net without a reference, on the same images.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import Collector, ImageStats, quiet
 from ultra_dsmoe.evaluate.reference_conditions import Condition, Pair, conditions, known_good, write_set
 from ultra_dsmoe.evaluate.text_table import csv_text
+from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.model.reference_row import has_reference, reference_channels
 
 WITH, WITHOUT = "with reference", "without"
@@ -101,7 +103,12 @@ def read_pairs(data: str, split: str, most: int = 0) -> tuple[list[Pair], list[s
 
 
 def robustness(
-    nets: dict[str, Path], pairs: Sequence[Pair], names: Sequence[str], args: dict[str, Any], progress: Progress
+    nets: dict[str, Path],
+    pairs: Sequence[Pair],
+    names: Sequence[str],
+    args: dict[str, Any],
+    progress: Progress,
+    every: Sequence[Condition] | None = None,
 ) -> list[Line]:
     """Validate the nets under all conditions, the one with references with registration off and on.
 
@@ -111,9 +118,10 @@ def robustness(
         names: Of the classes.
         args: The host's arguments of a validation.
         progress: Called with a line before every pass.
+        every: The conditions; all where left out.
     """
     lines: list[Line] = []
-    every = conditions()
+    every = conditions() if every is None else every
     for i, condition in enumerate(every, 1):
         for align in (OFF, ON):
             progress(f"{i}/{len(every)} {condition.name}, registration {'off' if align == OFF else 'on'}")
@@ -153,8 +161,8 @@ def false_alarms(
     rows = []
     for recall in RECALLS:
         boxes = {net: _boxes_at(recall, stats, scores, len(pairs)) for net, (stats, scores) in found.items()}
-        if boxes[WITH] is not None:
-            rows.append(Alarms(recall, boxes[WITH], boxes.get(WITHOUT)))
+        if (ours := boxes[WITH]) is not None:
+            rows.append(Alarms(recall, ours, boxes.get(WITHOUT)))
     return rows
 
 
@@ -172,6 +180,7 @@ def _boxes_at(recall: float, stats: ImageStats, scores: np.ndarray, images: int)
 def matches(file: Path, data: Path, args: dict[str, Any]) -> ImageStats:
     """Validate a checkpoint on a set that `write_set` wrote; a net with the row gets the set's references."""
     from ultralytics import YOLO
+    from ultralytics.utils import LOGGER
 
     with quiet():
         net: Any = YOLO(str(file)).model
@@ -182,7 +191,8 @@ def matches(file: Path, data: Path, args: dict[str, Any]) -> ImageStats:
         assert spec is not None  # written there
         references = References(spec, reference_channels(net))
     wanted = {**args, "task": "detect", "mode": "val", "model": str(file), "data": str(data), "split": "val"}
-    with TemporaryDirectory() as folder, ExitStack() as stack, quiet(), in_force(references):
+    # What the host and the references warn of, images without labels or references, is there on purpose.
+    with TemporaryDirectory() as folder, ExitStack() as stack, at_level(LOGGER, logging.ERROR), in_force(references):
         collector = Collector(stack, nullcontext(), dataloader=None, save_dir=Path(folder), args=wanted)
         collector(model=net)
     return collector.images

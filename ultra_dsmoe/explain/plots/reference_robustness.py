@@ -58,14 +58,12 @@ def _lines(axes: Axes, lines: Sequence[Line], kind: str) -> None:
 
 
 def _bars(axes: Axes, lines: Sequence[Line]) -> None:
-    """Draw mAP50-95 where the reference is another product's or missing, with registration off."""
+    """Draw mAP50-95 where the reference is another product's or missing."""
     kinds = [lines[0].condition.kind, "wrong reference", "no reference"]
-    for offset, series in ((-0.2, ("with reference", "none")), (0.2, ("without", ""))):
-        _, colour, _ = SERIES[series]
+    for offset, (series, (_, colour, _)) in zip((-0.27, 0, 0.27), SERIES.items(), strict=True):
         here = {ln.condition.kind: 100 * ln.map50_95 for ln in lines if (ln.net, ln.align) == series}
-        places = [(i + offset, here[kind]) for i, kind in enumerate(kinds) if kind in here]
-        if places:
-            axes.bar(*zip(*places, strict=True), width=0.36, color=colour)
+        shown = [i for i, kind in enumerate(kinds) if kind in here]
+        axes.bar([i + offset for i in shown], [here[kinds[i]] for i in shown], width=0.25, color=colour)
     axes.set_xticks(range(len(kinds)), kinds, fontsize=8)
     _tidy(axes)
 
