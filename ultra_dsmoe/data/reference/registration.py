@@ -1,8 +1,8 @@
 """Lay a known-good picture on its image, and tell whether both show the same product.
 
 All is judged by gradients, which know nothing of exposure, and of light only how fast it changes. A shift is found by
-phase correlation; an affine map by ECC, coarse to fine, from that shift on. What was found counts only where it fits
-better than what was there before.
+phase correlation, which is good to a pixel, and refined by ECC; an affine map by ECC, coarse to fine, from that shift
+on. What was found counts only where it fits better than what was there before.
 """
 
 from __future__ import annotations
@@ -50,14 +50,15 @@ def register(image: np.ndarray, reference: np.ndarray, align: str) -> Registrati
     known = [IDENTITY]
     if align != "none":
         small, frame = _at_side(image, reference, SIDE)
-        known.append(_of_frame(_shift(*small), frame))
+        shift = _shift(*small)
+        known += [_of_frame(found, frame) for found in (shift, _refined(*small, shift, cv2.MOTION_TRANSLATION))]
     best = _best(known, image, reference)
     if align != "affine":
         return best
     known = [best.matrix]
     for side in (COARSE, SIDE):
         small, frame = _at_side(image, reference, side)
-        known.append(_of_frame(_affine(*small, _in_frame(known[-1], frame)), frame))
+        known.append(_of_frame(_refined(*small, _in_frame(known[-1], frame), cv2.MOTION_AFFINE), frame))
     return _best(known, image, reference)
 
 
@@ -126,11 +127,11 @@ def _shift(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.array([[1, 0, dx], [0, 1, dy]], np.float32)
 
 
-def _affine(one: np.ndarray, other: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the affine map between two pictures of edges; ``start`` where none is found."""
+def _refined(one: np.ndarray, other: np.ndarray, start: np.ndarray, motion: int) -> np.ndarray:
+    """Return the map of a kind between two pictures of edges, near ``start``; that itself where none is found."""
     everywhere = np.full(other.shape, np.iinfo(np.uint8).max, np.uint8)
     try:
-        return cv2.findTransformECC(one, other, start.copy(), cv2.MOTION_AFFINE, ECC_STOP, everywhere, ECC_BLUR)[1]
+        return cv2.findTransformECC(one, other, start.copy(), motion, ECC_STOP, everywhere, ECC_BLUR)[1]
     except cv2.error:  # pictures that have nothing in common, on which it does not converge
         return start
 
