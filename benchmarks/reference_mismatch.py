@@ -17,7 +17,7 @@ import numpy as np
 from ultra_dsmoe.data.labelled import read_set, split_labels
 from ultra_dsmoe.data.reference.choice import chosen
 from ultra_dsmoe.data.reference.references import References
-from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT, QUALITY_LIMIT, laid_on, mismatch, register
+from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT, QUALITY_LIMIT, measured
 from ultra_dsmoe.errors import DataError, DSMoEError
 
 PAIRS, SEED = 200, 0
@@ -79,8 +79,8 @@ def read_pairs(data: str, count: int) -> list[tuple[Picture, Picture, Picture]]:
 
 def scores(image: Picture, reference: Picture, align: str) -> tuple[float, float]:
     """Return mismatch and quality of a pair."""
-    found = register(image, reference, align)
-    return mismatch(image, laid_on(image, reference, found.matrix)), found.quality
+    found, mismatch = measured(image, reference, align)
+    return mismatch, found.quality
 
 
 def row(pairs: list[tuple[Picture, Picture, Picture]], change: Callable[[Picture], Picture], align: str) -> str:

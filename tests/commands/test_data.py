@@ -202,7 +202,7 @@ def test_a_count_has_one_bound(words: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["make", "deeppcb"], "expected pcb-demo or hits-demo, the sets that are generated, got deeppcb"),
+        (["make", "deeppcb"], "expected pcb-demo, pcb-demo-ref, hits-demo, the sets that are generated, got deeppcb"),
         (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
         (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
         (

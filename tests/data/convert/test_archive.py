@@ -74,7 +74,7 @@ def test_other_folder_can_be_named(make_set: MakeSet, sets_folder: Path, tmp_pat
 
 def test_references_land_beside_the_images(make_set: MakeSet, sets_folder: Path) -> None:
     archive = pack(make_set(), ".zip")
-    with pytest.raises(DataError, match="^deeppcb-ref: expected its images first: dsmoe-yolo data unpack deeppcb "):
+    with pytest.raises(DataError, match=r"^deeppcb-ref: expected its images first: dsmoe-yolo data unpack deeppcb "):
         unpack_references("deeppcb-ref", archive)
     assert_nothing_left(sets_folder)
     root = unpack("deeppcb", archive)
@@ -95,7 +95,7 @@ def test_an_archive_without_references_leaves_nothing(
     shutil.rmtree(made / "images")
     archive = pack(made, ".zip") if change == "no images" else tmp_path / "gone.zip"
     before = files(sets_folder)
-    with pytest.raises(DataError, match="expected (images/ with the references|a tar or zip file)"):
+    with pytest.raises(DataError, match=r"expected (images/ with the references|a tar or zip file)"):
         unpack_references("deeppcb-ref", archive)
     assert files(sets_folder) == before
 

@@ -148,8 +148,8 @@ def test_pairs_are_measured_once_and_kept_beside_the_images(
     measured = [first.load(file) for file in files]
 
     calls: list[Any] = []
-    real = references.register
-    monkeypatch.setattr(references, "register", lambda *a: calls.append(a) or real(*a))
+    real = references.measured
+    monkeypatch.setattr(references, "measured", lambda *a: calls.append(a) or real(*a))
     again = pickle.loads(pickle.dumps(made(value, tmp_path)))
     again.prepare(files)
     for new, old in zip((again.load(file) for file in files), measured, strict=True):

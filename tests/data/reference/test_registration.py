@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ultra_dsmoe.data.boards.demo import draw_board, draw_pair
-from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT, QUALITY_LIMIT, laid_on, mismatch, register
+from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT, QUALITY_LIMIT, laid_on, measured, mismatch, register
 
 SIDE = 224
 
@@ -112,6 +112,16 @@ def test_mismatch_tells_a_board_from_another(boards: list[tuple[np.ndarray, np.n
 def test_a_wrong_reference_cannot_be_laid_on_the_image(boards: list[tuple[np.ndarray, np.ndarray]]) -> None:
     qualities = [register(boards[i][0], boards[i - 1][1], "affine").quality for i in range(len(boards))]
     assert max(qualities) < QUALITY_LIMIT
+
+
+@pytest.mark.parametrize("align", ["none", "shift", "affine"])
+def test_registration_does_not_make_a_wrong_reference_right(
+    boards: list[tuple[np.ndarray, np.ndarray]], align: str
+) -> None:
+    """Where a map found by chance leaves the image's own pixels, both would be the same."""
+    for i, (image, golden) in enumerate(boards):
+        assert measured(image, golden, align)[1] < MISMATCH_LIMIT
+        assert measured(image, boards[i - 1][1], align)[1] > MISMATCH_LIMIT
 
 
 def test_mismatch_of_pictures_without_structure() -> None:

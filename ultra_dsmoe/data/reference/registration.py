@@ -19,6 +19,7 @@ SIGMA = 1.0  # pixels; smooths sensor noise and the jagged edges of binary pictu
 ECC_STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
 ECC_BLUR = 5  # pixels, OpenCV's default
 QUALITY_LIMIT = 0.45  # below it a reference could not be laid on its image
+REACHED = 0.8  # share of an image that a reference must cover
 COMPARED = 96  # pixels of the longer side in which two pictures are compared
 REACH = 2  # of these pixels that they may be shifted against each other
 FLOOR = 16.0  # deviation of gradients, in grey levels per 8 pixels, of a picture with hardly any structure
@@ -60,6 +61,18 @@ def register(image: np.ndarray, reference: np.ndarray, align: str) -> Registrati
         small, frame = _at_side(image, reference, side)
         known.append(_of_frame(_refined(*small, _in_frame(known[-1], frame), cv2.MOTION_AFFINE), frame))
     return _best(known, image, reference)
+
+
+def measured(image: np.ndarray, reference: np.ndarray, align: str) -> tuple[Registration, float]:
+    """Return how a reference lies on its image, and their mismatch.
+
+    What could be laid is compared as it is and as it is laid, since either may be the better view of nearly empty
+    pictures; what could not, as it is: a map found by chance would make a wrong reference look right.
+    """
+    found, score = register(image, reference, align), mismatch(image, reference)
+    if align == "none" or found.quality < QUALITY_LIMIT:
+        return found, score
+    return found, min(score, mismatch(image, laid_on(image, reference, found.matrix)))
 
 
 def laid_on(image: np.ndarray, reference: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -109,7 +122,7 @@ def _best(matrices: list[np.ndarray], image: np.ndarray, reference: np.ndarray) 
 def _correlation(one: np.ndarray, other: np.ndarray, matrix: np.ndarray) -> float:
     """Return the correlation of a picture with another that is laid on it, where both are."""
     both = _reached(one.shape, matrix)
-    if 2 * both.sum() < both.size:  # what is left by chance may look alike
+    if both.mean() < REACHED:  # what is left by chance may look alike
         return 0.0
     return _likeness(one[both], _warped(other, matrix)[both], FLOOR)
 
