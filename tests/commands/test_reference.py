@@ -33,7 +33,7 @@ def test_command_draws_and_says_what_is_wrong(
     monkeypatch.setattr(sys, "argv", words)
     assert cli.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("board_00001.jpg: the reference seems to show another product (mismatch 0.")
+    assert lines[0].startswith("board_00001.jpg: the reference seems to show another product (mismatch ")
     assert lines[1:] == ["board_00002.jpg: no reference", f"written: {out}"]
     picture = Image.open(out)
     assert picture.format == "PNG"
