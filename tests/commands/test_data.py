@@ -46,6 +46,20 @@ def test_make_passes_every_option_on(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert label == draw_board(0, split="val", seed=3, size=128).label_lines()
 
 
+def test_sets_with_references_are_made_and_unpacked(
+    make_set: Callable[..., Path], sets_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "boards"
+    assert run(["data", "make", "pcb-demo-ref", "train=1", "val=1", "size=96", f"out={out}"]) == 0
+    assert "pcb-demo-ref: 1 + 1 boards in " in capsys.readouterr().out
+    assert len(list((out / "references").rglob("*.jpg"))) == 2
+    archive = shutil.make_archive(str(tmp_path / "set"), "zip", make_set())
+    assert run(["data", "unpack", "deeppcb", archive]) == 0
+    assert run(["data", "unpack", "deeppcb-ref", archive]) == 0
+    place = sets_folder / "DeepPCB" / "references"
+    assert f"deeppcb-ref: references are in {place}; train with data=deeppcb-ref.yaml\n" in capsys.readouterr().out
+
+
 def files(root: Path) -> dict[str, bytes]:
     return {f.relative_to(root).as_posix(): f.read_bytes() for f in root.rglob("*") if f.is_file()}
 
@@ -188,7 +202,7 @@ def test_a_count_has_one_bound(words: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["make", "deeppcb"], "expected pcb-demo or hits-demo, the sets that are generated, got deeppcb"),
+        (["make", "deeppcb"], "expected pcb-demo, pcb-demo-ref, hits-demo, the sets that are generated, got deeppcb"),
         (["unpack", "deepcb", "x.tar"], r"did you mean 'deeppcb'\?"),
         (["unpack", "deeppcb", "x.tar"], r"archive: expected a tar or zip file, got x\.tar"),
         (

@@ -15,7 +15,8 @@ from ultra_dsmoe.data.boards.defects import CLASSES
 from ultra_dsmoe.errors import DataError
 
 NAMES = sorted(packaged.COMMANDS)
-FETCHED = [n for n in NAMES if n != "pcb-demo"]
+DRAWN = ("pcb-demo", "pcb-demo-ref")
+FETCHED = [n for n in NAMES if n not in DRAWN]
 
 
 @pytest.fixture(params=NAMES)
@@ -108,10 +109,21 @@ def test_demo_classes_are_those_that_are_drawn() -> None:
     assert packaged.class_names(packaged.load("pcb-demo")) == list(CLASSES)
 
 
-def test_demo_counts_in_comments_are_those_of_the_generator() -> None:
+@pytest.mark.parametrize("name", ["pcb-demo", "deeppcb"])
+def test_sets_with_references_are_otherwise_the_same(name: str) -> None:
+    """What is learned from both can be compared; the plain ones keep their meaning."""
+    plain, paired = packaged.load(name), packaged.load(f"{name}-ref")
+    assert "reference" not in plain
+    assert paired.pop("reference") == "references"
+    other = {"download", "path"} if name == "pcb-demo" else {"download"}
+    assert {key for key in {*plain, *paired} if plain.get(key) != paired.get(key)} == other
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_demo_counts_in_comments_are_those_of_the_generator(name: str) -> None:
     from ultra_dsmoe.data.boards import demo
 
-    text = (packaged.yaml_folder() / "pcb-demo.yaml").read_text(encoding="utf-8")
+    text = (packaged.yaml_folder() / f"{name}.yaml").read_text(encoding="utf-8")
     assert re.findall(r"images/\w+ # (\d+) boards", text) == [str(demo.TRAIN), str(demo.VAL)]
 
 
@@ -153,7 +165,8 @@ def test_missing_images_give_one_line_with_the_command(
     assert "\n" not in message
 
 
-def test_demo_is_generated_by_the_host_when_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", DRAWN)
+def test_demo_is_generated_by_the_host_when_missing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ultralytics.data.utils import check_det_dataset
 
     from ultra_dsmoe.data.boards import demo
@@ -161,10 +174,12 @@ def test_demo_is_generated_by_the_host_when_missing(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ultralytics.data.utils.DATASETS_DIR", tmp_path / "sets")
     monkeypatch.setattr(demo.generate, "__defaults__", (2, 1, 42, 96, None, False))
-    file = str(packaged.yaml_folder() / "pcb-demo.yaml")
+    file = str(packaged.yaml_folder() / f"{name}.yaml")
     data = check_det_dataset(file)
-    assert Path(data["val"]) == tmp_path / "sets" / "pcb-demo" / "images" / "val"
+    assert Path(data["val"]) == tmp_path / "sets" / name / "images" / "val"
     assert len(list(Path(data["val"]).iterdir())) == 1
+    golden = sorted((tmp_path / "sets" / name).glob("references/*/*.jpg"))
+    assert len(golden) == (3 if name == "pcb-demo-ref" else 0)
     before = {f: f.stat().st_mtime_ns for f in Path(data["path"]).rglob("*")}
     check_det_dataset(file)  # now it is there: nothing is drawn again
     assert {f: f.stat().st_mtime_ns for f in Path(data["path"]).rglob("*")} == before

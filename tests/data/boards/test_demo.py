@@ -254,3 +254,35 @@ def test_the_faster_of_two_processes_wins(tmp_path: Path, monkeypatch: pytest.Mo
     assert generate(tmp_path / "set", 1, 1, size=96).is_file()
     assert len(list((tmp_path / "set" / "images" / "train").iterdir())) == 2
     assert [f.name for f in tmp_path.iterdir()] == ["set"]
+
+
+# known-good boards
+
+
+def test_a_known_good_board_has_the_layout_without_the_defects() -> None:
+    """It differs from the board where the defects are, and otherwise by place, light and noise alone."""
+    from ultra_dsmoe.data.reference.registration import laid_on, register
+
+    for i in (0, 1, 2):
+        board, golden = demo.draw_pair(i, seed=3, size=320)
+        assert np.array_equal(board.image, draw_board(i, seed=3, size=320).image)
+        assert golden.shape == board.image.shape
+        image, other = (p.reshape(320, 320, -1) for p in (board.image, golden))
+        found = register(image, other, "shift")
+        assert np.abs(found.matrix[:, 2]).max() < 3.5
+        laid = laid_on(image, other, found.matrix).astype(float)
+        laid *= np.median(image) / np.median(laid)  # exposure
+        difference, changed = np.abs(laid - image).mean(axis=2), board.sound != board.copper
+        assert difference[changed].mean() > 3 * difference[~changed].mean()
+
+
+def test_references_leave_boards_and_labels_as_they_are(tmp_path: Path) -> None:
+    plain, paired = (tmp_path / "plain", tmp_path / "paired")
+    generate(plain, 2, 1, size=96)
+    file = generate(paired, 2, 1, size=96, references=True)
+    names = {str(f.relative_to(plain)) for f in plain.glob("*/*/*")}
+    assert all((plain / name).read_bytes() == (paired / name).read_bytes() for name in names)
+    more = {str(f.relative_to(paired)) for f in paired.glob("*/*/*")} - names
+    assert more == {name.replace("images", "references") for name in names if name.startswith("images")}
+    assert yaml.safe_load(file.read_text())["reference"] == "references"
+    assert "reference" not in yaml.safe_load((plain / "data.yaml").read_text())

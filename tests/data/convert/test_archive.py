@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from ultra_dsmoe.data import packaged
-from ultra_dsmoe.data.convert.archive import unpack
+from ultra_dsmoe.data.convert.archive import unpack, unpack_references
 from ultra_dsmoe.errors import DataError
 
 MakeSet = Callable[..., Path]
@@ -70,6 +70,34 @@ def test_data_yaml_is_the_packaged_one_with_what_the_archive_adds(
 def test_other_folder_can_be_named(make_set: MakeSet, sets_folder: Path, tmp_path: Path) -> None:
     assert unpack("deeppcb", pack(make_set(), ".tar"), tmp_path / "mine") == tmp_path / "mine"
     assert not sets_folder.exists()
+
+
+def test_references_land_beside_the_images(make_set: MakeSet, sets_folder: Path) -> None:
+    archive = pack(make_set(), ".zip")
+    with pytest.raises(DataError, match=r"^deeppcb-ref: expected its images first: dsmoe-yolo data unpack deeppcb "):
+        unpack_references("deeppcb-ref", archive)
+    assert_nothing_left(sets_folder)
+    root = unpack("deeppcb", archive)
+    before = files(root)
+    assert unpack_references("deeppcb-ref", archive) == root / "references" == packaged.references_root("deeppcb-ref")
+    images = {name.replace("images", "references"): b for name, b in before.items() if name.startswith("images")}
+    assert files(root) == {**before, **images}
+    with pytest.raises(DataError, match="a new or empty folder"):
+        unpack_references("deeppcb-ref", archive)
+
+
+@pytest.mark.parametrize("change", ["no images", "no file"])
+def test_an_archive_without_references_leaves_nothing(
+    change: str, make_set: MakeSet, sets_folder: Path, tmp_path: Path
+) -> None:
+    made = make_set()
+    unpack("deeppcb", pack(made, ".tar"))
+    shutil.rmtree(made / "images")
+    archive = pack(made, ".zip") if change == "no images" else tmp_path / "gone.zip"
+    before = files(sets_folder)
+    with pytest.raises(DataError, match=r"expected (images/ with the references|a tar or zip file)"):
+        unpack_references("deeppcb-ref", archive)
+    assert files(sets_folder) == before
 
 
 @pytest.mark.realdata

@@ -64,12 +64,15 @@ def unpack_references(name: str, archive: str | Path, root: str | Path | None = 
         The folder.
 
     Raises:
-        DataError: If the archive is missing, unsafe, damaged or without images, or the folder is in use.
+        DataError: If the archive is missing, unsafe, damaged or without images, the set's own images are not there yet,
+            or the folder is in use.
     """
     archive = Path(archive)
-    root = Path(root).resolve() if root else packaged.references_root(name)
     if not archive.is_file():
         raise DataError("archive", "a tar or zip file", f"{archive}, which is no file")
+    if root is None and not packaged.images_root(name).is_dir():  # they would find their place taken
+        raise DataError(name, f"its images first: {packaged.COMMANDS[name]}", f"{packaged.images_root(name)} missing")
+    root = Path(root).resolve() if root else packaged.references_root(name)
     require_unused(root)
     with whole_folder(root) as content:
         extracted = content.with_name("extracted")

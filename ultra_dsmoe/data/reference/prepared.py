@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ultra_dsmoe.errors import PlaceError
-from ultra_dsmoe.files import can_write, whole_file
+from ultra_dsmoe.files import can_write, file_state, whole_file
 
 FORMAT = 1
 Stamp = list[Any]  # state of an image and its reference
@@ -92,14 +92,9 @@ class Prepared:
 
 
 def stamp(image: Path, reference: Path | np.ndarray) -> Stamp:
-    """Return by what a pair that has changed is known: files by size and time, an array by its bytes."""
+    """Return by what a pair that has changed is known: files by size and times, an array by its bytes."""
     if isinstance(reference, np.ndarray):
         other: list[Any] = [list(reference.shape), zlib.crc32(reference.tobytes())]
     else:
-        other = [str(reference), *_state(reference)]
-    return [*_state(image), *other]
-
-
-def _state(file: Path) -> list[int]:
-    found = file.stat()
-    return [found.st_size, found.st_mtime_ns]
+        other = [str(reference), *file_state(reference)]
+    return [*file_state(image), *other]

@@ -18,8 +18,8 @@ from ultra_dsmoe.data.reference.registration import (
     MISMATCH_LIMIT,
     QUALITY_LIMIT,
     laid_on,
+    measured,
     mismatch,
-    register,
 )
 from ultra_dsmoe.data.reference.spec import ReferenceSpec
 from ultra_dsmoe.errors import DataError, DSMoEError
@@ -190,9 +190,8 @@ class References:
         """Measure a pair of one size."""
         if self.spec.align == "none":
             return Known(IDENTITY, None, mismatch(picture, reference))
-        found = register(picture, reference, self.spec.align)
-        laid = laid_on(picture, reference, found.matrix)
-        return Known(found.matrix, found.quality, mismatch(picture, laid))
+        found, score = measured(picture, reference, self.spec.align)
+        return Known(found.matrix, found.quality, score)
 
     def _source(self, image: Path) -> Path | np.ndarray:
         """Return the file of an image's reference, or the array that serves all.

@@ -1,8 +1,8 @@
 """Lay a known-good picture on its image, and tell whether both show the same product.
 
 All is judged by gradients, which know nothing of exposure, and of light only how fast it changes. A shift is found by
-phase correlation; an affine map by ECC, coarse to fine, from that shift on. What was found counts only where it fits
-better than what was there before.
+phase correlation, which is good to a pixel, and refined by ECC; an affine map by ECC, coarse to fine, from that shift
+on. What was found counts only where it fits better than what was there before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ SIGMA = 1.0  # pixels; smooths sensor noise and the jagged edges of binary pictu
 ECC_STOP = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-5)
 ECC_BLUR = 5  # pixels, OpenCV's default
 QUALITY_LIMIT = 0.45  # below it a reference could not be laid on its image
+REACHED = 0.8  # share of an image that a reference must cover
 COMPARED = 96  # pixels of the longer side in which two pictures are compared
 REACH = 2  # of these pixels that they may be shifted against each other
 FLOOR = 16.0  # deviation of gradients, in grey levels per 8 pixels, of a picture with hardly any structure
@@ -50,15 +51,28 @@ def register(image: np.ndarray, reference: np.ndarray, align: str) -> Registrati
     known = [IDENTITY]
     if align != "none":
         small, frame = _at_side(image, reference, SIDE)
-        known.append(_of_frame(_shift(*small), frame))
+        shift = _shift(*small)
+        known += [_of_frame(found, frame) for found in (shift, _refined(*small, shift, cv2.MOTION_TRANSLATION))]
     best = _best(known, image, reference)
     if align != "affine":
         return best
     known = [best.matrix]
     for side in (COARSE, SIDE):
         small, frame = _at_side(image, reference, side)
-        known.append(_of_frame(_affine(*small, _in_frame(known[-1], frame)), frame))
+        known.append(_of_frame(_refined(*small, _in_frame(known[-1], frame), cv2.MOTION_AFFINE), frame))
     return _best(known, image, reference)
+
+
+def measured(image: np.ndarray, reference: np.ndarray, align: str) -> tuple[Registration, float]:
+    """Return how a reference lies on its image, and their mismatch.
+
+    What could be laid is compared as it is and as it is laid, since either may be the better view of nearly empty
+    pictures; what could not, as it is: a map found by chance would make a wrong reference look right.
+    """
+    found, score = register(image, reference, align), mismatch(image, reference)
+    if align == "none" or found.quality < QUALITY_LIMIT:
+        return found, score
+    return found, min(score, mismatch(image, laid_on(image, reference, found.matrix)))
 
 
 def laid_on(image: np.ndarray, reference: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -108,7 +122,7 @@ def _best(matrices: list[np.ndarray], image: np.ndarray, reference: np.ndarray) 
 def _correlation(one: np.ndarray, other: np.ndarray, matrix: np.ndarray) -> float:
     """Return the correlation of a picture with another that is laid on it, where both are."""
     both = _reached(one.shape, matrix)
-    if 2 * both.sum() < both.size:  # what is left by chance may look alike
+    if both.mean() < REACHED:  # what is left by chance may look alike
         return 0.0
     return _likeness(one[both], _warped(other, matrix)[both], FLOOR)
 
@@ -126,11 +140,11 @@ def _shift(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.array([[1, 0, dx], [0, 1, dy]], np.float32)
 
 
-def _affine(one: np.ndarray, other: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the affine map between two pictures of edges; ``start`` where none is found."""
+def _refined(one: np.ndarray, other: np.ndarray, start: np.ndarray, motion: int) -> np.ndarray:
+    """Return the map of a kind between two pictures of edges, near ``start``; that itself where none is found."""
     everywhere = np.full(other.shape, np.iinfo(np.uint8).max, np.uint8)
     try:
-        return cv2.findTransformECC(one, other, start.copy(), cv2.MOTION_AFFINE, ECC_STOP, everywhere, ECC_BLUR)[1]
+        return cv2.findTransformECC(one, other, start.copy(), motion, ECC_STOP, everywhere, ECC_BLUR)[1]
     except cv2.error:  # pictures that have nothing in common, on which it does not converge
         return start
 
