@@ -16,7 +16,6 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import YAML
-from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 
 from ultra_dsmoe.edge.lint import lint
 from ultra_dsmoe.errors import ConfigError
@@ -129,9 +128,11 @@ def test_the_host_builds_one_by_name_with_the_channels_of_its_file() -> None:
     assert net.eval()(torch.rand(1, 6, 64, 64))[0].shape == (1, 84, 84)
 
 
-@pytest.mark.parametrize(("name", "loss"), [("yolov8n-ref", v8DetectionLoss), ("yolo26n-ref", E2ELoss)])
-def test_the_criterion_is_the_hosts(name: str, loss: type) -> None:
-    assert type(build(name).init_criterion()) is loss
+@pytest.mark.parametrize("name", STOCK)
+def test_the_criterion_is_the_hosts(name: str) -> None:
+    source = stock(name)
+    source.args = get_cfg()
+    assert type(build(name).init_criterion()) is type(source.init_criterion())
 
 
 @pytest.mark.parametrize("name", STOCK)
@@ -217,6 +218,20 @@ def test_exported_graph_is_sound_and_agrees(name: str, tmp_path: Path, monkeypat
     with torch.no_grad():
         torch.testing.assert_close(got, model.model.eval()(pairs)[0], atol=1e-4, rtol=1e-4)
     assert not [n for n in onnx.load(path).graph.node if n.op_type == "BatchNormalization"]
+
+
+@pytest.mark.parametrize("name", ["yolov8n-ref", NETS[-1]])
+def test_any_size_and_batch_from_one_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = YOLO(f"{name}.yaml")
+    path = model.export(format="onnx", imgsz=64, dynamic=True, dsmoe_parity=False)
+    assert not lint(path, dynamic=True)
+    session = onnxruntime.InferenceSession(path)
+    for size in ((1, 6, 32, 96), (3, 6, 128, 64)):
+        pairs = torch.rand(size)
+        got = torch.from_numpy(session.run(None, {"images": pairs.numpy()})[0])
+        with torch.no_grad():
+            torch.testing.assert_close(got, model.model.eval()(pairs)[0], atol=1e-3, rtol=1e-4)
 
 
 def test_images_without_a_reference_are_told_in_one_line() -> None:

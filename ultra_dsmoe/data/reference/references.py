@@ -89,7 +89,8 @@ class References:
             if missing:
                 LOGGER.warning(f"{self.spec.argument}: {found}; they go with a blank reference")
         for file in files:
-            picture, reference = _decoded(file, self.channels), self._pixels(file)
+            reference = self._pixels(file)
+            picture = None if reference is None else _decoded(file, self.channels)
             if picture is not None and reference is not None:
                 self._fitted(file, reference, picture)
                 break
