@@ -37,7 +37,9 @@ CLASSIFIERS = {
 SIZE = 64
 KEPT = range(8)  # any experts: a lint looks at operators
 ALL_MODES = "dsmoe-n"  # the net that tries each mode in the quick run
-QUICK = {(ALL_MODES, mode) for mode in MODES} | {(net, MODES[0]) for net in ("yolov8n-dsmoe", "yolo26n-dsmoe")}
+QUICK = {(ALL_MODES, mode) for mode in MODES} | {
+    (net, MODES[0]) for net in ("yolov8n-dsmoe", "yolo26n-dsmoe", "dsmoe-n-ref")
+}
 CASES = [
     pytest.param(net, mode, marks=() if (net, mode) in QUICK else pytest.mark.slow)
     for nets in NETS.values()
