@@ -11,6 +11,7 @@ from ultralytics.nn.modules import Detect
 from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 from ultralytics.utils import LOGGER
 
+from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.augmented import predict_views
@@ -22,25 +23,35 @@ from ultra_dsmoe.model.text_side import TextSide
 from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
+from ultra_dsmoe.nn.reference.reference import Reference
 from ultra_dsmoe.ops.gray import check_gamma, gray_transform
 
 
 class DSMoEModel(TextSide, Network, DetectionModel):
-    """A detector built from a model YAML that names blocks of this package; its text side is in `TextSide`."""
+    """A detector built from a model YAML that names blocks of this package; its text side is in `TextSide`.
 
+    Attributes:
+        reference_info: How a net that compares images with references was trained; None in all others.
+    """
+
+    reference_info: dict[str, Any] | None = None
     yaml: dict[str, Any]  # the host's attributes, for the type checker
     model: Any
     stride: torch.Tensor
     largest_stride: int | None = None  # pixels, None while being built; a number, which `torch.export` can read
 
     def __init__(
-        self, cfg: str | dict[str, Any] = "dsmoe-n.yaml", ch: int = 3, nc: int | None = None, verbose: bool = True
+        self,
+        cfg: str | dict[str, Any] = "dsmoe-n.yaml",
+        ch: int | None = None,
+        nc: int | None = None,
+        verbose: bool = True,
     ) -> None:
         """Build the net.
 
         Args:
             cfg: Model YAML, path or dictionary.
-            ch: Input channels.
+            ch: Input channels, overrides the YAML's ``channels``; 3 where neither says them.
             nc: Number of classes, overrides the YAML.
             verbose: Whether to print the rows.
 
@@ -51,7 +62,9 @@ class DSMoEModel(TextSide, Network, DetectionModel):
         # A copy: the host writes into a dictionary that it is given, and `set_topk` does, so that nets would share it.
         cfg = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
         check_rows(cfg)  # the host looks into the first row before it reads any
-        super().__init__(cfg, ch, nc, verbose)
+        # Hosts differ in whether the YAML's number wins, and build a YAML that a user names without giving one.
+        cfg["channels"] = checks.whole("'channels' of the model YAML", cfg.get("channels") or 3) if ch is None else ch
+        super().__init__(cfg, cfg["channels"], nc, verbose)
         if not isinstance(self.model[-1], Detect):
             last = self.model[-1]
             name = last.type.rpartition(".")[2]
@@ -169,7 +182,8 @@ class DSMoEModel(TextSide, Network, DetectionModel):
     def load(self, weights: Any, verbose: bool = True) -> None:
         """Load weights by name and shape; rows of another net move to where this YAML's ``transfer`` has them.
 
-        Text is no weight: a net that knows its own keeps it, another takes it over from ours.
+        Text is no weight: a net that knows its own keeps it, another takes it over from ours. So is what a net knows
+        of its references.
 
         Args:
             weights: A model, or a checkpoint dictionary.
@@ -182,6 +196,8 @@ class DSMoEModel(TextSide, Network, DetectionModel):
         source, moved = transfer.fitted(self, source)
         if self.text_info is None:
             self.adopt_text(source)
+        if self.reference_info is None and isinstance(self.model[0], Reference):
+            self.reference_info = deepcopy(getattr(source, "reference_info", None))
         own = self.text_state()
         super().load(source, verbose and not moved)
         if own.info is not None:
