@@ -28,9 +28,10 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.export.images import pictures
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
 from ultra_dsmoe.files import can_write, whole_file
-from ultra_dsmoe.runtime.detections import network_input, read_images
+from ultra_dsmoe.runtime.detections import network_input
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_onnx
 
 IMAGES = 128  # for calibration (our choice: ranges of minimum and maximum settle early)
@@ -225,8 +226,8 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # the library 
         self._inputs = self._read()
 
     def _read(self) -> Iterator[dict[str, np.ndarray]]:
-        pictures = read_images(self._images, self._info.channels)
-        while some := list(islice(pictures, self._batch)):
+        inputs = pictures(self._images, self._info.channels)
+        while some := list(islice(inputs, self._batch)):
             yield {self._name: network_input(some, self._size, batch=self._batch)}
 
     def get_next(self) -> dict[str, np.ndarray] | None:
