@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.files import file_state
 
 NAME = "lmdb"
 FORMAT = 2
@@ -90,7 +91,13 @@ def load_library() -> Any:
 def cache_path(dataset: Any) -> Path:
     """Return the folder of a data set's cache: beside that of its images, one per size."""
     folder = Path(dataset.im_files[0]).parent
-    return folder.with_name(f"{folder.name}-{_size(dataset)}-{dataset.channels}.lmdb")
+    pairs = "" if _references(dataset) is None else "-pairs"
+    return folder.with_name(f"{folder.name}-{_size(dataset)}-{dataset.channels}{pairs}.lmdb")
+
+
+def _references(dataset: Any) -> Any:
+    """Return the known-good pictures that stand beside a data set's images, None where it has none."""
+    return getattr(dataset, "references", None)
 
 
 def _size(dataset: Any) -> str:
@@ -99,7 +106,8 @@ def _size(dataset: Any) -> str:
 
 def _settings(dataset: Any) -> str:
     """Return what all images of a cache share, in words."""
-    return f"format {FORMAT}, imgsz {_size(dataset)}, {dataset.channels} channels"
+    pairs = "" if _references(dataset) is None else " of each picture of a pair"
+    return f"format {FORMAT}, imgsz {_size(dataset)}, {dataset.channels} channels{pairs}"
 
 
 def _checksum(data: Any) -> bytes:
@@ -242,16 +250,17 @@ def _entered(transaction: Any, dataset: Any, i: int) -> tuple[dict[str, Any], bo
     """Return the index row of an image, whether its file has changed since it was cached, and whether it is new."""
     file = Path(dataset.im_files[i])
     name = b"file " + hashlib.blake2b(str(file.resolve()).encode(), digest_size=32).digest()
-    state = _state(file)
+    sources, words = _sources(dataset, i)
+    state = _state(sources, words)
     known = json.loads(bytes(_unsealed(transaction.get(name)) or b"{}"))
     if known.get("state") == state:
         return known, False, False
-    key = hashlib.blake2b(file.read_bytes(), digest_size=32).digest()
+    key = _key(sources, words)
     image, original, _ = dataset.load_image(i)
     dataset.ims[i] = None  # some versions of the host keep it
     if image.dtype != np.uint8:
         raise DataError(str(file), "a picture of 8 bits for cache=lmdb", image.dtype)
-    if _state(file) != state:
+    if _state(sources, words) != state:
         raise DataError(str(file), "a picture that stays as it is while it is cached", "another size or time")
     row = {"state": state, "key": key.hex(), "original": list(original), "shape": list(image.shape)}
     is_new = _unsealed(transaction.get(key)) is None
@@ -261,10 +270,26 @@ def _entered(transaction: Any, dataset: Any, i: int) -> tuple[dict[str, Any], bo
     return row, bool(known) and known["key"] != row["key"], is_new
 
 
-def _state(file: Path) -> list[int]:
-    """Return by what a changed file is known without reading it: bytes, times of writing and of any change, in ns."""
-    found = file.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+def _sources(dataset: Any, i: int) -> tuple[list[Path], list[str]]:
+    """Return the files that an image of a cache is made of, the image's first, and in words how a pair is."""
+    references = _references(dataset)
+    if references is None:
+        return [Path(dataset.im_files[i])], []
+    sources: list[Path] = dataset.sources(i)
+    return sources, ["pair", references.spec.align]
+
+
+def _state(sources: list[Path], words: list[str]) -> list[Any]:
+    """Return by what a changed image is known without reading its files."""
+    return [n for source in sources for n in file_state(source)] + words
+
+
+def _key(sources: list[Path], words: list[str]) -> bytes:
+    """Return the hash of an image's content; of a pair, that of the hashes of its files."""
+    contents = [source.read_bytes() for source in sources]
+    if words:
+        contents = [hashlib.blake2b(content).digest() for content in contents] + [" ".join(words).encode()]
+    return hashlib.blake2b(b"".join(contents), digest_size=32).digest()
 
 
 @contextmanager
@@ -284,6 +309,7 @@ def _bytes_needed(dataset: Any, rows: list[dict[str, Any]]) -> int:
     """Return about how many bytes the images not yet committed take, given the rows of those seen."""
     count = len(dataset.im_files)
     if not rows:
-        return count * int(np.prod(np.broadcast_to(dataset.imgsz, 2))) * dataset.channels
+        pictures = 1 if _references(dataset) is None else 2
+        return count * int(np.prod(np.broadcast_to(dataset.imgsz, 2))) * dataset.channels * pictures
     uncommitted = count - (len(rows) - 1) // COMMIT * COMMIT
     return uncommitted * sum(int(np.prod(row["shape"])) for row in rows) // len(rows)

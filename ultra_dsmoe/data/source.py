@@ -89,7 +89,6 @@ def table_of(data: str | Path) -> tuple[dict[str, Any], Path]:
     Raises:
         DataError: If there is no such file, or it holds no table.
     """
-    from ultralytics.data.utils import DATASETS_DIR
     from ultralytics.utils import checks
 
     file = checks.check_file(str(data), hard=False)
@@ -99,10 +98,15 @@ def table_of(data: str | Path) -> tuple[dict[str, Any], Path]:
     root = content.get("path")
     if not isinstance(root, (str, type(None))):
         raise DataError("data", "a path as text", f"{data} with {root!r}")
-    folder = Path(root or Path(file).parent)
-    if not folder.exists() and not folder.is_absolute():
-        folder = DATASETS_DIR / folder
-    return content, folder
+    return content, root_of(content, file)
+
+
+def root_of(content: dict[str, Any], file: str | Path) -> Path:
+    """Return the folder from which the host resolves the paths of a data YAML."""
+    from ultralytics.data.utils import DATASETS_DIR
+
+    folder = Path(content.get("path") or Path(file).parent)
+    return folder if folder.exists() or folder.is_absolute() else DATASETS_DIR / folder
 
 
 def _table(file: str) -> dict[str, Any]:

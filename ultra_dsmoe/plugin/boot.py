@@ -18,6 +18,9 @@ TARGETS = {
     "ultralytics.utils.torch_utils": ("ultra_dsmoe.plugin.stripping", "patch_torch_utils"),
     "ultralytics.cfg": ("ultra_dsmoe.plugin.keys", "patch_cfg"),
     "ultralytics.nn.tasks": ("ultra_dsmoe.plugin.tasks", "patch_tasks"),
+    "ultralytics.data.utils": ("ultra_dsmoe.plugin.reference_data", "patch_utils"),
+    "ultralytics.data.build": ("ultra_dsmoe.plugin.reference_data", "patch_build"),
+    "ultralytics.engine.exporter": ("ultra_dsmoe.plugin.reference_data", "patch_exporter"),
     "ultralytics.models.yolo.model": ("ultra_dsmoe.plugin.verbs", "patch_yolo"),
 }
 _searching: set[str] = set()  # targets being looked for, so that our finder stays out of its own way

@@ -66,7 +66,7 @@ def trainer_for(model: Any, ours: bool, given: dict[str, Any], arguments: dict[s
         check_file(weights)
     if ours:
         return None
-    if not _is_stock_detector(model):
+    if not is_stock_detector(model):
         if config is None:
             return None
         raise ConfigError("dsmoe_kd", "a YOLO detector as student", f"{getattr(model, 'model_name', model)}")
@@ -109,7 +109,7 @@ def _check_host(key: str) -> None:
         raise ConfigError(key, "Ultralytics 8.4.80 or newer, which has distill_model=", __version__)
 
 
-def _is_stock_detector(model: Any) -> bool:
+def is_stock_detector(model: Any) -> bool:
     """Whether a ``YOLO`` object holds a detector that the host's detection trainer trains."""
     from ultralytics.models import YOLO
     from ultralytics.nn.modules import Detect

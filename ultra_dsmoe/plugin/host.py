@@ -33,6 +33,9 @@ FACTS: dict[str, dict[str, tuple[str, ...] | None]] = {
         "ClassificationModel": ("cfg", "ch", "nc", "verbose"),
         "LOGGER": None,
     },
+    "ultralytics.data.utils": {"check_det_dataset": ("dataset", "autodownload")},
+    "ultralytics.data.build": {"YOLODataset": None, "build_yolo_dataset": ("cfg", "img_path", "batch", "data", "mode")},
+    "ultralytics.engine.exporter": {"Exporter.get_int8_calibration_dataloader": ("self", "prefix")},
     "ultralytics.models.yolo.model": {
         "YOLO.task_map": None,
         "Model.train": ("self", "trainer"),

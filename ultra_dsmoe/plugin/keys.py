@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ PREFIX = "dsmoe_"
 EXPORT_ONLY = ("dsmoe_parity",)
 TRAIN_ONLY = ("dsmoe_kd", "dsmoe_provider")
 VERIFYING = ("dsmoe_verify", "dsmoe_verify_band", "dsmoe_verify_min")  # of a second stage behind a detector
-FOR_ANY_DETECTOR = ("dsmoe_kd", *VERIFYING)  # also of stock layers
+FOR_ANY_DETECTOR = ("dsmoe_kd", "dsmoe_reference", *VERIFYING)  # also of stock layers
 NOT_FOR_TRAINING = ("dsmoe_keep", "dsmoe_dynamic_conv", *EXPORT_ONLY)
+NONE_MEANS_NO = ("dsmoe_reference",)  # the host reads the word none on a command line as None
 
 
 def _topk(value: Any) -> int:
@@ -123,6 +124,16 @@ def _verify_min(value: Any) -> float:
     return checks.number("dsmoe_verify_min", value, 0, 1)
 
 
+def _reference(value: Any) -> Any:
+    """Check ``dsmoe_reference``: a place of known-good pictures, False for none; in Python also arrays, or a list."""
+    from ultra_dsmoe.data.reference.choice import KEY
+    from ultra_dsmoe.data.reference.spec import plain
+
+    if isinstance(value, (list, tuple)):  # one for each picture of a prediction
+        return [plain(KEY, one, Path.cwd()) for one in value]
+    return plain(KEY, value, Path.cwd())
+
+
 KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_topk": _topk,
     "dsmoe_moe": _moe,
@@ -137,6 +148,7 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "dsmoe_verify": _verify,
     "dsmoe_verify_band": _verify_band,
     "dsmoe_verify_min": _verify_min,
+    "dsmoe_reference": _reference,
 }
 
 
@@ -149,7 +161,7 @@ def check(values: dict[str, Any]) -> None:
     for key in [k for k in values if isinstance(k, str) and k.startswith(PREFIX)]:
         if key not in KEYS:
             raise unknown(key)
-        if values[key] is None:  # as files of earlier releases have it
+        if values[key] is None and key not in NONE_MEANS_NO:  # as files of earlier releases have it
             del values[key]
         else:
             values[key] = KEYS[key](values[key])
@@ -184,6 +196,8 @@ def check_verb(verb: str, given: dict[str, Any]) -> None:
             raise ConfigError(key, "this key with val or predict only", f"{verb} {key}={given[key]}")
         if key in VERIFYING and "dsmoe_verify" not in given:
             raise ConfigError(key, "this key beside dsmoe_verify, the classifier", f"{key}={given[key]} alone")
+        if verb == "train" and key == "dsmoe_reference" and not isinstance(given[key], (bool, str, Mapping)):
+            raise ConfigError(key, "a folder, a CSV, a pattern or a picture's file in a training", "an array")
         if verb == "train" and key in NOT_FOR_TRAINING:
             raise ConfigError(key, "this key with val, predict, export or benchmark", f"train {key}={given[key]}")
     if verb == "train" and given.get("dsmoe_moe") == "static":

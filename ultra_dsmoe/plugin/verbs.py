@@ -12,7 +12,16 @@ from typing import Any
 from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.settings import Kept, align, in_force
-from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys, referencing, verifying
+from ultra_dsmoe.plugin import (
+    distill_choice,
+    fusing,
+    host,
+    host_arguments,
+    keys,
+    reference_training,
+    referencing,
+    verifying,
+)
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.leftovers import nothing_left
 from ultra_dsmoe.plugin.task_table import TASKS, Task, load, task_of, task_of_file
@@ -168,9 +177,14 @@ def wrap_train(stock: Any) -> Any:
         file = _read_cfg(kwargs.get("cfg"))
         asked = {**file, **kwargs}
         all_given = {**keys.pop_keys(file), **given}
-        required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
         keys.check_verb("train", all_given)
         task = task_of(our_net(self))
+        if reference_training.is_wanted(self, task == "detect", all_given, asked):
+            if task is None:  # a stock net becomes one of ours
+                kwargs["trainer"] = kwargs.get("trainer") or load(TASKS["detect"].trainer)
+            task = "detect"
+        if task is None:
+            required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
         ours = task is not None
         if task is not None:
             keys.check_task(TASKS[task], all_given)

@@ -21,7 +21,7 @@ from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.train.checkpoints import Checkpoints
 from ultra_dsmoe.train.run_folder import RunFolder
-from ultra_dsmoe.train.teacher import check_classes, check_teacher, load_teacher
+from ultra_dsmoe.train.teacher import check_teacher, load_teacher
 from ultra_dsmoe.train.worker_errors import WorkerErrors
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Distilling(Base):
         """Load the teacher and refuse it where it does not suit data and student.
 
         To be called by ``get_model``, before anything is trained. The host's distiller, where asked for by name, takes
-        any levels and channels; classes are for it what they are for ours.
+        any levels; classes and images are for it what they are for ours.
 
         Raises:
             DSMoEError: If settings, teacher, classes or levels do not suit each other.
@@ -64,7 +64,7 @@ class Distilling(Base):
                 expected = "attention or mimic for detectors that read text beside the maps"
                 raise ConfigError("dsmoe_kd", expected, "host, which would take the text for a map")
             if given and self.args.dsmoe_kd:
-                check_classes(load_teacher(given), self.data["names"], given)
+                check_teacher(load_teacher(given), student, self.data["names"], given)
             return
         self._teacher = load_teacher(self.args.distill_model)
         check_teacher(self._teacher, student, self.data["names"], self.args.distill_model)

@@ -21,6 +21,7 @@ from ultra_dsmoe.text.prompts import pooled_prompts, read_prompts
 from ultra_dsmoe.train.checkpoints import Checkpoints
 from ultra_dsmoe.train.distill_trainer import Distilling
 from ultra_dsmoe.train.optimizer import Movement, regroup, without_misfits
+from ultra_dsmoe.train.referencing import Referencing
 from ultra_dsmoe.train.router_health import RouterMonitor
 from ultra_dsmoe.train.run_folder import RunFolder
 from ultra_dsmoe.train.worker_errors import WorkerErrors
@@ -28,7 +29,7 @@ from ultra_dsmoe.train.worker_errors import WorkerErrors
 ONE_CLASS = "item"  # what the host calls the class that stands for all with ``single_cls``
 
 
-class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTrainer):
+class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, Referencing, DetectionTrainer):
     """The host's detection trainer for `DSMoEModel`."""
 
     default_kd = "attention"
@@ -92,9 +93,8 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
     def _build(self, cfg: str | dict[str, Any] | None, weights: nn.Module | None, verbose: bool) -> DSMoEModel:
         if lmdb_cache.is_wanted(self.args):
             lmdb_cache.load_library()  # fails here where it is missing, rather than after the net was built
-        model = DSMoEModel(
-            cfg or "dsmoe-n.yaml", nc=self.data["nc"], ch=self.data.get("channels", 3), verbose=verbose and RANK == -1
-        )
+        cfg, weights = self.paired(cfg or "dsmoe-n.yaml", weights)
+        model = DSMoEModel(cfg, nc=self.data["nc"], ch=self.data.get("channels", 3), verbose=verbose and RANK == -1)
         model.names = self.data["names"]  # before loading: the host matches class rows by name
         if taxonomy := self.data.get("taxonomy"):
             model.set_taxonomy(Taxonomy.parse(self.data["names"], taxonomy), seed=self.args.seed)
@@ -105,6 +105,7 @@ class DSMoETrainer(WorkerErrors, RunFolder, Checkpoints, Distilling, DetectionTr
             model.set_text(bank)
         if weights:
             model.load(weights)
+        self.remember_references(model)
         if self.args.dsmoe_gamma is not None:
             model.set_gamma(self.args.dsmoe_gamma)
         if self.args.dsmoe_topk is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ultra_dsmoe.data.reference.references import References
@@ -28,3 +28,11 @@ def in_force(references: References | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def attach(data: dict[str, Any], references: References | None) -> dict[str, Any]:
+    """Let the host's data dictionary carry known-good pictures, where there are some: its images become pairs."""
+    if references is not None:
+        data[DATA_KEY] = references
+        data["channels"] = 2 * references.channels
+    return data

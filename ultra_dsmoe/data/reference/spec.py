@@ -12,13 +12,15 @@ import numpy as np
 import yaml
 
 from ultra_dsmoe import checks
+from ultra_dsmoe.data.reference import strengths
+from ultra_dsmoe.data.reference.strengths import Strengths, read_strengths
 from ultra_dsmoe.errors import ConfigError
 
 MISSING = ("error", "blank")
 ALIGN = ("none", "shift", "affine")
 OPTIONS = {"missing": MISSING, "align": ALIGN}
 PLACES = ("folder", "csv", "pattern", "file")
-KEYS = (*PLACES, *OPTIONS)
+KEYS = (*PLACES, *OPTIONS, *strengths.KEYS)
 NOTHING = ("none", "false")  # words for no references at all
 FORMS = "a folder, a .csv file, a picture, or {pattern: ..., file: ...}"
 GROUP = re.compile(r"\{(\w*)\}")  # a place for a group of the pattern in a template
@@ -36,6 +38,7 @@ class ReferenceSpec:
         image: The picture that serves all images, (H, W, C) or (H, W), uint8 or uint16, BGR; from Python only.
         missing: What an image without one means: an ``error``, or a ``blank`` reference.
         align: How a reference is laid on its image: ``none``, by a ``shift``, by an ``affine`` map.
+        strengths: How much a training changes pairs.
         root: What relative paths in the CSV start from.
         argument: Under which name it was given, for errors.
     """
@@ -47,6 +50,7 @@ class ReferenceSpec:
     image: np.ndarray | None = field(default=None, compare=False, repr=False)
     missing: str = "error"
     align: str = "none"
+    strengths: Strengths = field(default_factory=Strengths)
     root: Path = Path()
     argument: str = field(default="reference", compare=False)
 
@@ -56,7 +60,7 @@ class ReferenceSpec:
         state: dict[str, Any] = {name: str(value) for name, value in places.items() if value is not None}
         if self.image is not None:
             state["image"] = list(self.image.shape)
-        return {**state, **{name: getattr(self, name) for name in OPTIONS}}
+        return {**state, **{name: getattr(self, name) for name in OPTIONS}, **self.strengths.state()}
 
 
 def read_spec(argument: str, value: Any, root: Path, base: ReferenceSpec | None = None) -> ReferenceSpec | None:
@@ -71,11 +75,11 @@ def read_spec(argument: str, value: Any, root: Path, base: ReferenceSpec | None 
     Raises:
         ConfigError: If it is something else.
     """
-    if value is None or value is False or (isinstance(value, str) and value.strip().lower() in NOTHING):
+    if is_nothing(value):
         return None
     if isinstance(value, str) and value.strip().startswith("{"):
         value = _mapping(argument, value)
-    given: dict[str, Any] = {name: getattr(base, name) for name in OPTIONS} if base else {}
+    given: dict[str, Any] = {name: getattr(base, name) for name in (*OPTIONS, "strengths")} if base else {}
     if isinstance(value, Mapping):
         return _of_mapping(argument, value, root, given, base)
     picture = _picture(argument, value)
@@ -86,6 +90,31 @@ def read_spec(argument: str, value: Any, root: Path, base: ReferenceSpec | None 
     path = _path(root, value)
     given[_kind(path)] = path
     return ReferenceSpec(root=root, argument=argument, **given)
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a user says that there are no references."""
+    return value is None or value is False or (isinstance(value, str) and value.strip().lower() in NOTHING)
+
+
+def plain(argument: str, value: Any, root: Path) -> Any:
+    """Return what a user said as plain values that mean the same in any folder, checked; arguments as of `read_spec`.
+
+    Returns:
+        A path, a mapping, or False for no references; an array or a PIL image as it came.
+
+    Raises:
+        ConfigError: If it is something else.
+    """
+    spec = read_spec(argument, value, root, ReferenceSpec())
+    if spec is None:
+        return False
+    if spec.image is not None:
+        return value
+    places = {name: str(place) for name in PLACES if (place := getattr(spec, name)) is not None}
+    if isinstance(value, str) and value.strip().startswith("{"):
+        value = _mapping(argument, value)
+    return {**value, **places} if isinstance(value, Mapping) else next(iter(places.values()))
 
 
 def _mapping(argument: str, text: str) -> Any:
@@ -104,6 +133,7 @@ def _of_mapping(
     for name, words in OPTIONS.items():
         if name in value:
             given[name] = checks.one_of(f"{argument}.{name}", value[name], words)
+    given["strengths"] = read_strengths(argument, value, given.get("strengths"))
     places = {name: value[name] for name in PLACES if name in value}
     for name, place in places.items():
         if not isinstance(place, (str, Path)) or not str(place).strip():

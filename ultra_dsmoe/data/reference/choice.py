@@ -1,0 +1,28 @@
+"""Which known-good pictures a call has: those of its key, or those that its data YAML names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ultra_dsmoe.data.reference.spec import ReferenceSpec, is_nothing, read_spec
+
+KEY, SECTION = "dsmoe_reference", "reference"  # of a call, and of a data YAML
+
+
+def chosen(content: Mapping[str, Any], root: Path, key: Any = None) -> ReferenceSpec | None:
+    """Return where the references of a data set are, None where there are none.
+
+    Args:
+        content: Of the data YAML.
+        root: What paths in it start from.
+        key: Value of the key, which wins over the YAML; None where it was not given.
+
+    Raises:
+        ConfigError: If one of them is no place of references.
+    """
+    if key is not None and is_nothing(key):
+        return None
+    section = read_spec(SECTION, content.get(SECTION), root)
+    return section if key is None else read_spec(KEY, key, Path.cwd(), section)
