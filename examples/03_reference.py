@@ -1,6 +1,6 @@
 """Compare parts with a good one, without torch: `python examples/03_reference.py best.onnx golden.png board.jpg ...`.
 
-Needs numpy, opencv-python and onnxruntime (TensorRT for an .engine file); exit code 2 where a picture shows another part.
+Needs numpy, opencv-python and onnxruntime (TensorRT for an .engine file); exits with 2 where one shows another part.
 """
 
 from __future__ import annotations

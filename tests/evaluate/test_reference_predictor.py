@@ -234,7 +234,7 @@ def test_blank_where_it_is_permitted(save_reference_net: SaveNet, caplog: pytest
     strict = YOLO(save_reference_net("strict.pt"))
     (asked,) = strict.predict(faulty_picture(), dsmoe_reference="{missing: blank}", **USUAL)
     assert asked.reference.state == "missing", "the user says so"
-    with pytest.raises(ConfigError, match="dsmoe_reference: expected known-good pictures for .*strict.pt"):
+    with pytest.raises(ConfigError, match=r"dsmoe_reference: expected known-good pictures for .*strict.pt"):
         strict.predict(faulty_picture(), dsmoe_reference="none", **USUAL)
 
 

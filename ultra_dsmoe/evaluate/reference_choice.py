@@ -11,17 +11,17 @@ import numpy as np
 from torch import nn
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.data.reference.references import ABSENT, Loaded, References
+from ultra_dsmoe.data.reference.choice import SECTION
+from ultra_dsmoe.data.reference.references import Loaded, References
 from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
 from ultra_dsmoe.data.reference.spec import ReferenceSpec, read_spec
-from ultra_dsmoe.data.source import DataSource, table_of
+from ultra_dsmoe.data.source import NETWORK_SHARE, DataSource, table_of
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.reference_row import has_reference, reference_channels
 from ultra_dsmoe.runtime.file_metadata import read_metadata
 from ultra_dsmoe.runtime.pairing import blank_like
-from ultra_dsmoe.runtime.reference_entry import BLANK, KEY, ReferenceEntry, read_entry
+from ultra_dsmoe.runtime.reference_entry import ABSENT, BLANK, KEY, ReferenceEntry, read_entry
 
-SECTION = "reference"  # of a data YAML
 WAYS = f"{KEY}= with a folder, CSV, picture or pattern (or {KEY}='{{missing: blank}}' to go without)"
 
 
@@ -109,19 +109,37 @@ def spec_of_data(source: DataSource | None) -> ReferenceSpec | None:
     return read_spec(SECTION, content.get(SECTION), root)
 
 
-def choose(entry: ReferenceEntry, given: Any, source: DataSource | None) -> References | None:
+def spec_of_net(net: Any) -> ReferenceSpec | None:
+    """Return where the training of a network had its references, as far as that is on this disk.
+
+    A checkpoint comes from anywhere: what it names is an existing folder or file, or nothing.
+    """
+    state = dict((getattr(net, "reference_info", None) or {}).get("spec") or {})
+    place = str(state.get("folder") or state.get("csv") or state.get("file") or "")
+    fixed, brace, _ = place.partition("{")  # of a template
+    if not place or place.startswith(NETWORK_SHARE) or not (Path(fixed).parent if brace else Path(place)).exists():
+        return None
+    return read_spec(SECTION, state, Path())
+
+
+def choose(
+    entry: ReferenceEntry, given: Any, source: DataSource | None, remembered: ReferenceSpec | None = None
+) -> References | None:
     """Return the references of a call, or None where nobody names any and the detector may not be without.
 
     Args:
         entry: Of the network or file.
         given: The key on the command line, None without; it wins over the data set.
         source: Data set of the call.
+        remembered: Where the network's own training had them; counts where the user names no data set.
 
     Raises:
         DSMoEError: If key or data set say something that cannot be meant.
     """
     own = ReferenceSpec(missing=entry.missing, align=entry.align, argument=KEY)
     base = spec_of_data(source)
+    if base is None and not (source is not None and source.named):
+        base = remembered
     if isinstance(given, (list, tuple)):
         return ListedReferences([_one(entry, value, base or own) for value in given], entry.channels)
     spec = base if given is None else read_spec(KEY, given, Path(), base or own)
@@ -134,7 +152,7 @@ def references_of(net: Any, given: Any, source: DataSource | None, name: str) ->
     """Return the references that a network needs, None for one that needs none.
 
     Args:
-        net: The network.
+        net: The network, or the path of an exported file.
         given: The key, None without.
         source: Data set.
         name: Of the network, for errors.
@@ -147,7 +165,7 @@ def references_of(net: Any, given: Any, source: DataSource | None, name: str) ->
         if given is not None:
             raise without_row(name, given)
         return None
-    found = choose(entry, given, source)
+    found = choose(entry, given, source, spec_of_net(net))
     if found is None:
         raise missing(name)
     return found

@@ -30,6 +30,7 @@ class ReferenceValidator(DetectionValidator):
     references: References
     log: ReferenceLog
     save_dir: Any  # the host's, for the type checker
+    training: Any
 
     def __call__(self, trainer: Any = None, model: Any = None, **kwargs: Any) -> Any:
         """Validate as the host does; arguments are the host's.
@@ -37,18 +38,21 @@ class ReferenceValidator(DetectionValidator):
         Raises:
             ConfigError: If the detector compares and no references are in force.
         """
-        self.entry = entry_of(model if model is not None else self.args.model) if trainer is None else None
-        if self.entry is not None:
-            references = in_force.current()
-            if references is None:
-                raise missing(str(self.args.model))
-            self.references = references
+        wants = trainer is None and entry_of(model if model is not None else self.args.model) is not None
+        if wants and in_force.current() is None:
+            raise missing(str(self.args.model))
         return super().__call__(trainer, model, **kwargs)
 
     def init_metrics(self, model: torch.nn.Module) -> None:
         """Begin to count."""
         super().init_metrics(model)
-        if self.entry is not None:
+        references = None if self.training else in_force.current()
+        self.entry = None
+        if references is not None:
+            net = getattr(model, "model", None)  # of the host's backend; a file has none of ours
+            self.entry = entry_of(net) or entry_of(str(self.args.model))
+        if references is not None and self.entry is not None:
+            self.references = references
             file = Path(self.save_dir) / FILE
             file.unlink(missing_ok=True)  # of an earlier run in the same folder
             self.log = ReferenceLog(limit_of(self.entry), file)

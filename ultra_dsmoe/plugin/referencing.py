@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from ultra_dsmoe.plugin.task_table import has_mark
+from ultra_dsmoe.plugin.task_table import has_mark, task_of
 from ultra_dsmoe.runtime.reference_entry import KEY
 
 CALLERS = ("export", "benchmark")  # verbs that validate and predict with files that they have made
@@ -22,8 +21,11 @@ def wants_references(model: Any) -> bool:
     held = getattr(held, "student_model", held)
     if isinstance(held, (str, Path)):
         return has_mark(held, KEY)
-    module = sys.modules.get("ultra_dsmoe.model.reference_row")  # a network with the row exists only where it is loaded
-    return module is not None and module.has_reference(held)
+    if task_of(held) != "detect":
+        return False
+    from ultra_dsmoe.model.reference_row import has_reference  # late: every process with the host loads this module
+
+    return has_reference(held)
 
 
 def of_call(model: Any, verb: str, given: dict[str, Any], kwargs: dict[str, Any], source: Any = None) -> Any:
@@ -56,7 +58,8 @@ def of_call(model: Any, verb: str, given: dict[str, Any], kwargs: dict[str, Any]
         # The host's benchmark predicts a picture of its own with every file that it exports.
         is_foreign = caller == "benchmark" and verb == "predict"
         return reference_choice.NoReferences(entry.channels) if is_foreign else around
-    found = reference_choice.choose(entry, value, _source(model, held, kwargs))
+    source_of_data = _source(model, held, kwargs)
+    found = reference_choice.choose(entry, value, source_of_data, reference_choice.spec_of_net(held))
     if found is None and verb != "export" and not _is_tensor(source):  # what an export needs it knows itself
         raise reference_choice.missing(str(getattr(model, "ckpt_path", None) or model.model_name))
     return found
