@@ -160,7 +160,7 @@ def test_demo_is_generated_by_the_host_when_missing(tmp_path: Path, monkeypatch:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ultralytics.data.utils.DATASETS_DIR", tmp_path / "sets")
-    monkeypatch.setattr(demo.generate, "__defaults__", (2, 1, 42, 96, None))
+    monkeypatch.setattr(demo.generate, "__defaults__", (2, 1, 42, 96, None, False))
     file = str(packaged.yaml_folder() / "pcb-demo.yaml")
     data = check_det_dataset(file)
     assert Path(data["val"]) == tmp_path / "sets" / "pcb-demo" / "images" / "val"

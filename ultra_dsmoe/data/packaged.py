@@ -15,13 +15,18 @@ from ultra_dsmoe.files import package_roots
 # How to get the images of each packaged set; shown when they are missing.
 COMMANDS = {
     "pcb-demo": "dsmoe-yolo data make pcb-demo",
+    "pcb-demo-ref": "dsmoe-yolo data make pcb-demo-ref",
     "pcb": "dsmoe-yolo data convert-voc pcb PCB_DATASET",
     "deeppcb": "dsmoe-yolo data unpack deeppcb DeepPCB.tar",
+    "deeppcb-ref": "dsmoe-yolo data unpack deeppcb DeepPCB.tar",
     "neu-det": "dsmoe-yolo data unpack neu-det NEU-DET.tar",
     "aluminium": "dsmoe-yolo data convert-voc aluminium FOLDER --split 8:1:1",
     "bbmp": "dsmoe-yolo data unpack bbmp ARCHIVE",
     "tilda": "dsmoe-yolo data convert-masks tilda FOLDER",
 }
+
+# How to get the known-good pictures of a set that are not among its images.
+REFERENCE_COMMANDS = {"deeppcb-ref": "dsmoe-yolo data unpack deeppcb-ref DeepPCB-templates.tar"}
 
 # What in a packaged YAML says where its images are and how to get them; all the rest describes the set itself.
 PLACE = frozenset({"path", "train", "val", "test", "download"})
@@ -81,6 +86,16 @@ def place_of(folder: str) -> Path:
 
     path = Path(folder)
     return path.resolve() if path.exists() else (Path(settings["datasets_dir"]) / path).resolve()
+
+
+def references_root(name: str) -> Path:
+    """Return the folder of the known-good pictures of a packaged set that has such a folder."""
+    return images_root(name) / load(name)["reference"]
+
+
+def command_for_references(folder: Path) -> str | None:
+    """Return the command that brings the known-good pictures of a packaged set, None for a folder of no such set."""
+    return next((how for name, how in REFERENCE_COMMANDS.items() if references_root(name) == folder), None)
 
 
 def class_names(data: Mapping[str, Any]) -> list[str]:

@@ -245,8 +245,8 @@ demo.generate(r"{tmp_path / "set"}", 4, 1, size=96)
 def test_the_faster_of_two_processes_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = demo._write_yaml
 
-    def other_finishes_first(file: Path, call: str) -> None:
-        real(file, call)
+    def other_finishes_first(file: Path, name: str, call: str) -> None:
+        real(file, name, call)
         monkeypatch.setattr(demo, "_write_yaml", real)
         generate(tmp_path / "set", 2, 1, size=96)
 

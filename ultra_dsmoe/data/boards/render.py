@@ -1,7 +1,8 @@
 """From the masks of a generated board to a photograph of it: materials, light, lens and sensor.
 
 Two kinds of picture: colour photographs of finished boards (solder mask, metal finish, print) and grey line scans of
-etched panels (bright copper on dark laminate, no mask, no print).
+etched panels (bright copper on dark laminate, no mask, no print). A second board of a product can be photographed under
+the same camera and light: it lies elsewhere by a few pixels, and has texture, exposure and noise of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import numpy as np
 from ultra_dsmoe.data.boards.layout import Layout
 
 GREY_SHARE = 0.4
+MAX_SHIFT = 3.0  # pixels between two boards of a product under one camera, our choice
+EXPOSURES = (0.8, 1.25)  # of the second board, relative to the first
+NOISE = (1.5, 4.5)  # standard deviation in grey levels
 # Materials, the order of the palette's rows.
 BASE, TRACE, LAMINATE, METAL, PRINT, BARREL, HOLE, OUTSIDE = range(8)
 Colour = tuple[int, int, int]  # BGR
@@ -44,13 +48,17 @@ class _Look:
     grey: bool
 
 
-def photograph(rng: np.random.Generator, layout: Layout, copper: np.ndarray) -> np.ndarray:
+def photograph(
+    rng: np.random.Generator, layout: Layout, copper: np.ndarray, again: np.random.Generator | None = None
+) -> np.ndarray:
     """Photograph a board.
 
     Args:
         rng: Source of every choice.
         layout: Everything on the board but its copper.
         copper: Copper with or without defects (uint8, 0 or 1).
+        again: Source of what tells a second board of the product from the first, under the same camera and light; with
+            it ``rng`` must be in the state that it had before the first.
 
     Returns:
         Image (uint8, BGR, [size, size, 3]), or [size, size] for a grey line scan.
@@ -61,13 +69,34 @@ def photograph(rng: np.random.Generator, layout: Layout, copper: np.ndarray) -> 
     image = image[..., 0] if look.grey else image
     lens = float(rng.uniform(0.55, 0.95))
     image = cv2.GaussianBlur(image, (0, 0), lens).astype(np.float32)
-    gain = _light(rng, layout.copper.shape[0], look) * (1 + _texture(rng, material))
-    extra = rng.standard_normal(gain.shape, np.float32) * float(rng.uniform(1.5, 4.5))
+    light, texture = _light(rng, layout.copper.shape[0], look), _texture(rng, material)
+    noise = _noise(rng, light.shape)
+    if again is not None:
+        place = _place(again)
+        light = light * np.float32(again.uniform(*EXPOSURES))
+        texture, noise = _moved(_texture(again, material), place), _noise(again, light.shape)
+        image, copper = _moved(image, place), _moved(copper * np.float32(1), place)
+    gain, extra = light * (1 + texture), noise
     if look.finished:  # the mask lies over the traces like a skin: their flanks catch or lose the light
         extra += _relief(rng, copper)
     if not look.grey:
         gain, extra = gain[..., None], extra[..., None]
     return np.clip(image * gain + extra, 0, 255).astype(np.uint8)
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the noise of a sensor, in grey levels."""
+    return rng.standard_normal(shape, np.float32) * float(rng.uniform(*NOISE))
+
+
+def _place(rng: np.random.Generator) -> np.ndarray:
+    """Draw where a second board lies: the map from the first one's pixels, (2, 3)."""
+    return np.hstack([np.eye(2), rng.uniform(-MAX_SHIFT, MAX_SHIFT, (2, 1))])
+
+
+def _moved(picture: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return a picture elsewhere; the pixels at its edge go on outwards."""
+    return cv2.warpAffine(picture, place, picture.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
 def _draw_look(rng: np.random.Generator) -> _Look:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +12,22 @@ import numpy as np
 
 from ultra_dsmoe.data.reference.pairing import blank_like
 from ultra_dsmoe.data.reference.places import named, place_of
+from ultra_dsmoe.data.reference.prepared import Known, Prepared, stamp
+from ultra_dsmoe.data.reference.registration import (
+    IDENTITY,
+    MISMATCH_LIMIT,
+    QUALITY_LIMIT,
+    laid_on,
+    mismatch,
+    register,
+)
 from ultra_dsmoe.data.reference.spec import ReferenceSpec
 from ultra_dsmoe.errors import DataError, DSMoEError
 from ultra_dsmoe.runtime.detections import read_image
 
 SAME_ASPECT = 0.01  # relative difference of height / width up to which two pictures show the same piece
 OK, ABSENT, UNREGISTERED = "ok", "missing", "unregistered"
+EACH = "a reference for each image (or missing: blank)"
 
 
 class Loaded(NamedTuple):
@@ -47,6 +58,8 @@ class References:
         """
         self.spec, self.channels = spec, channels
         self._place = place_of(spec)
+        self._prepared = Prepared(spec.align, channels)
+        self._last: tuple[tuple[Path, int], np.ndarray] | None = None  # one picture often serves many images
 
     def find(self, image: str | Path) -> Path | None:
         """Return the file of an image's reference, None where it has none or all share an array."""
@@ -69,18 +82,22 @@ class References:
             missing = [file for file in files if self._place.find(file) is None]
             found = f"{len(missing)} of {len(files)} missing ({named(file.name for file in missing)})"
             if missing and self.spec.missing == "error":
-                raise DataError(self.spec.argument, "a reference for each image (or missing: blank)", found)
+                raise DataError(self.spec.argument, EACH, found)
             if missing:
                 LOGGER.warning(f"{self.spec.argument}: {found}; they go with a blank reference")
-        first = next((file for file in files if self._place is None or self._place.find(file)), None)
-        if first is not None:
-            self._fitted(first, self._read(first), _read_file(str(first), first, self.channels))
+        for file in files:
+            picture, reference = _decoded(file, self.channels), self._pixels(file)
+            if picture is not None and reference is not None:
+                self._fitted(file, reference, picture)
+                break
 
     def load(self, image: str | Path, picture: np.ndarray | None = None) -> Loaded:
         """Return the reference of an image in its frame.
 
+        What `prepare` has measured is used; of other images it is measured here.
+
         Args:
-            image: Its file.
+            image: Its file, or a name for a picture that is none.
             picture: Its pixels (H, W, C), uint8, BGR; read from the file where they are left out.
 
         Raises:
@@ -88,17 +105,97 @@ class References:
         """
         file = Path(image)
         picture = _read_file(str(file), file, self.channels) if picture is None else picture
-        reference = self._read(file)
+        reference = self._pixels(file)
         if reference is None:
             if self.spec.missing == "error":
-                raise DataError(self.spec.argument, "a reference for each image (or missing: blank)", str(file))
+                raise DataError(self.spec.argument, EACH, f"none for {file}")
             return Loaded(blank_like(picture), None, None, ABSENT)
-        return Loaded(self._fitted(file, reference, picture), None, None, OK)
+        reference = self._fitted(file, reference, picture)
+        known = self._known(file) or self._measured(picture, reference)
+        if known.quality is not None and known.quality < QUALITY_LIMIT:
+            return Loaded(blank_like(picture), known.mismatch, known.quality, UNREGISTERED)
+        return Loaded(laid_on(picture, reference, known.matrix), known.mismatch, known.quality, OK)
 
     def prepare(self, images: Sequence[str | Path], prefix: str = "") -> None:
-        """Register all references once."""
+        """Measure all pairs once: how the reference lies on its image, and whether it shows the same product.
 
-    def _read(self, image: Path) -> np.ndarray | None:
+        Args:
+            images: Files of the images.
+            prefix: What the bar and the summary begin with.
+
+        Raises:
+            DSMoEError: If a reference cannot be used.
+        """
+        from ultralytics.utils import LOGGER, NUM_THREADS, TQDM
+
+        files = [Path(image) for image in images]
+        folders = sorted({file.parent for file in files})
+        for folder in folders:
+            self._prepared.read(folder)
+        new = [file for file in files if self._known(file) is None and self._has(file)]
+        if new:
+            with ThreadPool(min(NUM_THREADS, len(new))) as pool:
+                bar = TQDM(pool.imap_unordered(self._prepare, new), total=len(new), desc=f"{prefix}Reading references")
+                for _ in bar:
+                    pass
+            kept = [self._prepared.write(folder) for folder in folders]
+            if not all(kept):
+                LOGGER.warning(f"{prefix}references: measured in each run, nothing can be written beside the images")
+        LOGGER.info(f"{prefix}references: {self._summary(files)}")
+
+    def _summary(self, files: Sequence[Path]) -> str:
+        """Return in a line what is known of the references of some images."""
+        known = {file: found for file in files if (found := self._known(file))}
+        lost = [file.name for file, one in known.items() if one.quality is not None and one.quality < QUALITY_LIMIT]
+        other = [file.name for file, one in known.items() if one.mismatch > MISMATCH_LIMIT]
+        said = [f"{len(known) - len(lost)} of {len(files)} images have one"]
+        if lost:
+            said.append(f"{len(lost)} could not be laid on their image and count as missing ({named(lost)})")
+        if other:
+            said.append(
+                f"{len(other)} seem to show another product, mismatch above {MISMATCH_LIMIT:g} ({named(other)})"
+            )
+        return "; ".join(said)
+
+    def _has(self, image: Path) -> bool:
+        """Whether there is a reference for an image."""
+        return self._place is None or self._place.find(image) is not None
+
+    def _prepare(self, image: Path) -> None:
+        """Measure a pair and remember it; a picture that cannot be read is left to the host, which says so."""
+        picture, reference = _decoded(image, self.channels), self._pixels(image)
+        if picture is not None and reference is not None:
+            picture = read_image(picture, self.channels)
+            known = self._measured(picture, self._fitted(image, reference, picture))
+            self._prepared.put(image, stamp(image, self._source(image)), known)
+
+    def _known(self, image: Path) -> Known | None:
+        """Return what was measured of a pair that has not changed since."""
+        try:
+            return self._prepared.get(image, stamp(image, self._source(image)))
+        except (FileNotFoundError, DSMoEError):  # a picture that is no file, or no reference: nothing was measured
+            return None
+
+    def _measured(self, picture: np.ndarray, reference: np.ndarray) -> Known:
+        """Measure a pair of one size."""
+        if self.spec.align == "none":
+            return Known(IDENTITY, None, mismatch(picture, reference))
+        found = register(picture, reference, self.spec.align)
+        laid = laid_on(picture, reference, found.matrix)
+        return Known(found.matrix, found.quality, mismatch(picture, laid))
+
+    def _source(self, image: Path) -> Path | np.ndarray:
+        """Return the file of an image's reference, or the array that serves all.
+
+        Raises:
+            DataError: If it has none.
+        """
+        found = self.spec.image if self.spec.image is not None else self.find(image)
+        if found is None:
+            raise DataError(self.spec.argument, EACH, f"none for {image}")
+        return found
+
+    def _pixels(self, image: Path) -> np.ndarray | None:
         """Return the pixels of an image's reference as the host reads an image, None where it has none."""
         if self.spec.image is not None:
             try:
@@ -106,15 +203,19 @@ class References:
             except DSMoEError as e:
                 raise type(e)(self.spec.argument, e.expected, e.got) from e
         found = self.find(image)
-        return None if found is None else _read_file(self.spec.argument, found, self.channels)
+        if found is None:
+            return None
+        last, state = self._last, (found, found.stat().st_mtime_ns)
+        if last is None or last[0] != state:
+            self._last = last = state, _read_file(self.spec.argument, found, self.channels)
+        return last[1]
 
-    def _fitted(self, image: Path, reference: np.ndarray | None, picture: np.ndarray) -> np.ndarray:
+    def _fitted(self, image: Path, reference: np.ndarray, picture: np.ndarray) -> np.ndarray:
         """Return a reference in the size of its image.
 
         Raises:
             DataError: If it shows a piece of another shape.
         """
-        assert reference is not None
         (h, w), (rh, rw) = picture.shape[:2], reference.shape[:2]
         if (h, w) == (rh, rw):
             return reference
@@ -122,8 +223,7 @@ class References:
             expected = f"a reference of the product size of {image.name}, {w}x{h}"
             raise DataError(self.spec.argument, expected, f"{rw}x{rh} ({self.find(image) or 'an array'})")
         how = cv2.INTER_AREA if rh > h else cv2.INTER_LINEAR
-        resized = cv2.resize(reference, (w, h), interpolation=how)
-        return resized if resized.ndim == 3 else resized[..., None]
+        return cv2.resize(reference, (w, h), interpolation=how).reshape(picture.shape)
 
 
 def _read_file(argument: str, file: Path, channels: int) -> np.ndarray:
@@ -132,13 +232,19 @@ def _read_file(argument: str, file: Path, channels: int) -> np.ndarray:
     Raises:
         DataError: If it cannot be read, or has another number of channels.
     """
-    from ultralytics.utils.patches import imread
-
-    flag = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}.get(channels, cv2.IMREAD_UNCHANGED)
-    pixels = imread(str(file), flag)
+    pixels = _decoded(file, channels)
     if pixels is None:
         raise DataError(argument, "a picture that can be read", str(file))
     try:
         return read_image(pixels, channels)
     except DSMoEError as e:
         raise DataError(argument, f"a picture of {channels} channels", f"{file} ({e.got})") from e
+
+
+def _decoded(file: Path, channels: int) -> np.ndarray | None:
+    """Return what the host's loader makes of a file, None where it makes nothing of it."""
+    from ultralytics.utils.patches import imread
+
+    flag = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}.get(channels, cv2.IMREAD_UNCHANGED)
+    pixels: np.ndarray | None = imread(str(file), flag)
+    return pixels
