@@ -41,7 +41,9 @@ def expected(yolo: Any, picture: np.ndarray, golden: np.ndarray) -> torch.Tensor
 
     pair = torch.from_numpy(network_input([stacked(picture, golden)], (64, 64)))
     (result,) = YOLO(yolo.ckpt_path).predict(pair, **USUAL)
-    return result.boxes.conf
+    scores = result.boxes.conf
+    assert isinstance(scores, torch.Tensor)
+    return scores
 
 
 def test_array_and_its_reference(yolo: Any) -> None:

@@ -12,15 +12,14 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.data.reference.choice import SECTION
-from ultra_dsmoe.data.reference.references import Loaded, References
+from ultra_dsmoe.data.reference.references import References
 from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
 from ultra_dsmoe.data.reference.spec import ReferenceSpec, read_spec
 from ultra_dsmoe.data.source import NETWORK_SHARE, DataSource, table_of
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.reference_row import has_reference, reference_channels
 from ultra_dsmoe.runtime.file_metadata import read_metadata
-from ultra_dsmoe.runtime.pairing import blank_like
-from ultra_dsmoe.runtime.reference_entry import ABSENT, BLANK, KEY, ReferenceEntry, read_entry
+from ultra_dsmoe.runtime.reference_entry import BLANK, KEY, ReferenceEntry, read_entry
 
 WAYS = f"{KEY}= with a folder, CSV, picture or pattern (or {KEY}='{{missing: blank}}' to go without)"
 
@@ -35,12 +34,6 @@ class NoReferences(References):
     def require(self, images: Sequence[str | Path]) -> None:
         """Say that there is none."""
         LOGGER.warning(f"{KEY}: no references for {len(images)} images; they go with a blank reference")
-
-    def load(self, image: str | Path, picture: np.ndarray | None = None) -> Loaded:
-        """Return the blank reference of an image."""
-        if picture is None:
-            return super().load(image)
-        return Loaded(blank_like(picture), None, None, ABSENT)
 
 
 class ListedReferences(References):
@@ -93,8 +86,8 @@ def entry_of(model: Any) -> ReferenceEntry | None:
     info: dict[str, Any] = getattr(net, "reference_info", None) or {}
     spec = info.get("spec") or {}
     options = {name: spec[name] for name in ("missing", "align") if name in spec}
-    form = getattr(net.model[0], "form", None)
-    return ReferenceEntry(channels=reference_channels(net), limit=info.get("limit"), form=form, **options)
+    row: Any = net.model[0]  # type: ignore[index]  # a sequence of rows
+    return ReferenceEntry(channels=reference_channels(net), limit=info.get("limit"), form=row.form, **options)
 
 
 def spec_of_data(source: DataSource | None) -> ReferenceSpec | None:

@@ -12,7 +12,7 @@ from ultra_dsmoe.data.reference import in_force
 from ultra_dsmoe.data.reference.references import References
 from ultra_dsmoe.evaluate.reference_choice import entry_of, limit_of, missing
 from ultra_dsmoe.evaluate.reference_log import FILE, ReferenceLog
-from ultra_dsmoe.runtime.reference_entry import PictureReference, ReferenceEntry
+from ultra_dsmoe.runtime.reference_entry import ReferenceEntry
 
 
 class ReferenceValidator(DetectionValidator):
@@ -61,9 +61,7 @@ class ReferenceValidator(DetectionValidator):
         """Count a batch as the host does, and its references."""
         super().update_metrics(preds, batch)
         for file in batch["im_file"] if self.entry is not None else ():
-            found, loaded = self.references.find(file), self.references.load(file)
-            name = None if found is None else str(found)
-            self.log.add(str(file), PictureReference(loaded.state, loaded.mismatch, loaded.quality, name))
+            self.log.add(str(file), self.references.report(file))
 
     def print_results(self) -> None:
         """Print the host's table, and below it the line about the references."""

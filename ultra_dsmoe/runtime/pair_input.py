@@ -40,7 +40,7 @@ def paired(image: Image, reference: Image | None, entry: ReferenceEntry) -> tupl
         good = read_image(reference, entry.channels)
     except DSMoEError as e:
         raise type(e)("reference", e.expected, f"{e.got} ({name or 'an array'})") from e
-    good = fitted("reference", good, picture, "the image")
+    good = fitted("reference", good, picture, "the image", name)
     quality = None
     if entry.align != "none":
         found = register(picture, good, entry.align)
@@ -52,7 +52,9 @@ def paired(image: Image, reference: Image | None, entry: ReferenceEntry) -> tupl
     return stacked(picture, good), PictureReference(OK, mismatch(picture, good), quality, name)
 
 
-def fitted(argument: str, reference: np.ndarray, picture: np.ndarray, name: str) -> np.ndarray:
+def fitted(
+    argument: str, reference: np.ndarray, picture: np.ndarray, name: str, source: str | Path | None
+) -> np.ndarray:
     """Return a reference in the size of its image.
 
     Args:
@@ -60,6 +62,7 @@ def fitted(argument: str, reference: np.ndarray, picture: np.ndarray, name: str)
         reference: (H, W, C), uint8.
         picture: The image.
         name: Of the image, for errors.
+        source: File of the reference, None for an array.
 
     Raises:
         DataError: If it shows a piece of another shape.
@@ -68,7 +71,8 @@ def fitted(argument: str, reference: np.ndarray, picture: np.ndarray, name: str)
     if (h, w) == (rh, rw):
         return reference
     if abs(rh * w / (rw * h) - 1) > SAME_ASPECT:
-        raise DataError(argument, f"a reference of the product size of {name}, {w}x{h}", f"{rw}x{rh}")
+        raise DataError(
+            argument, f"a reference of the product size of {name}, {w}x{h}", f"{rw}x{rh} ({source or 'an array'})"
+        )
     how = cv2.INTER_AREA if rh > h else cv2.INTER_LINEAR
-    resized = cv2.resize(reference, (w, h), interpolation=how)
-    return resized if resized.ndim == 3 else resized[..., None]
+    return cv2.resize(reference, (w, h), interpolation=how).reshape(picture.shape)
