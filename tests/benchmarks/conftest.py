@@ -39,6 +39,12 @@ def net_latency() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def reference_latency() -> ModuleType:
+    load("net_latency")  # whose folder it works in
+    return load("reference_latency")
+
+
+@pytest.fixture(scope="session")
 def train_step() -> ModuleType:
     return load("train_step")
 

@@ -24,8 +24,9 @@ MODELS = {
     "yolov8-dsmoe.yaml": ["yolov8n-dsmoe", "yolov8s-dsmoe"],
     "yolo26-dsmoe.yaml": ["yolo26n-dsmoe", "yolo26s-dsmoe"],
 }
-# No experts, and sizes of 128: tests/nn/test_tmodel.py; no text: test_gasnet.py.
+# No experts, and sizes of 128: tests/nn/test_tmodel.py; no text: test_gasnet.py; two images: test_reference.py.
 ELSEWHERE = ["smodel.yaml", "tmodel.yaml", "gasnet.yaml", "yolov8-gasnet.yaml", "yolo26-gasnet.yaml"]
+ELSEWHERE += ["yolov8-ref.yaml", "yolo11-ref.yaml", "yolo26-ref.yaml", "dsmoe-ref.yaml"]
 ELSEWHERE += [
     "pfa-cls.yaml",
     "yolov8-pfa-cls.yaml",

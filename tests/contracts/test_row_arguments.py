@@ -21,7 +21,7 @@ from ultra_dsmoe.plugin.yaml_rows import load_layers
 ROOT = Path(__file__).resolve().parents[2]
 OURS = sorted(name for name, cls in load_layers().items() if cls.__module__.startswith("ultra_dsmoe."))
 # Rows of layers that no packaged YAML has.
-MORE = {name: RowContext(name, 32, []) for name in ("CBAM", "BandSplit", "DualAttention", "GAD")}
+MORE = {name: RowContext(name, 32, []) for name in ("CBAM", "BandSplit", "DualAttention", "FeatureDifference", "GAD")}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def rows() -> dict[str, RowContext]:
             d = yaml_model_load(str(file))
             scales = d.get("scales", {})
             d["scale"] = max(scales, key=lambda scale: scales[scale][0], default="")
-            graph = Graph(tasks, tasks.parse_model.__wrapped__, deepcopy(d), 3)
+            graph = Graph(tasks, tasks.parse_model.__wrapped__, deepcopy(d), d.get("channels", 3))
             for row in graph.rows:
                 if row.ours:
                     graph.plan(row)

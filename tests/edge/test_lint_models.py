@@ -24,9 +24,11 @@ NETS = {
     "dsmoe-p2.yaml": ("dsmoe-p2",),
     "yolov8-dsmoe.yaml": ("yolov8n-dsmoe", "yolov8s-dsmoe"),
     "yolo26-dsmoe.yaml": ("yolo26n-dsmoe", "yolo26s-dsmoe"),
+    "dsmoe-ref.yaml": ("dsmoe-n-ref", "dsmoe-s-ref", "dsmoe-m-ref"),
 }
-# no mixture, and sizes of 128: tests/e2e/test_tmodel.py, tests/configs/test_gasnet.py
+# no mixture, and sizes of 128: tests/e2e/test_tmodel.py, tests/configs/test_gasnet.py; tests/configs/test_reference.py
 ELSEWHERE = ["smodel.yaml", "tmodel.yaml", "gasnet.yaml", "yolov8-gasnet.yaml", "yolo26-gasnet.yaml"]
+ELSEWHERE += ["yolov8-ref.yaml", "yolo11-ref.yaml", "yolo26-ref.yaml"]
 CLASSIFIERS = {
     "pfa-cls.yaml": "pfa-cls",
     "yolov8-pfa-cls.yaml": "yolov8n-pfa-cls",

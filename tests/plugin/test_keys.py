@@ -25,8 +25,9 @@ def test_keys_are_read_as_none_and_written_nowhere() -> None:
 
 
 def test_keys_without_a_value_go() -> None:
-    """Checkpoints and args.yaml of earlier releases have all of them."""
-    old = {**DEFAULT_CFG_DICT, **dict.fromkeys(keys.KEYS), "dsmoe_moe": "dense"}
+    """Checkpoints and args.yaml of earlier releases have all of them that there were."""
+    earlier = dict.fromkeys(key for key in keys.KEYS if key not in keys.NONE_MEANS_NO)
+    old = {**DEFAULT_CFG_DICT, **earlier, "dsmoe_moe": "dense"}
     for args in (get_cfg(old), get_cfg(overrides=old)):
         assert [key for key in vars(args) if key.startswith("dsmoe_")] == ["dsmoe_moe"]
         assert args.dsmoe_topk is None
@@ -49,6 +50,28 @@ def test_good_values_arrive(tmp_path: Path) -> None:
         assert get_cfg(overrides={"dsmoe_verify_band": band}).dsmoe_verify_band == (0.1, 0.5)
     assert get_cfg(overrides={"dsmoe_verify_band": (0, 1)}).dsmoe_verify_band == (0.0, 1.0)
     assert get_cfg(overrides={"dsmoe_verify_min": 0}).dsmoe_verify_min == 0.0
+
+
+def test_references_are_places_that_any_folder_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on, and its workers run, in other folders; the host reads the word none as None."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "golden").mkdir()
+    said = {
+        "golden": str(tmp_path / "golden"),
+        "{pattern: '^(a)', file: 'golden/{1}.png', drop: 0}": {
+            "pattern": "^(a)",
+            "file": str(tmp_path / "golden" / "{1}.png"),
+            "drop": 0,
+        },
+        "{align: shift}": {"align": "shift"},
+        None: False,
+        "none": False,
+        False: False,
+    }
+    for given, meant in said.items():
+        plain = get_cfg(overrides={"dsmoe_reference": given}).dsmoe_reference
+        assert plain == meant
+        assert get_cfg(overrides={"dsmoe_reference": plain}).dsmoe_reference == meant
 
 
 @pytest.mark.parametrize(("evaluated", "meant"), [(hash, "hash"), (random, "random")], ids=["a function", "a module"])

@@ -44,6 +44,10 @@ def local(path: str, text: str = "nc: 1\nbackbone: []\nhead: []\nmine: true\n") 
         ("gasnets.yaml", "gasnet.yaml", "s"),
         ("yolov8n-gasnet.yaml", "yolov8-gasnet.yaml", "n"),
         ("yolo26x-gasnet.yaml", "yolo26-gasnet.yaml", "x"),
+        ("dsmoe-n-ref.yaml", "dsmoe-ref.yaml", "n"),
+        ("dsmoes-ref.yaml", "dsmoe-ref.yaml", "s"),
+        ("dsmoe-ref.yaml", "dsmoe-ref.yaml", ""),
+        ("yolo11s-ref.yaml", "yolo11-ref.yaml", "s"),
     ],
 )
 def test_models_by_name_from_an_empty_folder(asked: str, file: str, scale: str) -> None:
@@ -60,7 +64,8 @@ def test_stock_names_keep_their_scale(scale: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["dsmoe-nn", "dsmoe-p2", "dsmoe", "my-dsmoe-n", "dsmoe-next", "dsmoes2", "tmodel", "xmodel-n"]
+    "name",
+    ["dsmoe-nn", "dsmoe-p2", "dsmoe", "my-dsmoe-n", "dsmoe-next", "dsmoes2", "tmodel", "xmodel-n", "dsmoe-n-refs"],
 )
 def test_other_names_have_no_scale(name: str) -> None:
     assert tasks.guess_model_scale(f"{name}.yaml") == ""

@@ -31,6 +31,7 @@ TABLE = {
     "data tda": Entry("data", "TDA", "copy a classification set with drawn images of hits among its training ones"),
     "data crops": Entry("data_crops", "COMMAND", "make a classification set of the boxes of a detection set"),
     "data sizes": Entry("data_sizes", "COMMAND", "what the box sizes of a data set ask of image size and head"),
+    "reference preview": Entry("reference", "PREVIEW", "draw images beside their known-good pictures"),
     "text lint": Entry("text", "LINT", "what training would refuse of the descriptions, or could not tell apart"),
     "text generate": Entry("text", "GENERATE", "have a language model on this disk write descriptions"),
     "text encode": Entry("text", "ENCODE", "encode the descriptions once, for a machine without the model"),

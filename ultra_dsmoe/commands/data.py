@@ -38,7 +38,7 @@ def marks(key: str, value: str) -> tuple[str, ...]:
 
 def show(options: Given) -> int:
     """Print one row per packaged set."""
-    print(f"{'set':<11}{'classes':>7}  {'images':<8}folder, or the command that brings them")
+    print(f"{'set':<13}{'classes':>7}  {'images':<8}folder, or the command that brings them")
     for name, command in packaged.COMMANDS.items():
         data, root = packaged.load(name), packaged.images_root(name)
         here = all((root / data[split]).is_dir() for split in ("train", "val"))
@@ -51,27 +51,29 @@ def show(options: Given) -> int:
 
 def _print_row(name: str, classes: int, root: Path | None, command: str) -> None:
     """Print the row of a set, with its folder where it is here."""
-    print(f"{name:<11}{classes:>7}  {'here' if root else 'missing':<8}{root or command}")
+    print(f"{name:<13}{classes:>7}  {'here' if root else 'missing':<8}{root or command}")
 
 
 def make(options: Given) -> int:
     """Generate the boards or the hits."""
     name = options["name"].removesuffix(".yaml")
     if name not in GENERATED:
-        raise DataError("name", f"{' or '.join(GENERATED)}, the sets that are generated", options["name"])
+        raise DataError("name", f"{', '.join(GENERATED)}, the sets that are generated", options["name"])
     return GENERATED[name](options)
 
 
 def _make_boards(options: Given) -> int:
-    """Generate pcb-demo."""
+    """Generate pcb-demo, or pcb-demo-ref with a known-good board beside each."""
+    name = options["name"].removesuffix(".yaml")
     for key in ("test", "spread"):
         if key in options:
-            raise ConfigError(key, f"a key of pcb-demo; this one is {hits.NAME}'s", options[key])
-    root = Path(options["out"]) if "out" in options else packaged.images_root("pcb-demo")
+            raise ConfigError(key, f"a key of {name}; this one is {hits.NAME}'s", options[key])
+    root = Path(options["out"]) if "out" in options else packaged.images_root(name)
     train, val = options.get("train", demo.TRAIN), options.get("val", demo.VAL)
+    seed, size = options.get("seed", demo.SEED), options.get("size", demo.SIZE)
     start = time.monotonic()
-    file = demo.generate(root, train, val, options.get("seed", demo.SEED), options.get("size", demo.SIZE), _bar)
-    print(f"pcb-demo: {train} + {val} boards in {time.monotonic() - start:.1f} s; train with data={file}")
+    file = demo.generate(root, train, val, seed, size, _bar, references=name == demo.WITH_REFERENCES)
+    print(f"{name}: {train} + {val} boards in {time.monotonic() - start:.1f} s; train with data={file}")
     _caution(file.parent)
     return 0
 
@@ -87,7 +89,7 @@ def _make_hits(options: Given) -> int:
     return 0
 
 
-GENERATED = {"pcb-demo": _make_boards, hits.NAME: _make_hits}
+GENERATED = {demo.NAME: _make_boards, demo.WITH_REFERENCES: _make_boards, hits.NAME: _make_hits}
 _HITS = dict(zip(SPLITS, (hits.TRAIN, hits.VAL, hits.TEST), strict=True))
 
 
@@ -99,7 +101,12 @@ def _bar(counter: Iterator[int], total: int) -> Iterator[int]:
 
 
 def unpack(options: Given) -> int:
-    """Unpack an archive."""
+    """Unpack an archive, of a set with references that of those."""
+    name = options["name"].removesuffix(".yaml")
+    if name in packaged.REFERENCE_COMMANDS:
+        root = archive.unpack_references(name, options["archive"], options.get("out"))
+        print(f"{name}: references are in {root}; train with data={name}.yaml")
+        return 0
     return _say_done(options, archive.unpack(options["name"], options["archive"], options.get("out")))
 
 
@@ -171,10 +178,11 @@ _OUT = Option(text, "folder to make", "where the set is looked for")
 LIST = Command("data list", "Lists the packaged sets and whether their images are here.", {}, show)
 MAKE = Command(
     "data make",
-    f"Generates pcb-demo, boards with defects and their boxes, or {hits.NAME}, a classification set of drill hits with "
-    "the record of each image; or a variant of it under out=.",
+    "Generates pcb-demo, boards with defects and their boxes, pcb-demo-ref, the same with a known-good board beside "
+    f"each, or {hits.NAME}, a classification set of drill hits with the record of each image; or a variant of it under "
+    "out=.",
     {
-        "name": Option(text, " or ".join(GENERATED)),
+        "name": Option(text, ", ".join(GENERATED)),
         "train": Option(whole(1), "training images", f"{demo.TRAIN}, of {hits.NAME} {hits.TRAIN}"),
         "val": Option(whole(1), "validation images", f"{demo.VAL}, of {hits.NAME} {hits.VAL}"),
         "test": Option(whole(1), f"test images, {hits.NAME} only", str(hits.TEST)),
@@ -190,11 +198,12 @@ MAKE = Command(
         "out": _OUT,
     },
     make,
-    {"name": f"{' or '.join(GENERATED)}, the sets that are generated"},
+    {"name": f"{', '.join(GENERATED)}, the sets that are generated"},
 )
 UNPACK = Command(
     "data unpack",
-    "Puts the images of a set in place from a tar or zip in YOLO layout.",
+    "Puts the images of a set in place from a tar or zip in YOLO layout; of deeppcb-ref its known-good pictures, which "
+    "are the images of such an archive.",
     {"name": _NAME_OPTION, "archive": Option(text, "tar or zip with data.yaml, images/ and labels/"), "out": _OUT},
     unpack,
     {**_NAME, "archive": "a tar or zip in YOLO layout"},

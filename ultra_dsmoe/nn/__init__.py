@@ -34,6 +34,7 @@ from ultra_dsmoe.nn.neck.pick import Pick
 from ultra_dsmoe.nn.neck.space_broadcast import SpaceBroadcast
 from ultra_dsmoe.nn.neck.sparse_moe import SparseMoE
 from ultra_dsmoe.nn.neck.text_semantics import TextSemantics
+from ultra_dsmoe.nn.reference.feature_difference import FeatureDifference
 from ultra_dsmoe.nn.reference.reference import Reference
 from ultra_dsmoe.nn.registry import LAYERS, RowContext, RowPlan, register
 
@@ -56,6 +57,7 @@ __all__ = [
     "ExpertEnsemble",
     "ExpertGate",
     "FeatureAggregation",
+    "FeatureDifference",
     "HubFusion",
     "HubInject",
     "HyperbolicFusion",

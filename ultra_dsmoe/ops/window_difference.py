@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,13 +28,14 @@ def window_difference(image: Tensor, reference: Tensor, window: int) -> Tensor:
     Returns:
         (B, C, H, W), at least 0.
     """
-    return torch.maximum(_outside(image, reference, window), _outside(reference, image, window))
-
-
-def _outside(x: Tensor, other: Tensor, window: int) -> Tensor:
-    """Return how far ``x`` lies outside of the other's range around it."""
-    low, high = -_largest(-other, window), _largest(other, window)
-    return torch.maximum(x - high, low - x).relu()
+    negative, other = -image, -reference  # what lies below a range lies, negated, above one
+    gaps = (
+        image - _largest(reference, window),
+        negative - _largest(other, window),
+        reference - _largest(image, window),
+        other - _largest(negative, window),
+    )
+    return reduce(torch.maximum, gaps).relu()
 
 
 def _largest(x: Tensor, window: int) -> Tensor:

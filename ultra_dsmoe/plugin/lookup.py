@@ -12,8 +12,8 @@ from ultra_dsmoe.files import package_roots
 from ultra_dsmoe.plugin import host
 
 # `dsmoe-n` and `dsmoen` are one size of one family, which lives in one file. The letter is the scale; `dsmoe-p2` is a
-# file of its own, since p2 is no scale.
-FAMILY = r"^(?P<stem>dsmoe|tmodel|smodel|gasnet)-?(?P<scale>[nslmx])$"  # compiled when a name is asked for
+# file of its own, since p2 is no scale. A form of a family, as `dsmoe-n-ref`, is another file with the same sizes.
+FAMILY = r"^(?P<stem>dsmoe|tmodel|smodel|gasnet)-?(?P<scale>[nslmx])(?P<form>-ref)?$"  # compiled when it is needed
 FAMILY_FILES = {"dsmoe": "dsmoe-conv"}  # where the file is not called like the family
 FOLDERS = ("cfg/models", "cfg/train", "datasets")
 RECIPES = "train"  # `train/tmodel.yaml` is the recipe, `tmodel.yaml` the net
@@ -35,8 +35,9 @@ def spellings(name: str) -> list[str]:
     match = re.match(FAMILY, stem)
     if match is None:
         return [name]
-    letter, family = match["scale"], FAMILY_FILES.get(match["stem"], match["stem"])
-    stems = dict.fromkeys([stem, f"{match['stem']}-{letter}", f"{match['stem']}{letter}", family])
+    name, letter, form = match["stem"], match["scale"], match["form"] or ""
+    family = name + form if form else FAMILY_FILES.get(name, name)
+    stems = dict.fromkeys([stem, f"{name}-{letter}{form}", f"{name}{letter}{form}", family])
     return [s + suffix for s in stems]
 
 

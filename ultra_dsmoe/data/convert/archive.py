@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data import packaged
-from ultra_dsmoe.data.convert.layout_check import check_layout, find_root
+from ultra_dsmoe.data.convert.layout_check import IMAGE_SUFFIXES, check_layout, find_root
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.files import require_unused, whole_folder
 
@@ -49,6 +49,37 @@ def unpack(name: str, archive: str | Path, root: str | Path | None = None) -> Pa
         (inner / "data.yaml").write_text(text, encoding="utf-8")
         content.rmdir()
         inner.rename(content)
+    return root
+
+
+def unpack_references(name: str, archive: str | Path, root: str | Path | None = None) -> Path:
+    """Extract the known-good pictures of a packaged set to the folder that its data YAML expects.
+
+    Args:
+        name: Name of the packaged set, such as "deeppcb-ref".
+        archive: A tar or zip in YOLO layout, whose images are the references; they have the names of the set's images.
+        root: Where to put them instead.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: If the archive is missing, unsafe, damaged or without images, or the folder is in use.
+    """
+    archive = Path(archive)
+    root = Path(root).resolve() if root else packaged.references_root(name)
+    if not archive.is_file():
+        raise DataError("archive", "a tar or zip file", f"{archive}, which is no file")
+    require_unused(root)
+    with whole_folder(root) as content:
+        extracted = content.with_name("extracted")
+        extracted.mkdir()
+        _extract(archive, extracted)
+        images = find_root(extracted, archive.name) / "images"
+        if not any(f.suffix.lower() in IMAGE_SUFFIXES for f in images.rglob("*")):
+            raise DataError(archive.name, "images/ with the references", "none")
+        content.rmdir()
+        images.rename(content)
     return root
 
 

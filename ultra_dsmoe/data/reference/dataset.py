@@ -105,8 +105,12 @@ class ReferenceDataset(YOLODataset):
         return pixels
 
     def _laid_on(self, i: int, size: tuple[int, int] | None) -> np.ndarray:
-        """Return the reference of an image as it lies on it; of the image its size alone is needed."""
-        frame = None if size is None else np.zeros((*size, self.references.channels), np.uint8)
+        """Return the reference of an image as it lies on it.
+
+        Where all of it does, the image's size is all that is needed of the image, which the host has read already.
+        """
+        lies_as_it_is = size is not None and self.references.spec.align == "none"
+        frame = np.zeros((*size, self.references.channels), np.uint8) if size and lies_as_it_is else None
         return self.references.load(self.im_files[i], frame).pixels
 
     @staticmethod

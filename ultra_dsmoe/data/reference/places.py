@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from ultra_dsmoe.data.packaged import command_for_references
 from ultra_dsmoe.data.reference.spec import GROUP, ReferenceSpec
 from ultra_dsmoe.errors import DataError
 
@@ -58,8 +59,10 @@ class Folder:
         from ultralytics.data.utils import IMG_FORMATS
 
         if not self.folder.is_dir():
+            how = command_for_references(self.folder)
+            expected = "a folder with known-good pictures" + (f"; get them with: {how}" if how else "")
             got = f"{self.folder}, {'which is none' if self.folder.exists() else 'no such folder'}"
-            raise DataError(self.argument, "a folder with known-good pictures", got)
+            raise DataError(self.argument, expected, got)
         found: dict[str, list[Path]] = defaultdict(list)
         for file in sorted(self.folder.rglob("*.*")):
             if file.suffix[1:].lower() in IMG_FORMATS and file.is_file():

@@ -59,6 +59,7 @@ class References:
         self.spec, self.channels = spec, channels
         self._place = place_of(spec)
         self._prepared = Prepared(spec.align, channels)
+        self._required: set[Path] = set()
         self._last: tuple[tuple[Path, int], np.ndarray] | None = None  # one picture often serves many images
 
     def find(self, image: str | Path) -> Path | None:
@@ -66,7 +67,7 @@ class References:
         return None if self._place is None else self._place.find(Path(image))
 
     def require(self, images: Sequence[str | Path]) -> None:
-        """Check the references of some images before any work.
+        """Check the references of some images before any work, of each image once.
 
         Args:
             images: Their files.
@@ -77,6 +78,8 @@ class References:
         from ultralytics.utils import LOGGER
 
         files = [Path(image) for image in images]
+        if self._required.issuperset(files):
+            return
         if self._place is not None:
             self._place.check(files)
             missing = [file for file in files if self._place.find(file) is None]
@@ -86,10 +89,12 @@ class References:
             if missing:
                 LOGGER.warning(f"{self.spec.argument}: {found}; they go with a blank reference")
         for file in files:
-            picture, reference = _decoded(file, self.channels), self._pixels(file)
+            reference = self._pixels(file)
+            picture = None if reference is None else _decoded(file, self.channels)
             if picture is not None and reference is not None:
                 self._fitted(file, reference, picture)
                 break
+        self._required.update(files)
 
     def load(self, image: str | Path, picture: np.ndarray | None = None) -> Loaded:
         """Return the reference of an image in its frame.
@@ -160,6 +165,11 @@ class References:
             if not all(kept):
                 LOGGER.warning(f"{prefix}references: measured in each run, nothing can be written beside the images")
         LOGGER.info(f"{prefix}references: {self._summary(files)}")
+
+    def mismatch(self, image: str | Path) -> float | None:
+        """Return what `prepare` has measured of the mismatch of a pair, None where there is no reference to compare."""
+        known = self._known(Path(image))
+        return None if known is None else known.mismatch
 
     def _summary(self, files: Sequence[Path]) -> str:
         """Return in a line what is known of the references of some images."""

@@ -20,6 +20,7 @@ PACKED, MIXED = ("pack", "local"), ("conv", "conv-local")
 FORMS = (*PACKED, *MIXED, "features")
 DEFAULT_FORM = "pack"
 WINDOW = 3  # pixels over which the local forms look for a match (our choice)
+PACK = 3  # channels of G, R and D
 RGB = 3
 LUMA = (0.299, 0.587, 0.114)  # gray of RGB, ITU-R BT.601
 
@@ -60,22 +61,21 @@ def _shuffled(rows: list[Any], record: Record, seed: int) -> AbstractContextMana
 class Reference(nn.Module):
     """Turn an image and its reference, stacked as (B, 2C, H, W), into the input of an ordinary net.
 
-    What each form hands on, D being the difference of image and reference, and what the net computes before training:
+    With G and R as gray of image and reference and D as their difference, a form hands on:
 
     ==============  ==================================================================================================
-    ``pack``        gray of the image, gray of the reference, ``D = |difference|`` of the two: three channels. A
-                    pretrained net takes them for colours
+    ``pack``        ``[G, R, |G - R|]``, three channels, which a pretrained net takes for colours
     ``local``       the same with the `window_difference` as D, which a shift of a pixel or two does not change
-    ``conv``        ``image + Conv1x1([image, reference, D])``, D by channel; the convolution starts at zero: to the
-                    last bit, the net computes what it does on the image alone
+    ``conv``        ``image + M [G, R, |G - R|]``, the image in its colours. M, a 1x1 convolution, starts at zero: to
+                    the last bit, the net starts by computing what it does on the image alone
     ``conv-local``  the same with the `window_difference` as D
-    ``features``    image and reference one after the other, (2B, C, H, W), for rows that serve both;
-                    `FeatureDifference` makes one map of theirs
+    ``features``    image, reference, image, reference ..., (2B, C, H, W), for rows that serve both alike;
+                    `FeatureDifference` makes one map of their two
     ==============  ==================================================================================================
 
-    ``conv`` keeps the channels; one channel becomes three equal ones, as pretrained nets have. Where there is no
-    reference its half is 0, and so, with G the image: ``pack`` and ``local`` hand on (G, 0, G), ``conv`` starts as the
-    image, ``features`` compares with a black image.
+    An image of one channel is gray already, and ``conv`` makes it three equal ones, as pretrained nets have; of other
+    numbers than one and three, gray is the mean. Where there is no reference its half is 0: then ``pack`` and ``local``
+    hand on ``[G, 0, G]``, ``conv`` starts as the image, and ``features`` compares it with a black one.
 
     Source: our choice. RefDiffNet (Edula, Badwe, Bagade, arXiv 2606.00852) is published beside it: an encoder of the
     difference in front of the detector.
@@ -105,13 +105,11 @@ class Reference(nn.Module):
         checks.one_of("Reference form", form, FORMS)
         self.channels, self.form = channels, form
         self.window = _checked_window(form, window)
-        if form in PACKED:
+        if channels > 1 and form in (*PACKED, *MIXED):
             self.register_buffer("gray", _gray_weights(channels), persistent=False)
-        elif form in MIXED:
-            self.mix = nn.Conv2d(3 * channels, out_channels(channels, form), 1)
-            nn.init.zeros_(self.mix.weight)
-            nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]  # it has one
-            self.fast_parameters = ("mix.weight", "mix.bias")
+        if form in MIXED:
+            self.mix = nn.Parameter(torch.zeros(self.handed_on, PACK))
+            self.fast_parameters = ("mix",)
 
     @property
     def handed_on(self) -> int:
@@ -142,23 +140,30 @@ class Reference(nn.Module):
             raise ShapeError("Reference input", expected, tuple(x.shape))
         if self.form == "features":
             return x.reshape(-1, self.channels, *x.shape[2:])
+        packed = self.packed(x)
         if self.form in PACKED:
-            x = x if self.channels == 1 else F.conv2d(x, self.gray)
-            return torch.cat([x, self.difference(*x.chunk(2, 1))], 1)
-        image, reference = x.chunk(2, 1)
-        added = self.mix(torch.cat([x, self.difference(image, reference)], 1))
-        return image + added  # an image of one channel becomes as many as are added
+            return packed
+        return x[:, : self.channels] + _mixed(self.mix, packed)  # one channel becomes three here
 
-    def difference(self, image: Tensor, reference: Tensor) -> Tensor:
-        """Return the form's difference, (B, C, H, W)."""
-        return (image - reference).abs() if self.window == 1 else window_difference(image, reference, self.window)
+    def packed(self, x: Tensor) -> Tensor:
+        """Return G, R and D of images with their references, (B, 2C, H, W) -> (B, 3, H, W)."""
+        grays = x if self.channels == 1 else _mixed(self.gray, x)
+        image, reference = grays[:, :1], grays[:, 1:]
+        local = self.window > 1
+        difference = window_difference(image, reference, self.window) if local else (image - reference).abs()
+        return torch.cat([grays, difference], 1)
+
+
+def _mixed(weights: Tensor, x: Tensor) -> Tensor:
+    """Return sums of channels, (C', C) of (B, C, H, W): a 1x1 convolution, in a third of its time on a CPU."""
+    return (weights @ x.flatten(2)).reshape(-1, weights.shape[0], *x.shape[2:])
 
 
 def out_channels(channels: int, form: str) -> int:
     """Return the channels that a form hands on for images of ``channels``."""
-    if form in PACKED:
-        return 3
-    return RGB if channels == 1 and form in MIXED else channels
+    if form in PACKED or (form in MIXED and channels == 1):
+        return PACK
+    return channels
 
 
 def _checked_window(form: str, window: Any) -> int:
@@ -178,6 +183,6 @@ def _checked_window(form: str, window: Any) -> int:
 
 
 def _gray_weights(channels: int) -> Tensor:
-    """Return the weights of the 1x1 convolution that makes two gray images of a pair, (2, 2C, 1, 1)."""
+    """Return what makes gray of an image and of its reference, (2, 2C)."""
     weights = torch.tensor(LUMA if channels == RGB else [1 / channels] * channels)
-    return torch.block_diag(weights, weights)[:, :, None, None]
+    return torch.block_diag(weights, weights)
