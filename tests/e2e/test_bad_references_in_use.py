@@ -70,6 +70,16 @@ def video_by_folder(make: Any) -> Any:
     return YOLO(make.net()).predict(clip, dsmoe_reference=make.root / "golden", **make.call)
 
 
+def stream_by_folder(make: Any) -> Any:
+    clip = make.root / "clip.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 5, (80, 60))
+    for _ in range(2):
+        writer.write(faulty_picture())
+    writer.release()
+    (make.root / "line.streams").write_text(f"{clip}\n")
+    return YOLO(make.net()).predict(make.root / "line.streams", dsmoe_reference=make.root / "golden", **make.call)
+
+
 def exported_without(make: Any) -> Any:
     return YOLO(make.exported("torchscript"), task="detect").predict(make.images, **make.call)
 
@@ -124,6 +134,7 @@ REFUSED = {
     "a tensor of three channels": (tensor_of_three, "a tensor (B, 6, H, W)"),
     "an array and a folder": (array_by_folder, "one reference for all of what is no picture file"),
     "a video and a folder": (video_by_folder, "one reference for all of what is no picture file"),
+    "a stream and a folder": (stream_by_folder, "one reference for all of what is no picture file"),
     "an exported file without": (exported_without, "dsmoe_reference: expected known-good pictures for"),
     "an exported file fed three channels": (exported_three_channels, "a tensor (B, 6, H, W)"),
     "an OpenVINO folder without": (openvino_without, "dsmoe_reference: expected known-good pictures for"),

@@ -122,6 +122,29 @@ def test_one_reference_for_a_whole_video(yolo: Any, clip: Path, tmp_path: Path) 
     assert [r.reference.file for r in by_stem] == [str(golden)] * 3, "a video's name finds its reference as an image's"
 
 
+def test_streams_have_one_reference_or_one_each(yolo: Any, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "line.streams").write_text(f"{clip}\n{clip}\n")
+    for key in (golden_picture(), [golden_picture(), golden_picture(seed=1)]):
+        results = yolo.predict(tmp_path / "line.streams", dsmoe_reference=key, stream_buffer=True, **USUAL)
+        found = [r.reference.mismatch for r in results]
+        assert len(found) >= 2
+        assert [number < 0.3 for number in found[:2]] == [True, not isinstance(key, list)]
+
+
+def test_reference_that_cannot_be_laid_on_the_picture(
+    yolo: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.png"), noise)
+    picture = cv2.resize(faulty_picture(), (320, 240), interpolation=cv2.INTER_NEAREST)
+    key = {"file": str(tmp_path / "noise.png"), "align": "shift"}
+    (result,) = yolo.predict(picture, dsmoe_reference=key, **USUAL)
+    assert result.reference.state == "unregistered"
+    assert result.reference.quality is not None
+    torch.testing.assert_close(result.boxes.conf, expected(yolo, picture, np.zeros_like(picture)), rtol=0, atol=1e-5)
+    assert "1 unregistered" in caplog.text
+
+
 def test_tracks_keep_the_reference(yolo: Any, clip: Path) -> None:
     results = yolo.track(clip, dsmoe_reference=golden_picture(), tracker="bytetrack.yaml", **{**USUAL, "conf": 0.1})
     assert len(results) == 3

@@ -69,7 +69,7 @@ def pair_set(tmp_path: Path) -> Callable[..., Path]:
                 cv2.imwrite(str(root / "images" / split / f"{split}{i}.png"), faulty_picture(channels, i))
                 (root / "labels" / split / f"{split}{i}.txt").write_text("0 0.45 0.42 0.15 0.17\n")
                 cv2.imwrite(str(root / "golden" / f"{split}{i}.png"), golden_picture(channels, i))
-        content = {"path": str(root), "train": "images/train", "val": "images/val", "names": PAIR_NAMES}
+        content: dict[str, Any] = {"path": str(root), "train": "images/train", "val": "images/val", "names": PAIR_NAMES}
         if channels != 3:
             content["channels"] = channels
         content |= {"reference": reference} if reference is not None else {}

@@ -25,7 +25,10 @@ from ultra_dsmoe.data.reference.spec import ReferenceSpec
 from ultra_dsmoe.errors import DataError, DSMoEError
 from ultra_dsmoe.runtime.detections import read_image
 from ultra_dsmoe.runtime.pair_input import fitted
-from ultra_dsmoe.runtime.reference_entry import ABSENT, OK, UNREGISTERED, PictureReference
+from ultra_dsmoe.runtime.reference_entry import ABSENT as ABSENT
+from ultra_dsmoe.runtime.reference_entry import OK as OK
+from ultra_dsmoe.runtime.reference_entry import UNREGISTERED as UNREGISTERED
+from ultra_dsmoe.runtime.reference_entry import PictureReference
 
 EACH = "a reference for each image (or missing: blank)"
 
