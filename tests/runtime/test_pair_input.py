@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 from reference_fixtures import HEIGHT, PAIR_NAMES, SIZE, WIDTH, faulty_picture, golden_picture
 from ultralytics import YOLO
@@ -134,9 +135,15 @@ def test_wrong_references_are_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_file_without_the_row_takes_no_reference(exported: Callable[..., Path]) -> None:
+def test_file_without_the_row_takes_no_reference(exported_pairs: Callable[..., Path]) -> None:
+    file = exported_pairs()
+    model = onnx.load(file)
+    table = {p.key: p.value for p in model.metadata_props if p.key != "dsmoe_reference"}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, table)
+    onnx.save(model, file)
     with pytest.raises(ConfigError, match="reference: expected a file that compares"):
-        Runtime(exported("yolov8n.yaml")).predict(faulty_picture(), reference=golden_picture())
+        Runtime(file).predict(faulty_picture(), reference=golden_picture())
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"channels": 3}', 7, '{"channels": true}'])

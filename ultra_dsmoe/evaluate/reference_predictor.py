@@ -67,17 +67,19 @@ class ReferencePredictor(DetectionPredictor):
         self.entry = entry_of(model if model is not None else self.args.model)
         super().setup_model(model, *args, **kwargs)
 
-    def setup_source(self, *args: Any, **kwargs: Any) -> None:
+    def setup_source(self, source: Any, *args: Any, **kwargs: Any) -> None:
         """Open the source as the host does, and check the references before any work; arguments are the host's.
 
         Raises:
             DSMoEError: If there are none, or they do not suit the source.
         """
         if self.entry is None:
-            super().setup_source(*args, **kwargs)
+            super().setup_source(source, *args, **kwargs)
             return
         with _image_channels(self.model, self.entry.channels):
-            super().setup_source(*args, **kwargs)
+            super().setup_source(source, *args, **kwargs)
+        if isinstance(source, (list, tuple)) and self.dataset.source_type.from_img:
+            self.dataset.paths = _names(source, self.dataset.paths)
         if self.dataset.source_type.tensor:
             self._check_pairs()
         else:
@@ -215,6 +217,12 @@ def _image_channels(model: Any, channels: int) -> Iterator[None]:
 def _paths(source: Any) -> list[Any]:
     """Return the names of the pictures of one of the host's loaders."""
     return list(getattr(source, "files", None) or source.paths)
+
+
+def _names(source: Sequence[Any], paths: Sequence[str]) -> list[str]:
+    """Return the names of listed pictures: some hosts lose those of files when they turn them upright."""
+    listed = [str(one) if isinstance(one, (str, Path)) else "" for one in source]
+    return [name if Path(name).is_file() else path for name, path in zip(listed, paths, strict=True)]
 
 
 def by_name(references: References) -> bool:
