@@ -122,14 +122,26 @@ def test_the_limit_is_above_what_is_usual() -> None:
     assert usual_mismatch(references, ["0.8"] * 1000) == pytest.approx(0.85)
 
 
-def test_pictures_of_training_batches_show_the_image(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ultralytics.models.yolo.detect import DetectionTrainer
+def test_pictures_of_batches_show_the_image(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two channels the host would make red and green."""
+    from ultralytics.models.yolo.detect import DetectionTrainer, DetectionValidator
 
     seen = []
-    monkeypatch.setattr(DetectionTrainer, "plot_training_samples", lambda self, batch, ni: seen.append(batch))
+    made = trainer(dsmoe_text=None)
+    made.test_loader, made.loss_names = None, ()
+    plots = [(DetectionTrainer, "plot_training_samples")]
+    plots += [(DetectionValidator, name) for name in ("plot_val_samples", "plot_predictions")]
+    for cls, name in plots:
+        monkeypatch.setattr(cls, name, lambda self, batch, *args: seen.append(batch))
+    validator = made.get_validator()
     batch = {"img": torch.arange(2 * 6 * 4).view(2, 6, 2, 2)}
-    trainer(dsmoe_text=None).plot_training_samples(batch, 0)
-    np.testing.assert_array_equal(seen[0]["img"], batch["img"][:, :3])
+    made.plot_training_samples(batch, 0)
+    validator.plot_val_samples(batch, 0)
+    validator.plot_predictions(batch, [], 0)
+    for shown in seen:
+        np.testing.assert_array_equal(shown["img"], batch["img"][:, :3])
+    assert len(seen) == 3
+    assert batch["img"].shape[1] == 6
 
 
 def test_a_teacher_sees_what_its_student_sees(trainer: Trainer, save_teacher: Callable[..., Path]) -> None:

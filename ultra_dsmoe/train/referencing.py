@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ else:
     Base = object
 
 PARTS = ("backbone", "head")  # of a model YAML
+PLOTS = ("plot_val_samples", "plot_predictions")  # of the host's validator
 # The limit lies this part of the way from this quantile of the training's pairs to 1, pictures without anything in
 # common (our choice; on DeepPCB 0.28, where pairs reach 0.07 and those of other boards begin at 0.82).
 MARGIN, USUAL = 0.25, 0.95
@@ -111,9 +113,23 @@ class Referencing(Base):
 
     def plot_training_samples(self, batch: dict[str, Any], ni: int) -> None:
         """Plot the images of a batch as the host does, without their references."""
+        super().plot_training_samples(self._images_alone(batch), ni)
+
+    def get_validator(self) -> Any:
+        """Return the host's validator, which plots images without their references."""
+        validator: Any = super().get_validator()
         if self.references is not None:
-            batch = {**batch, "img": batch["img"][:, : self.references.channels]}
-        super().plot_training_samples(batch, ni)
+            for name in PLOTS:
+                setattr(validator, name, self._on_images_alone(getattr(validator, name)))
+        return validator
+
+    def _on_images_alone(self, plot: Callable[..., None]) -> Callable[..., None]:
+        """Return a method that plots a batch, for batches of pairs."""
+        return lambda batch, *args, **kwargs: plot(self._images_alone(batch), *args, **kwargs)
+
+    def _images_alone(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return a batch without references."""
+        return batch if self.references is None else {**batch, "img": batch["img"][:, : self.references.channels]}
 
     def final_eval(self) -> None:
         """Validate the best checkpoint as the host does, which reads the data anew, with its references."""

@@ -44,15 +44,17 @@ def test_all_of_it_can_be_switched_off() -> None:
 def test_what_is_in_memory_stays(strength: str) -> None:
     pair = pair_of(picture())
     before = pair.copy()
-    assert (changed(pair, **{strength: 1 if strength == "drop" else 0.5}) != before).any()
+    strongest = {"px": 40.0, "exposure": 0.5, "drop": 1.0}
+    assert (changed(pair, **{strength: strongest.get(strength, 5.0)}) != before).any()
     np.testing.assert_array_equal(pair, before)
 
 
 def test_the_reference_alone_moves_and_no_further_than_allowed() -> None:
-    ramp = np.tile(np.arange(48, dtype=np.uint8) * 4, (48, 1))[..., None].repeat(3, 2)  # 4 steps a pixel
+    """As said of 640 pixels; this picture has 64, and four steps a pixel."""
+    ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))[..., None].repeat(3, 2)
     shifts = []
     for _ in range(50):
-        image, reference = np.split(changed(pair_of(ramp), px=2.0).astype(int), 2, axis=2)
+        image, reference = np.split(changed(pair_of(ramp), px=20.0).astype(int), 2, axis=2)
         np.testing.assert_array_equal(image, ramp)
         shifts.append(np.abs(reference - ramp)[:, 4:-4].max() / 4)
     assert 1.5 < max(shifts) <= 2.1
@@ -93,7 +95,7 @@ def test_references_are_left_out_in_a_share_of_pairs() -> None:
 
 def test_a_blank_reference_stays_blank() -> None:
     pair = stacked(picture(), np.zeros_like(picture()))
-    result = changed(pair, px=2.0, exposure=0.5, noise=20.0)
+    result = changed(pair, px=20.0, exposure=0.5, noise=20.0)
     assert not result[..., 3:].any()
     assert (result[..., :3] != pair[..., :3]).any()
 
@@ -176,9 +178,9 @@ def test_strengths_are_read_back() -> None:
     assert read_strengths("reference", {}) == Strengths()
     given = {"jitter": {"px": 1}, "exposure": 0, "noise": False, "drop": 0.5}
     strengths = read_strengths("reference", given)
-    assert strengths == Strengths(1.0, 0.3, 0.0, 0.0, 0.5)
+    assert strengths == Strengths(1.0, 0.2, 0.0, 0.0, 0.5)
     assert read_strengths("reference", strengths.state()) == strengths
-    assert read_strengths("reference", {"drop": 0}, strengths) == Strengths(1.0, 0.3, 0.0, 0.0, 0.0)
+    assert read_strengths("reference", {"drop": 0}, strengths) == Strengths(1.0, 0.2, 0.0, 0.0, 0.0)
     for off in (0, 0.0, False):
         assert read_strengths("reference", {"jitter": off}) == Strengths(0.0, 0.0)
 

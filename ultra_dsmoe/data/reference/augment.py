@@ -18,6 +18,7 @@ from ultra_dsmoe.data.reference.pairing import COLOURS, halves, stacked
 from ultra_dsmoe.data.reference.strengths import Strengths
 from ultra_dsmoe.errors import ConfigError
 
+SIDE = 640  # pixels of the longer side for which shifts are said, the host's usual size
 GRAY = 127.5  # about which contrast changes
 NOISE = 1 << 20  # numbers that all noise is cut out of: drawing a million takes ten times as long as adding them
 NOISE_UNIT = 32  # their standard deviation
@@ -65,6 +66,7 @@ class PairAugment:
         if not px and not degrees:
             return
         h, w = reference.shape[:2]
+        px *= max(h, w) / SIDE
         matrix = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), random.uniform(-degrees, degrees), 1)
         matrix[:, 2] += np.array([random.uniform(-px, px), random.uniform(-px, px)])
         moved = cv2.warpAffine(np.ascontiguousarray(reference), matrix, (w, h), borderMode=cv2.BORDER_REPLICATE)

@@ -19,7 +19,8 @@ class Strengths:
     """Bounds of what is drawn anew for each pair of a training; 0 switches one off. All of them are our choice.
 
     Attributes:
-        px: How far the reference alone is shifted in each direction, in pixels at the training's size.
+        px: How far the reference alone is shifted in each direction, in pixels of a picture of 640 pixels: the same way
+            on the product at any size of the training.
         degrees: How far it alone is turned.
         exposure: Relative change of contrast and of brightness, drawn apart for image and reference.
         noise: Standard deviation of sensor noise, in steps of 0..255; other noise for image and reference.
@@ -27,9 +28,9 @@ class Strengths:
     """
 
     px: float = 2.0
-    degrees: float = 0.3
-    exposure: float = 0.2
-    noise: float = 4.0
+    degrees: float = 0.2
+    exposure: float = 0.1
+    noise: float = 2.0
     drop: float = 0.1
 
     def state(self) -> dict[str, Any]:
