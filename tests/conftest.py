@@ -52,6 +52,7 @@ pytest_plugins = (
     "checkpoint_fixtures",
     "data_fixtures",
     "export_fixtures",
+    "reference_fixtures",
     "second_stage_fixtures",
     "training_fixtures",
 )

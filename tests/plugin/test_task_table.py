@@ -14,6 +14,8 @@ from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 
 from ultra_dsmoe.evaluate.pair_predictor import PairPredictor
 from ultra_dsmoe.evaluate.pair_validator import PairValidator
+from ultra_dsmoe.evaluate.reference_predictor import ReferencePredictor
+from ultra_dsmoe.evaluate.reference_validator import ReferenceValidator
 from ultra_dsmoe.model.classifier import PairModel
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.plugin import verbs
@@ -45,7 +47,12 @@ def classify(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_every_entry_names_classes_that_there_are() -> None:
-    assert TASKS["detect"].classes() == {"model": DSMoEModel, "trainer": DSMoETrainer}
+    assert TASKS["detect"].classes() == {
+        "model": DSMoEModel,
+        "trainer": DSMoETrainer,
+        "validator": ReferenceValidator,
+        "predictor": ReferencePredictor,
+    }
     assert TASKS["classify"].classes() == {
         "model": PairModel,
         "trainer": PairTrainer,

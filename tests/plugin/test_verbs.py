@@ -11,10 +11,12 @@ import torch
 from toys import toy_yaml
 from ultralytics import YOLO
 from ultralytics.engine.exporter import export_formats
-from ultralytics.models.yolo.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
+from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
+from ultra_dsmoe.evaluate.reference_predictor import ReferencePredictor
+from ultra_dsmoe.evaluate.reference_validator import ReferenceValidator
 from ultra_dsmoe.export import exporting
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.model.settings import in_force
@@ -60,7 +62,7 @@ def test_our_yaml_gets_our_classes(ours: YOLO) -> None:
     assert isinstance(YOLO("dsmoe-n.yaml").model, DSMoEModel)
     detect = ours.task_map["detect"]
     assert (detect["model"], detect["trainer"]) == (DSMoEModel, DSMoETrainer)
-    assert (detect["validator"], detect["predictor"]) == (DetectionValidator, DetectionPredictor)
+    assert (detect["validator"], detect["predictor"]) == (ReferenceValidator, ReferencePredictor)
 
 
 def test_a_yaml_of_the_users_gets_them_too(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def fire(net: Any) -> None:
     """Let a fresh net find different objects in anything: normal activations, outputs that vary from place to place."""
     generator = np.random.default_rng(1)
     images = torch.from_numpy(np.stack([blocks(generator, SIZE, SIZE) for _ in range(4)])).permute(0, 3, 1, 2) / 255
+    if (channels := net.yaml.get("channels", 3)) != 3:  # of pairs, say: the further ones are those of the image before
+        images = torch.cat([images, images.roll(1, 0)], 1)[:, :channels]
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     paces = [m.momentum for m in norms]
     for m in norms:

@@ -18,6 +18,7 @@ def evaluation_options(folder: str) -> dict[str, Option]:
         "batch": Option(whole(1), "images per batch", "16"),
         "split": Option(one_of(SPLITS), "|".join(SPLITS), "val"),
         "device": Option(text, "cpu, 0, ...", "the first GPU, or cpu"),
+        "dsmoe_reference": Option(text, "known-good pictures of a net that compares", "`reference:` of the data YAML"),
         "seed": Option(whole(0, MAX_SEED), "of whatever is drawn at random", "0"),
         "out": Option(text, "folder of the results", f"{folder}/ in the checkpoint's run folder"),
     }

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+from ultra_dsmoe.data.reference.in_force import in_force
+from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.evaluate.reference_choice import references_of
 from ultra_dsmoe.export.images import split_images, spread
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.parsing import Command, Given, Option, one_of, text, whole
+from ultra_dsmoe.runtime.reference_entry import KEY
 
 try:
     from ultra_dsmoe.export import quantize
@@ -21,11 +26,13 @@ def run(options: Given) -> int:
     """Calibrate on the validation images and write the file."""
     if "data" not in options:
         raise ConfigError("data", "a data YAML with a 'val' split, for calibration", "none")
-    images = spread(split_images(options["data"], download=True), options.get("images", IMAGES))
-    print(f"calibrating {options['model']} on {len(images)} images", flush=True)
-    with at_level(logging.getLogger(), logging.ERROR):  # onnxruntime's advice is for files no optimizer has seen
-        target = options.get("target", TARGETS[0])
-        print(quantize.quantize(options["model"], images, options.get("out"), target=target))
+    model, data = Path(options["model"]), DataSource(options["data"], named=True)
+    with in_force(references_of(model, options.get(KEY), data, model.name)):
+        images = spread(split_images(options["data"], download=True), options.get("images", IMAGES))
+        print(f"calibrating {model} on {len(images)} images", flush=True)
+        with at_level(logging.getLogger(), logging.ERROR):  # onnxruntime's advice is for files no optimizer has seen
+            target = options.get("target", TARGETS[0])
+            print(quantize.quantize(model, images, options.get("out"), target=target))
     return 0
 
 
@@ -35,6 +42,7 @@ COMMAND = Command(
     {
         "model": Option(text, "ONNX file written by `yolo export ... format=onnx`"),
         "data": Option(text, "data YAML with a 'val' split, for calibration"),
+        KEY: Option(text, "known-good pictures of a file that compares", "`reference:` of the data YAML"),
         "images": Option(whole(1), "how many to calibrate on", str(IMAGES)),
         "target": Option(one_of(TARGETS), "|".join(TARGETS), TARGETS[0]),
         "out": Option(text, "file to write", "the model's name with -int8"),

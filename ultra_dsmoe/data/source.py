@@ -75,13 +75,30 @@ def split_places(data: str | Path, split: str) -> list[Path]:
     file = "" if "://" in str(data) else checks.check_file(str(data), hard=False)
     if not file or Path(file).suffix not in SUFFIXES:
         raise DataError("data", f"a data YAML with images in its '{split}' split", f"{data}, no file on this disk")
-    content = _table(file)
+    content, folder = table_of(file)
     named = content.get(split) or (content.get("validation") if split == "val" else None)
-    places, root = named if isinstance(named, list) else [named] if named else [], content.get("path")
-    if not all(isinstance(p, str) for p in places) or not isinstance(root, (str, type(None))):
-        raise DataError("data", f"paths as text under path and '{split}'", f"{data} with {root!r} and {named!r}")
-    folder = root_of(content, file)
+    places = named if isinstance(named, list) else [named] if named else []
+    if not all(isinstance(p, str) for p in places):
+        raise DataError("data", f"paths as text under '{split}'", f"{data} with {named!r}")
     return [_resolved(folder, place) for place in places]
+
+
+def table_of(data: str | Path) -> tuple[dict[str, Any], Path]:
+    """Return the content of a data YAML on this disk and the folder that its paths start from, as the host finds both.
+
+    Raises:
+        DataError: If there is no such file, or it holds no table.
+    """
+    from ultralytics.utils import checks
+
+    file = checks.check_file(str(data), hard=False)
+    if not file:
+        raise DataError("data", "a data YAML", f"{data}, no file on this disk")
+    content = _table(file)
+    root = content.get("path")
+    if not isinstance(root, (str, type(None))):
+        raise DataError("data", "a path as text", f"{data} with {root!r}")
+    return content, root_of(content, file)
 
 
 def root_of(content: dict[str, Any], file: str | Path) -> Path:

@@ -16,10 +16,13 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.causes import reading, words
+from ultra_dsmoe.data.reference.in_force import in_force
 from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
+from ultra_dsmoe.evaluate.reference_choice import references_of
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.runtime.reference_entry import KEY
 
 NEEDS = "layers of ultra-dsmoe, such as dsmoe-n or tmodel-n"
 NMS_SECONDS, NMS_SECONDS_PER_IMAGE = 2.0, 0.05  # the host's limit, of a batch and of each image in it
@@ -99,6 +102,7 @@ class Evaluation:
         net: Its network, in evaluation mode; the first pass fuses it and moves it to the device.
         names: Class names in the order of their numbers.
         split: Which images.
+        references: Known-good pictures of a net that compares, None of any other.
         groups: The data YAML's ``groups``, which tells images of one board or tile; None where it has none.
     """
 
@@ -114,6 +118,7 @@ class Evaluation:
             WeightsError: If the checkpoint is missing, damaged or holds another network.
             ConfigError: If there is no such device or no data set is named.
             DataError: If the data set is incomplete or has other classes.
+            DSMoEError: If the network compares and has nothing to compare with.
         """
         self.path = Path(options["model"])
         self.net, trained = load_network(self.path, needs)
@@ -129,7 +134,9 @@ class Evaluation:
         self.args.update(task="detect", mode="val", model=str(self.path), data=data, split=self.split)
         self.args.update(plots=False, save_json=False, rect=True)
         checked_device(self.args.get("device"))
-        content = _checked_data(data, self.split, None if self.args.get("single_cls") else self.names)
+        self.references = references_of(self.net, options.get(KEY), source, str(self.path))
+        with in_force(self.references):
+            content = _checked_data(data, self.split, None if self.args.get("single_cls") else self.names)
         self.groups: Any = content.get("groups")
         self._loader: Any = None
 
@@ -143,7 +150,7 @@ class Evaluation:
         Raises:
             DataError: If the split has no readable image or no labelled object.
         """
-        with TemporaryDirectory() as folder, ExitStack() as stack, quiet():
+        with in_force(self.references), TemporaryDirectory() as folder, ExitStack() as stack, quiet():
             collector = Collector(
                 stack,
                 nullcontext() if switch is None else switch,

@@ -9,17 +9,21 @@ from inspect import signature
 from typing import Any
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.evaluate.reference_choice import entry_of as entry_of_references
 from ultra_dsmoe.export.pair_parity import PairParity
 from ultra_dsmoe.export.parity_check import ParityCheck
-from ultra_dsmoe.export.static_mode import KeptExperts
+from ultra_dsmoe.export.precision import bits_of
+from ultra_dsmoe.export.static_mode import KeptExperts, require_references
 from ultra_dsmoe.model.classifier import PairModel
 from ultra_dsmoe.model.pair_state import KEY, entry_of
 from ultra_dsmoe.model.settings import in_force
+from ultra_dsmoe.runtime import reference_entry
 
 ONNX_FORMATS = {"onnx", "engine"}  # formats whose ONNX file takes any opset; others have their own bounds
 NEWEST_OPSET = 20  # that torch's TorchScript exporter writes, in every release so far
 OPSET = 17  # the newest that TensorRT 8.6 reads
 SAMPLING, SAMPLING_OPSET = ("SpaceBroadcast",), 16  # blocks that sample a map, and the first opset that can
+INT8 = 8  # bits
 UNFIT_FORMATS = {"ncnn": "whose converter, pnnx, writes a graph of experts that it cannot read"}  # tried: 20260526
 
 
@@ -46,6 +50,8 @@ def export(model: Any, net: Any, stock: Callable[..., str], given: dict[str, Any
     require_format(net, kwargs)
     set_opset(kwargs)
     given = with_defaults(net, given, kwargs)
+    if bits_of(kwargs) == INT8:
+        require_references(net)
     parity = gate_of(net)(model, net, given.get("dsmoe_parity", True), kwargs)
     kept = KeptExperts(model, net, given, kwargs)
     with in_force(net, given, kept.numbers), staged(model) as stage:
@@ -161,15 +167,17 @@ def with_metadata(model: Any, net: Any, kept: KeptExperts) -> Iterator[None]:
 
 
 def metadata_of(net: Any, kept: KeptExperts) -> dict[str, Any]:
-    """Return our entries for an exported file's metadata; empty for a detector without experts."""
+    """Return our entries for an exported file's metadata; empty for a detector without experts and references."""
     from dataclasses import asdict
 
     if isinstance(net, PairModel):
         return {KEY: entry_of(net)}
     mixtures: list[Any] = [m for m in net.modules() if hasattr(m, "set_mode")]
+    entry = entry_of_references(net)
+    about = {} if entry is None else {reference_entry.KEY: entry.as_text()}
     if not mixtures:
-        return {}
-    found = {"dsmoe_moe": mixtures[0].mode, "dsmoe_topk": [m.k for m in mixtures]}
+        return about
+    found = about | {"dsmoe_moe": mixtures[0].mode, "dsmoe_topk": [m.k for m in mixtures]}
     if mixtures[0].mode == "static":
         found["dsmoe_kept"] = [list(m.kept) for m in mixtures]
     if "coverage" in vars(kept):  # found during this call, not by hand before

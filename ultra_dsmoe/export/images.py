@@ -16,11 +16,14 @@ from ultralytics.data.utils import check_det_dataset
 
 from ultra_dsmoe.causes import reading
 from ultra_dsmoe.constants import LETTERBOX_GRAY
+from ultra_dsmoe.data.reference import in_force
 from ultra_dsmoe.data.source import split_places
 from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.runtime.detections import network_input, read_images
+from ultra_dsmoe.runtime.detections import network_input, read_image, read_images
+from ultra_dsmoe.runtime.pairing import PAIR, stacked
 
 BLOBS = 12  # per drawn image (our choice)
+SHIFT, EXPOSURE = (1, 2), 0.9  # of a drawn reference, pixels and factor (our choice)
 
 
 def split_images(data: str | Path, split: str = "val", fraction: float = 1.0, download: bool = False) -> list[str]:
@@ -85,7 +88,29 @@ def load_images(paths: Iterable[str | Path], imgsz: int | tuple[int, int], chann
         DataError: If there is no picture.
     """
     size = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    return torch.cat([_stack([picture], size) for picture in read_images(paths, channels)])
+    return torch.cat([_stack([picture], size) for picture in pictures(paths, channels)])
+
+
+def pictures(paths: Iterable[str | Path | np.ndarray], channels: int) -> Iterator[np.ndarray]:
+    """Yield pictures as a net takes them, (H, W, channels): where references are in force, files with theirs.
+
+    Args:
+        paths: Files, or arrays; those that cannot be read are skipped with a warning.
+        channels: That the net takes.
+
+    Raises:
+        DSMoEError: If there is none that can be read, or one lacks a reference.
+    """
+    references = in_force.current()
+    if references is None or channels != PAIR * references.channels:
+        yield from read_images(paths, channels)
+        return
+    for path in paths:
+        if isinstance(path, np.ndarray):  # a pair
+            yield read_image(path, channels)
+            continue
+        for picture in read_images([path], references.channels):
+            yield stacked(picture, references.load(path, picture).pixels)
 
 
 def image_batches(
@@ -93,7 +118,7 @@ def image_batches(
 ) -> Iterator[Tensor]:
     """Yield the pictures of `load_images` in stacks of at most ``batch``."""
     group: list[np.ndarray] = []
-    for picture in read_images(paths, channels):
+    for picture in pictures(paths, channels):
         group.append(picture)
         if len(group) == batch:
             yield _stack(group, imgsz)
@@ -109,6 +134,22 @@ def _stack(pictures: list[np.ndarray], size: tuple[int, int]) -> Tensor:
 def channels_of(net: Any) -> int:
     """Return how many channels the images of a net have."""
     return int((getattr(net, "yaml", None) or {}).get("channels", 3))
+
+
+def drawn_pairs(count: int, imgsz: tuple[int, int], channels: int = 3) -> Tensor:
+    """Return drawn images with references, (M, 2C, H, W): darker, shifted, without one thing; the last one is blank.
+
+    Args:
+        count: Number of pairs M.
+        imgsz: Height and width in pixels.
+        channels: C, each image's.
+    """
+    images, others = (drawn_images(count, imgsz, seed, channels) for seed in (0, 1))
+    references = images.roll(SHIFT, (2, 3)) * EXPOSURE
+    y, x = imgsz[0] // 2, imgsz[1] // 2
+    references[:, :, :y, :x] = others[:, :, :y, :x]
+    references[-1] = 0
+    return torch.cat([images, references], 1)
 
 
 def drawn_images(count: int, imgsz: tuple[int, int], seed: int = 0, channels: int = 3) -> Tensor:

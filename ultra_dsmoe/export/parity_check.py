@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ultra_dsmoe.errors import ConfigError, DataError
 from ultra_dsmoe.export.precision import bits_of
-from ultra_dsmoe.export.static_mode import data_of, size_of
+from ultra_dsmoe.export.static_mode import data_of, require_references, size_of
+from ultra_dsmoe.model.reference_row import has_reference, reference_channels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +64,7 @@ class ParityCheck:
             raise ConfigError("imgsz", f"a square for the mAP of dsmoe_parity={split}", f"{self.size}")
         split_images(self.data.yaml, split)
         self.data.require_local(split)
+        require_references(self.net)
 
     def run(self, file: str) -> None:
         """Compare the exported file with the network.
@@ -88,17 +90,24 @@ class ParityCheck:
         check_export(Export(self.model, file, batch, self.bits, suppression(self.kwargs)), images, split)
 
     def _images(self, size: tuple[int, int]) -> Tensor:
-        from ultra_dsmoe.export.images import channels_of, drawn_images, load_images
+        from ultra_dsmoe.data.reference.in_force import current
+        from ultra_dsmoe.export.images import channels_of, load_images
 
-        channels = channels_of(self.net)
-        if not self.files:
-            return drawn_images(IMAGES, size, channels=channels)
+        if not self.files or (has_reference(self.net) and current() is None):
+            return self._drawn(size)
         try:
-            return load_images(self.files, size, channels)
+            return load_images(self.files, size, channels_of(self.net))
         except DataError:
             if self.kwargs.get("data"):
                 raise
-            return drawn_images(IMAGES, size, channels=channels)
+            return self._drawn(size)
+
+    def _drawn(self, size: tuple[int, int]) -> Tensor:
+        from ultra_dsmoe.export.images import channels_of, drawn_images, drawn_pairs
+
+        if has_reference(self.net):
+            return drawn_pairs(IMAGES, size, reference_channels(self.net))
+        return drawn_images(IMAGES, size, channels=channels_of(self.net))
 
 
 def suppression(kwargs: dict[str, Any]) -> Suppression | None:

@@ -27,10 +27,13 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from ultra_dsmoe import checks
+from ultra_dsmoe.data.reference.in_force import current
 from ultra_dsmoe.errors import ConfigError, DataError
+from ultra_dsmoe.evaluate.reference_choice import missing
+from ultra_dsmoe.export.images import pictures
 from ultra_dsmoe.export.openvino_folder import SUFFIX, checked_folder, save_openvino
 from ultra_dsmoe.files import can_write, whole_file
-from ultra_dsmoe.runtime.detections import network_input, read_images
+from ultra_dsmoe.runtime.detections import network_input
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_onnx
 
 IMAGES = 128  # for calibration (our choice: ranges of minimum and maximum settle early)
@@ -132,7 +135,8 @@ def quantize(
 
     Args:
         source: An ONNX file of a detector in FP32, written by ``yolo export``.
-        images: For calibration, as `Runtime.predict` takes them.
+        images: For calibration, as `Runtime.predict` takes them; of a file that compares, files whose references are in
+            force, or pairs (H, W, 2C).
         output: The new file or folder; by default beside the source, its name with ``-int8.onnx``, ``-int8-cpu.onnx``
             or ``-int8_openvino_model``.
         target: ``tensorrt``; ``cpu``, an ONNX file for ONNX Runtime and OpenVINO; ``openvino``, the same as its folder.
@@ -145,6 +149,7 @@ def quantize(
         ConfigError: If it holds Q/DQ nodes already, is not in FP32, or has no convolution that may be quantized; if
             openvino is asked for and missing.
         DataError: If there is no image that can be read; others are skipped with a warning.
+        DSMoEError: If the file compares, and an image that is no pair has no reference in force.
     """
     source = Path(source)
     activations, symmetric, suffix = TARGETS[checks.one_of("target", target, TARGETS)]
@@ -152,6 +157,8 @@ def quantize(
     info = _checked(source, output, target)
     if not images:
         raise DataError("images", "at least one for calibration", "none")
+    if info.reference is not None and current() is None and not isinstance(images[0], np.ndarray):
+        raise missing(source.name)
     model = onnx.load(source)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
@@ -225,8 +232,8 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]  # the library 
         self._inputs = self._read()
 
     def _read(self) -> Iterator[dict[str, np.ndarray]]:
-        pictures = read_images(self._images, self._info.channels)
-        while some := list(islice(pictures, self._batch)):
+        inputs = pictures(self._images, self._info.channels)
+        while some := list(islice(inputs, self._batch)):
             yield {self._name: network_input(some, self._size, batch=self._batch)}
 
     def get_next(self) -> dict[str, np.ndarray] | None:

@@ -42,6 +42,7 @@ class KeptExperts:
             wanted = "a data YAML, whose validation images say which experts dsmoe_moe=static keeps (gather needs none)"
             raise ConfigError("data", wanted, "none")
         require_classes_of(self.net, data)
+        require_references(self.net)
         fraction = self.kwargs.get("fraction") or 1.0
         files = split_images(data.yaml, "val", fraction, download=data.named)
         return static_experts(self.net, files, size_of(self.model, self.net, self.kwargs), self.given.get("dsmoe_keep"))
@@ -49,6 +50,20 @@ class KeptExperts:
     def numbers(self) -> list[tuple[int, ...]]:
         """Return the kept experts, one tuple per gate."""
         return [c.kept for c in self.coverage]
+
+
+def require_references(net: Any) -> None:
+    """Refuse to look at the images of a data set with a net that compares where no references are in force.
+
+    Raises:
+        ConfigError: If it does, and there are none.
+    """
+    from ultra_dsmoe.data.reference.in_force import current
+    from ultra_dsmoe.evaluate.reference_choice import missing
+    from ultra_dsmoe.model.reference_row import has_reference
+
+    if has_reference(net) and current() is None:
+        raise missing("the net")
 
 
 def require_classes_of(net: Any, data: DataSource) -> None:

@@ -17,8 +17,7 @@ PREFIX = "dsmoe_"
 EXPORT_ONLY = ("dsmoe_parity",)
 TRAIN_ONLY = ("dsmoe_kd", "dsmoe_provider")
 VERIFYING = ("dsmoe_verify", "dsmoe_verify_band", "dsmoe_verify_min")  # of a second stage behind a detector
-FOR_ANY_DETECTOR = ("dsmoe_kd", *VERIFYING)  # also of stock layers
-FOR_ANY_TRAINED = (*FOR_ANY_DETECTOR, "dsmoe_reference")  # the same in a training
+FOR_ANY_DETECTOR = ("dsmoe_kd", "dsmoe_reference", *VERIFYING)  # also of stock layers
 NOT_FOR_TRAINING = ("dsmoe_keep", "dsmoe_dynamic_conv", *EXPORT_ONLY)
 NONE_MEANS_NO = ("dsmoe_reference",)  # the host reads the word none on a command line as None
 
@@ -126,10 +125,12 @@ def _verify_min(value: Any) -> float:
 
 
 def _reference(value: Any) -> Any:
-    """Check ``dsmoe_reference``: a place of known-good pictures, in Python also one as an array; False for none."""
+    """Check ``dsmoe_reference``: a place of known-good pictures, False for none; in Python also arrays, or a list."""
     from ultra_dsmoe.data.reference.choice import KEY
     from ultra_dsmoe.data.reference.spec import plain
 
+    if isinstance(value, (list, tuple)):  # one for each picture of a prediction
+        return [plain(KEY, one, Path.cwd()) for one in value]
     return plain(KEY, value, Path.cwd())
 
 

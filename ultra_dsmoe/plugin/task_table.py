@@ -7,6 +7,7 @@ keys from its arguments. Task names, and what else a task needs, are the host's.
 
 from __future__ import annotations
 
+import functools
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -41,7 +42,13 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "detect": Task("ultra_dsmoe.model.detector.DSMoEModel", "ultra_dsmoe.train.trainer.DSMoETrainer"),
+    "detect": Task(
+        "ultra_dsmoe.model.detector.DSMoEModel",
+        "ultra_dsmoe.train.trainer.DSMoETrainer",
+        "ultra_dsmoe.evaluate.reference_validator.ReferenceValidator",
+        "ultra_dsmoe.evaluate.reference_predictor.ReferencePredictor",
+        mark="dsmoe_reference",
+    ),
     "classify": Task(
         "ultra_dsmoe.model.classifier.PairModel",
         "ultra_dsmoe.train.pair_trainer.PairTrainer",
@@ -70,9 +77,25 @@ def task_of_file(model: Any, task: str | None) -> str | None:
     known = TASKS.get(task or "")
     if known is None or known.mark is None or not isinstance(model, (str, Path)):
         return None
+    return task if has_mark(model, known.mark) else None
+
+
+def has_mark(file: str | Path, mark: str) -> bool:
+    """Whether the metadata of an exported file or folder has a key."""
+    place = Path(file)
+    if not place.exists():
+        return False
+    table = place / "metadata.yaml" if place.is_dir() else place  # of OpenVINO's folders
+    stamp = table.stat() if table.is_file() else place.stat()
+    return mark in _keys(place, stamp.st_mtime_ns, stamp.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _keys(file: Path, changed: int, size: int) -> frozenset[str]:
+    """Return the keys of a file's metadata; the host asks for its classes many times in a call."""
     from ultra_dsmoe.runtime.file_metadata import read_metadata  # late: every program with the host imports this
 
-    return task if known.mark in read_metadata(Path(model)) else None
+    return frozenset(read_metadata(file))
 
 
 def task_of(net: Any) -> str | None:

@@ -12,7 +12,16 @@ from typing import Any
 from ultra_dsmoe.constants import FINISHED
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.settings import Kept, align, in_force
-from ultra_dsmoe.plugin import distill_choice, fusing, host, host_arguments, keys, reference_training, verifying
+from ultra_dsmoe.plugin import (
+    distill_choice,
+    fusing,
+    host,
+    host_arguments,
+    keys,
+    reference_training,
+    referencing,
+    verifying,
+)
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.leftovers import nothing_left
 from ultra_dsmoe.plugin.task_table import TASKS, Task, load, task_of, task_of_file
@@ -76,11 +85,14 @@ def required_net(model: Any, given: dict[str, Any]) -> Any:
     return net
 
 
-def kept_numbers(model: Any, net: Any, given: dict[str, Any], kwargs: dict[str, Any]) -> list[tuple[int, ...]]:
+def kept_numbers(
+    model: Any, net: Any, given: dict[str, Any], kwargs: dict[str, Any], references: Any
+) -> list[tuple[int, ...]]:
     """Return the experts that static execution keeps in a call, one tuple per gate."""
     from ultra_dsmoe.export.static_mode import KeptExperts
 
-    return KeptExperts(model, net, given, kwargs).numbers()
+    with referencing.in_force(references):
+        return KeptExperts(model, net, given, kwargs).numbers()
 
 
 def wrap_verb(stock: Any, verb: str) -> Any:
@@ -95,19 +107,22 @@ def wrap_verb(stock: Any, verb: str) -> Any:
             keys.check_task(net_task(net), given)
             host_arguments.check(verb, kwargs)
             require_classes(kwargs.get("data"))
+        source = args[0] if args else kwargs.get("source")
+        references = referencing.of_call(self, verb, given, kwargs, source)
         if verb == "export" and net is not None:
             distill_choice.adopt_student(self)
             from ultra_dsmoe.export import exporting  # late, as below: every process with the host loads this module
 
-            return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
+            with referencing.in_force(references, verb):
+                return exporting.export(self, net, functools.partial(stock, self, *args), given, kwargs)
         verifier = verifying.pop_verifier(self, given)
         if verifier is not None and verb == "val" and args:
             args, kwargs["validator"] = args[1:], args[0]
         fusing.remember(self, ours=net is not None and net is self.model)
-        kept = functools.partial(kept_numbers, self, net, given, kwargs)
-        with in_force(net, given, kept):
+        kept = functools.partial(kept_numbers, self, net, given, kwargs, references)
+        with in_force(net, given, kept), referencing.in_force(references, verb):
             align(predictor_net(self), net)
-            if net is None and verifier is None:
+            if net is None and verifier is None and references is None:
                 return stock(self, *args, **kwargs)
             if net is not None and verb == "val":
                 from ultra_dsmoe.export.static_mode import data_of
@@ -117,6 +132,7 @@ def wrap_verb(stock: Any, verb: str) -> Any:
                 result = stock(self, *args, **kwargs)
         if not isgenerator(result):
             return result
+        result = referencing.streamed(references, result)
         return _streamed(self, net, given, kept, _around(self, verb, verifier, kwargs), result)
 
     return host.mark(call)
@@ -168,7 +184,7 @@ def wrap_train(stock: Any) -> Any:
                 kwargs["trainer"] = kwargs.get("trainer") or load(TASKS["detect"].trainer)
             task = "detect"
         if task is None:
-            required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_TRAINED})
+            required_net(self, {k: v for k, v in all_given.items() if k not in keys.FOR_ANY_DETECTOR})
         ours = task is not None
         if task is not None:
             keys.check_task(TASKS[task], all_given)

@@ -5,6 +5,7 @@
     for found in Runtime("best.onnx").predict("board.jpg"):
         print(found.name, found.score, found.box_xyxy_px)
 
+A file that compares takes the known-good picture of the part too: ``predict("board.jpg", reference="golden.png")``.
 Boxes are those of ``yolo predict model=best.onnx``, to a pixel. Class names, input size, stride and batch come from the
 metadata of the file; a gray transform is part of its graph.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,6 +29,10 @@ from ultra_dsmoe.runtime.detections import (
     unletterbox,
 )
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_engine, read_onnx
+from ultra_dsmoe.runtime.pair_input import paired
+from ultra_dsmoe.runtime.pairing import PAIR
+from ultra_dsmoe.runtime.reference_entry import PictureReference
+from ultra_dsmoe.runtime.registration import MISMATCH_LIMIT
 
 CONF, IOU, MAX_DET = 0.25, 0.7, 300  # what the host's `yolo predict` takes by itself
 Image = str | Path | np.ndarray
@@ -48,6 +53,18 @@ class Detection:
     score: float
     class_id: int
     name: str
+
+
+class Found(list[Detection]):
+    """The detections of one image, strongest first.
+
+    Attributes:
+        reference: What is known of the image's reference, None where the file takes none.
+        other_product: Whether the reference seems to show another product, so that its boxes mean nothing.
+    """
+
+    reference: PictureReference | None = None
+    other_product: bool = False
 
 
 class Session(Protocol):
@@ -137,17 +154,28 @@ class Runtime:
         shape = self._session.input_shape
         if len(shape) != 4 or shape[1] not in (None, self.info.channels):
             raise ShapeError(str(path), f"an input of {self.info.channels} channels (B, C, H, W)", f"{shape}")
+        if self.info.reference is not None and self.info.channels != PAIR * self.info.reference.channels:
+            expected = f"an input of {PAIR * self.info.reference.channels} channels, image and reference"
+            raise ShapeError(str(path), expected, f"{self.info.channels}")
         self.batch = shape[0]
         self._size = (shape[2] or self.info.imgsz[0], shape[3] or self.info.imgsz[1])
         self._stride = self.info.stride if shape[2] is None and shape[3] is None else None
 
     def predict(
-        self, image: Image, *, conf: float = CONF, iou: float = IOU, max_det: int = MAX_DET, agnostic: bool = False
-    ) -> list[Detection]:
+        self,
+        image: Image,
+        *,
+        reference: Image | None = None,
+        conf: float = CONF,
+        iou: float = IOU,
+        max_det: int = MAX_DET,
+        agnostic: bool = False,
+    ) -> Found:
         """Find the objects in one image.
 
         Args:
             image: A file; or an array, uint8, (H, W, 3) in OpenCV's order BGR, or (H, W) gray.
+            reference: The known-good picture of the part, for files that compare; likewise.
             conf: Lowest score.
             iou: Overlap from which the weaker of two boxes of a class goes; without effect where the file selects its
                 detections itself.
@@ -160,23 +188,35 @@ class Runtime:
         Raises:
             DataError: If there is no such file or it is no picture.
             ShapeError: If the array is no picture.
-            ConfigError: If a threshold is outside [0, 1].
+            ConfigError: If a threshold is outside [0, 1], or the file compares and has nothing to compare with, or the
+                other way round.
         """
-        return self.predict_batch([image], conf=conf, iou=iou, max_det=max_det, agnostic=agnostic)[0]
+        references = None if reference is None else [reference]
+        return self.predict_batch([image], references, conf=conf, iou=iou, max_det=max_det, agnostic=agnostic)[0]
 
     def predict_batch(
         self,
         images: Sequence[Image],
+        references: Image | Sequence[Image | None] | None = None,
         *,
         conf: float = CONF,
         iou: float = IOU,
         max_det: int = MAX_DET,
         agnostic: bool = False,
-    ) -> list[list[Detection]]:
+    ) -> list[Found]:
         """Find the objects in several images by one run; arguments, detections and errors as in `predict`.
 
+        Args:
+            images: As many as the file takes, at most.
+            references: One for each image, None for those without, or one for all.
+            conf: See `predict`.
+            iou: See `predict`.
+            max_det: See `predict`.
+            agnostic: See `predict`.
+
         Raises:
-            ConfigError: Also if there is no image, or there are more than the file was exported for.
+            ConfigError: Also if there is no image, there are more than the file was exported for, or another number of
+                references.
         """
         for name, value in (("conf", conf), ("iou", iou)):
             number(name, value, 0, 1)
@@ -185,17 +225,41 @@ class Runtime:
             raise ConfigError("images", "a list of at least one image", type(images).__name__)
         if self.batch is not None and len(images) > self.batch:
             raise ConfigError("images", f"at most {self.batch}, the batch of the exported file", len(images))
-        pictures = [read_image(image, self.info.channels) for image in images]
+        pictures, known = self._read(images, references)
         batch = network_input(pictures, self._size, batch=self.batch, stride=self._stride, dtype=self._session.dtype)
         predictions = self._predictions(batch)[: len(pictures)]
         final = self.info.final or predictions.shape[-1] == FINAL_COLUMNS
         frame = (batch.shape[2], batch.shape[3])
         found = []
-        for picture, prediction in zip(pictures, predictions, strict=True):
+        for picture, prediction, reference in zip(pictures, predictions, known, strict=True):
             rows = select(prediction, conf, iou, max_det, agnostic, final)
             rows[:, :4] = unletterbox(rows[:, :4], frame, picture.shape[:2])
-            found.append([self._detection(row) for row in rows])
+            own = Found(self._detection(row) for row in rows)
+            own.reference = reference
+            own.other_product = reference is not None and reference.is_other(self.limit)
+            found.append(own)
         return found
+
+    @property
+    def limit(self) -> float:
+        """Mismatch above which a reference counts as that of another product."""
+        limit = None if self.info.reference is None else self.info.reference.limit
+        return MISMATCH_LIMIT if limit is None else limit
+
+    def _read(self, images: Sequence[Image], references: Any) -> tuple[list[np.ndarray], list[PictureReference | None]]:
+        """Return what the network takes, (H, W, channels), and what is known of the references."""
+        entry = self.info.reference
+        if isinstance(references, (str, Path, np.ndarray)):
+            references = [references] * len(images)
+        given = [None] * len(images) if references is None else list(references)
+        if len(given) != len(images):
+            raise ConfigError("references", f"one for each of {len(images)} images", f"{len(given)}")
+        if entry is None:
+            if any(reference is not None for reference in given):
+                raise ConfigError("reference", "a file that compares (exported from a net with references)", "another")
+            return [read_image(image, self.info.channels) for image in images], given
+        pairs = [paired(image, reference, entry) for image, reference in zip(images, given, strict=True)]
+        return [pair for pair, _ in pairs], [known for _, known in pairs]
 
     def _predictions(self, batch: np.ndarray) -> np.ndarray:
         """Run the network and check that its output is that of a detector with these classes."""

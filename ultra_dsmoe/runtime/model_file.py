@@ -16,6 +16,7 @@ from typing import Any
 
 from ultra_dsmoe.errors import ConfigError, WeightsError
 from ultra_dsmoe.files import whole_file
+from ultra_dsmoe.runtime.reference_entry import ReferenceEntry, read_entry
 
 TENSORRT_KEY, BYTES_KEY = "tensorrt", "engine_bytes"  # what our builder adds for clearer errors
 REQUIRED = ("task", "stride", "imgsz", "names")
@@ -59,10 +60,11 @@ class ModelInfo:
         names: Class number to class name.
         stride: Largest stride; sizes of a dynamic graph are multiples of it.
         imgsz: Height and width of the network's input, pixels.
-        channels: Of the input.
+        channels: Of the input; of pairs, twice those of an image.
         batch: Images per run that the file was exported for.
         dynamic: Whether batch and size may differ from it.
         final: Whether the file selects its detections itself (end to end, or with embedded NMS).
+        reference: What it says about references, None for a file that takes none.
     """
 
     names: dict[int, str]
@@ -72,6 +74,7 @@ class ModelInfo:
     batch: int
     dynamic: bool
     final: bool
+    reference: ReferenceEntry | None = None
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -150,6 +153,7 @@ def model_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
         raise WeightsError(str(path), "the metadata that `yolo export` writes", came)
     if metadata["task"] != "detect":
         raise ConfigError(str(path), "a detector (task=detect)", f"task={metadata['task']}")
+    reference = read_entry(metadata, path.name)
     try:
         arguments = metadata.get("args") or {}
         height, width = metadata["imgsz"]
@@ -161,6 +165,7 @@ def model_info(path: Path, metadata: dict[str, Any]) -> ModelInfo:
             batch=_whole("batch", metadata.get("batch", 1)),
             dynamic=bool(arguments.get("dynamic")),
             final=bool(metadata.get("end2end") or arguments.get("nms")),
+            reference=reference,
         )
     except (ValueError, TypeError, AttributeError) as e:
         raise WeightsError(str(path), "metadata as `yolo export` writes them", str(e)) from e

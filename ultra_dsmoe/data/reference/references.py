@@ -24,9 +24,12 @@ from ultra_dsmoe.data.reference.registration import (
 from ultra_dsmoe.data.reference.spec import ReferenceSpec
 from ultra_dsmoe.errors import DataError, DSMoEError
 from ultra_dsmoe.runtime.detections import read_image
+from ultra_dsmoe.runtime.pair_input import fitted
+from ultra_dsmoe.runtime.reference_entry import ABSENT as ABSENT
+from ultra_dsmoe.runtime.reference_entry import OK as OK
+from ultra_dsmoe.runtime.reference_entry import UNREGISTERED as UNREGISTERED
+from ultra_dsmoe.runtime.reference_entry import PictureReference
 
-SAME_ASPECT = 0.01  # relative difference of height / width up to which two pictures show the same piece
-OK, ABSENT, UNREGISTERED = "ok", "missing", "unregistered"
 EACH = "a reference for each image (or missing: blank)"
 
 
@@ -120,6 +123,24 @@ class References:
         if known.quality is not None and known.quality < QUALITY_LIMIT:
             return Loaded(blank_like(picture), known.mismatch, known.quality, UNREGISTERED)
         return Loaded(laid_on(picture, reference, known.matrix), known.mismatch, known.quality, OK)
+
+    def report(self, image: str | Path) -> PictureReference:
+        """Return what is known of the reference of an image; measured here where `prepare` has not done it.
+
+        Args:
+            image: Its file.
+
+        Raises:
+            DSMoEError: As in `load`.
+        """
+        file = Path(image)
+        found, known = self.find(file), self._known(file)
+        name = None if found is None else str(found)
+        if known is None:
+            loaded = self.load(file)
+            return PictureReference(loaded.state, loaded.mismatch, loaded.quality, name)
+        lost = known.quality is not None and known.quality < QUALITY_LIMIT
+        return PictureReference(UNREGISTERED if lost else OK, known.mismatch, known.quality, name)
 
     def prepare(self, images: Sequence[str | Path], prefix: str = "") -> None:
         """Measure all pairs once: how the reference lies on its image, and whether it shows the same product.
@@ -225,14 +246,7 @@ class References:
         Raises:
             DataError: If it shows a piece of another shape.
         """
-        (h, w), (rh, rw) = picture.shape[:2], reference.shape[:2]
-        if (h, w) == (rh, rw):
-            return reference
-        if abs(rh * w / (rw * h) - 1) > SAME_ASPECT:
-            expected = f"a reference of the product size of {image.name}, {w}x{h}"
-            raise DataError(self.spec.argument, expected, f"{rw}x{rh} ({self.find(image) or 'an array'})")
-        how = cv2.INTER_AREA if rh > h else cv2.INTER_LINEAR
-        return cv2.resize(reference, (w, h), interpolation=how).reshape(picture.shape)
+        return fitted(self.spec.argument, reference, picture, image.name, self.find(image))
 
 
 def _read_file(argument: str, file: Path, channels: int) -> np.ndarray:
