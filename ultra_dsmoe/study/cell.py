@@ -21,11 +21,11 @@ from typing import Any
 from ultra_dsmoe.evaluate import class_evaluation, controls
 from ultra_dsmoe.evaluate.class_metrics import counts, f1_scores, recalls
 from ultra_dsmoe.evaluate.class_stats import MEASURES, ClassStats, scores
-from ultra_dsmoe.evaluate.evaluation import Collector, Evaluation, ImageStats, quiet
+from ultra_dsmoe.evaluate.evaluation import Collector, ImageStats, quiet
 from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import CONTROL, applicable
 from ultra_dsmoe.files import write_files
-from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.network import Network
 from ultra_dsmoe.study.folders import place
 from ultra_dsmoe.study.store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
 from ultra_dsmoe.study.task import CLASSIFY
@@ -44,7 +44,7 @@ ALSO_VALIDATION = (
     "agnostic_nms",
 )
 FOR_CLASSIFIERS = ("imgsz", "batch", "device", "workers")
-FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device")
+FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device", "split")
 PACKAGES = {"ultralytics": "ultralytics", "torch": "torch", "ultra_dsmoe": "ultra-dsmoe"}
 
 
@@ -141,15 +141,21 @@ def knockouts(best: Path, settings: dict[str, Any]) -> str:
         settings: Arguments of the training.
 
     Returns:
-        The table of ``dsmoe-yolo knockout``; empty for a net with nothing to switch off, as a stock one.
+        The table of ``dsmoe-yolo knockout``; empty for a net with nothing to switch off, as a stock one, and for a
+        control, which is no net.
     """
     from ultralytics import YOLO
 
+    if "control" in settings:
+        return ""
     with quiet():
         net = YOLO(str(best)).model
-    if not isinstance(net, DSMoEModel) or {k.name for k in applicable(net, None)[0]} <= {CONTROL}:
+    if not isinstance(net, Network) or {k.name for k in applicable(net, None)[0]} <= {CONTROL}:
         return ""
-    evaluation = Evaluation({"model": best, **{k: settings[k] for k in FOR_KNOCKOUTS if k in settings}})
+    options = {"model": best, **{k: settings[k] for k in FOR_KNOCKOUTS if k in settings}}
+    if settings.get("task") == CLASSIFY.name:
+        options["data"] = place(settings.get("tested", settings["data"]))
+    evaluation = class_evaluation.evaluation_of(options)
     return knockout.as_csv(knockout.evaluate(evaluation, progress=lambda line: print(line, flush=True)))
 
 
