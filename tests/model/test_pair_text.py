@@ -9,8 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ultralytics.models.yolo.classify import ClassificationPredictor
 
 from ultra_dsmoe.errors import ConfigError, DataError, TextError
+from ultra_dsmoe.evaluate.pair_predictor import PairPredictor
 from ultra_dsmoe.model.classifier import PairModel
 from ultra_dsmoe.model.pair_state import entry_of, texts_of
 from ultra_dsmoe.model.pair_text import PairText
@@ -95,6 +97,19 @@ def test_a_folder_is_known_to_be_the_hubs_model_by_one_sentence(files: list[Path
     with pytest.raises(ConfigError, match=message), in_force(net, {"dsmoe_text": OTHER}):
         pass
     assert net.text_state() == own
+
+
+def test_a_name_reaches_a_predictor_that_was_made_before(
+    files: list[Path], models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClassificationPredictor, "setup_source", lambda self: None)
+    predictor, net = PairPredictor.__new__(PairPredictor), net_of(PairText.fit(files, encoder=HUB))
+    predictor.source_net, predictor.texts, predictor.model = net, texts_of(net), None
+    with in_force(net, {"dsmoe_text": FOLDER}):
+        predictor.setup_source()
+        assert predictor.texts.named == FOLDER
+    predictor.setup_source()
+    assert predictor.texts.named is None
 
 
 def test_a_checkpoint_from_before_says_what_to_do(files: list[Path], models: Any) -> None:

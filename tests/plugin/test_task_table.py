@@ -97,15 +97,17 @@ def test_stock_models_stay_the_hosts_beside_it(classify: dict[str, Any]) -> None
 
 @pytest.mark.parametrize("task", ["segment", "pose", "obb", "detect"])
 def test_a_classifiers_yaml_names_its_command(task: str) -> None:
-    message = r"^task: expected classify, as in 'yolo classify train model=yolov8n-pfa-cls.yaml', a classifier of ours,"
-    with pytest.raises(ConfigError, match=rf"{message} got {task}$"):
+    command = "'yolo classify train model=yolov8n-pfa-cls.yaml'"
+    message = f"^task: expected classify, as in {command}, since the model YAML is that of a classifier of ours, got"
+    with pytest.raises(ConfigError, match=rf"{message} {task}$"):
         YOLO("yolov8n-pfa-cls.yaml", task=task)
 
 
 @pytest.mark.parametrize("task", ["segment", "classify"])
 def test_a_detectors_yaml_names_its_command(task: str) -> None:
-    message = rf"^task: expected detect, as in 'yolo detect train model=dsmoe-n.yaml', a detector of ours, got {task}$"
-    with pytest.raises(ConfigError, match=message):
+    command = "'yolo detect train model=dsmoe-n.yaml'"
+    message = f"^task: expected detect, as in {command}, since the model YAML is that of a detector of ours, got"
+    with pytest.raises(ConfigError, match=rf"{message} {task}$"):
         YOLO("dsmoe-n.yaml", task=task)
 
 

@@ -76,7 +76,8 @@ def require_task(own: str | None, asked: str, cfg: dict[str, Any]) -> None:
     if own is None or own == asked or own not in TASKS:
         return
     name = Path(str(cfg.get("yaml_file") or "MODEL.yaml")).name
-    raise ConfigError("task", f"{own}, as in 'yolo {own} train model={name}', {TASKS[own].what}", asked)
+    command, kind = f"as in 'yolo {own} train model={name}'", TASKS[own].what
+    raise ConfigError("task", f"{own}, {command}, since the model YAML is that of {kind}", asked)
 
 
 def task_of_file(model: Any, task: str | None) -> str | None:
