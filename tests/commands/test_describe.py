@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hit_pictures import images_of, make_set
 from ultra_dsmoe.commands import run
 from ultra_dsmoe.errors import DSMoEError
 from ultra_dsmoe.text.sidecars import TextSource
+
+NEEDS_OCR = pytest.mark.skipif(find_spec("rapidocr") is None, reason="the extra `ocr` is not installed")
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +117,7 @@ def test_a_set_is_named_as_in_a_training(root: Path, monkeypatch: pytest.MonkeyP
     ("words", "message"),
     [
         (["provider=rulse"], r"^provider: expected rules, .*did you mean 'rules'"),
-        (["provider=ocr"], r"expected a record, or a picture of it .*, got neither$"),
+        pytest.param(["provider=ocr"], r"expected a record, or a picture of it .*, got neither$", marks=NEEDS_OCR),
         (["split=test"], r"^data: expected a folder with images in test/<class>/, got "),
         (["split=tset"], r"^split: expected one of train, val, test.*did you mean 'test'"),
         (["overwrite=3"], r"^overwrite: expected true or false, got 3$"),
@@ -142,3 +145,27 @@ def test_a_bad_sidecar_is_named_before_anything_is_written(root: Path) -> None:
     with pytest.raises(DSMoEError, match=rf"{bad.name}: expected a JSON file"):
         describe(str(root))
     assert not any("vlm" in path.read_text() for path in root.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("provider", "message"),
+    [
+        ("vlm:some/model", r"^provider: expected a model on this disk, or a network to fetch it, got vlm:some/model"),
+        ("llm:some/model", r"^provider: expected a model on this disk, or a network to fetch it, got llm:some/model"),
+        ("ocr:cnocr", r"^provider ocr: expected cnocr to be installed"),
+    ],
+)
+def test_what_a_provider_needs_is_looked_for_before_any_file_is_read(
+    root: Path, provider: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set may take hours to read, and the folder may hold anything: nothing of it is asked for before."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "cnocr", None)
+    for path in root.rglob("*.json"):
+        path.write_text("{")
+    with pytest.raises(DSMoEError, match=message) as caught:
+        describe(str(root), f"provider={provider}")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DSMoEError, match="expected a JSON file"):
+        describe(str(root), "provider=rules")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ultra_dsmoe.evaluate.bootstrap import interval, mean_ap, replicates, resamples
+from ultra_dsmoe.evaluate.class_stats import ClassStats
 from ultra_dsmoe.evaluate.evaluation import ImageStats
+from ultra_dsmoe.evaluate.measures import BOXES, CLASSES, measures_of
 from ultra_dsmoe.evaluate.paired_bootstrap import (
-    COLUMNS,
     CSV_HEAD,
     HEAD,
     Effect,
@@ -88,7 +89,7 @@ def test_cells_stand_below_their_heads() -> None:
     assert dict(zip(HEAD[::2], EFFECT.cells()[::2], strict=True)) == {"mAP50": "40.00", "mAP50-95": "20.50"}
     assert EFFECT.cells()[1::2] == ["-2.50 [-4.00, -1.00]", "+1.00 [-0.25, +2.00]"]
     assert base_cells((42.5, 19.5)) == ["42.50", "", "19.50", ""]
-    assert len(HEAD) == len(base_cells((0, 0))) == 2 * len(COLUMNS)
+    assert len(HEAD) == len(base_cells((0, 0))) == 2 * len(BOXES.names)
 
 
 def test_csv_cells_stand_below_their_heads() -> None:
@@ -97,3 +98,19 @@ def test_csv_cells_stand_below_their_heads() -> None:
     assert (found["map50_95"], found["map50_95_change"]) == (20.5, 1)
     base = dict(zip(CSV_HEAD, base_csv_cells((42.5, 19.5)), strict=True))
     assert {k: v for k, v in base.items() if v} == {"map50": "42.5000", "map50_95": "19.5000"}
+
+
+def test_classifiers_are_paired_in_macro_f1_and_accuracy() -> None:
+    target = np.arange(IMAGES) % 2
+    right, all_first = (ClassStats([f"{i}" for i in range(IMAGES)], ["a", "b"], target, found, np.eye(2)[found])
+                        for found in (target, np.zeros_like(target)))  # fmt: skip
+    assert measures_of(right) is CLASSES
+    assert measures_of(made_up(0.5)) is BOXES
+    pairs = paired(right, all_first)  # type: ignore[arg-type]
+    assert pairs.base == (100, 100)
+    assert pairs.chance == pytest.approx(100 / 3)
+    effect = pairs.effect(nullcontext())
+    assert effect.change == pytest.approx((-100 * 2 / 3, -50))
+    drawn = resamples(IMAGES, BOOT, SEED)
+    lost = 100 * (CLASSES.replicates(all_first, drawn) - CLASSES.replicates(right, drawn))
+    assert effect.ranges == (interval(lost[:, 0]), interval(lost[:, 1]))

@@ -15,6 +15,7 @@ from ultra_dsmoe.commands.knockout import COMMAND
 from ultra_dsmoe.commands.opening import output_folder
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
 from ultra_dsmoe.evaluate.evaluation import Evaluation
+from ultra_dsmoe.evaluate.measures import BOXES, CLASSES
 from ultra_dsmoe.evaluate.paired_bootstrap import Effect
 from ultra_dsmoe.evaluate.text_table import align_columns
 from ultra_dsmoe.explain import knockout
@@ -246,7 +247,7 @@ def test_of_a_net_that_finds_nothing_no_part_is_judged(
     base: float, said: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Pairs:
-        about = "no images"
+        about, measures, chance = "no images", BOXES, 0.0
 
         def __init__(self, *_: Any) -> None:
             self.base = (base, base / 2)
@@ -283,6 +284,21 @@ def test_csv_holds_the_numbers(report: Any) -> None:
     assert (float(base["map50"]), base["map50_change"], float(base["map50_95"])) == (42.5, "", 21.5)
     got = [float(row[f"map50_95{part}"]) for part in ("", "_change", "_low", "_high")]
     assert got == [20.5, -1.0, -2.0, -0.25]
+
+
+def test_headings_are_those_of_what_is_measured(report: Any) -> None:
+    """Of detectors they stay: kept cells of studies are read by them."""
+    parts = ("", "_change", "_low", "_high")
+    rows = {kind: as_csv(Report(report.base, report.outcomes, [], kind)).splitlines()[0] for kind in (BOXES, CLASSES)}
+    for kind, names in ((BOXES, ("map50", "map50_95")), (CLASSES, ("macro_f1", "top1"))):
+        assert rows[kind].split(",") == ["knockout", "what", *(n + p for n in names for p in parts), "verdict"]
+    assert cells(Report(report.base, [], [], CLASSES))[0][2:5:2] == ["macro_f1", "top1"]
+
+
+def test_a_net_without_anything_to_switch_off_is_told_once_what_it_lacks(checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^model: expected a network with something to switch off, got ") as e:
+        knockout.evaluate(Evaluation({"model": str(checkpoint), "device": "cpu"}), ["mfa-constant", "fgpem-off"])
+    assert str(e.value).count("without") == 1
 
 
 def test_default_folder_is_beside_the_weights(tmp_path: Path) -> None:

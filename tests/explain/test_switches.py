@@ -278,7 +278,9 @@ def test_a_model_without_a_row_leaves_its_knockouts_out() -> None:
     net = DSMoEModel({"nc": 2, "backbone": rows, "head": head}, verbose=False).eval()
     fitting, notes = applicable(net)
     assert [k.name for k in fitting] == ["routing-random", "routing-fixed", "mixture-constant", CONTROL]
-    assert len(notes) == len(KNOCKOUTS) - 4
+    assert len(notes) == len([k for k in KNOCKOUTS.values() if k.task == "detect"]) - 4
+    assert not any("CMAF" in note for note in notes), "what only classifiers have is no loss to a detector"
+    assert any("CMAF" in note for note in applicable(net, ["fusion-vlm-constant"])[1]), "unless it is asked for"
     assert "hub-constant does not apply: the model has not a FeatureAggregation row" in notes
     x = torch.rand(2, 3, 64, 64)
     before, record = run(net, x), recorded(net, x)

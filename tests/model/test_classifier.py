@@ -103,8 +103,9 @@ def test_what_a_net_knows_travels_with_it() -> None:
     net.pair_text, net.pair_order, net.head.phase = {"encoder": "hash:16"}, [2, 0, 1], ALIGNMENT
     for copy in (deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert (copy.pair_text, copy.pair_order, copy.head.phase) == (net.pair_text, net.pair_order, ALIGNMENT)
-    state = net.text_state()
+    state, name = net.text_state()
     assert state is not None
+    assert name is None
     state["encoder"] = "other"
     assert net.pair_text == {"encoder": "hash:16"}  # a copy
 

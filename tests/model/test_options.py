@@ -9,6 +9,7 @@ import pytest
 
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.options import check_options
+from ultra_dsmoe.model.pair_options import check_pair_options
 from ultra_dsmoe.nn import ExpertGate, FeatureAggregation, HyperbolicFusion, TextSemantics
 from ultra_dsmoe.nn.registry import aux_names, options
 
@@ -78,6 +79,24 @@ def test_an_unknown_key_hears_of_its_neighbour() -> None:
         ConfigError, match=r"expected keys out of allocation_gate, .* \(did you mean 'hyperbolic'\?\), got hyperbolik"
     ):
         check_options({"text": True, "hyperbolik": True})
+
+
+@pytest.mark.parametrize("check", [check_options, check_pair_options])
+def test_keys_are_those_of_the_kind_of_net(check: Any) -> None:
+    """A detector has no fusion of texts and a classifier no experts, nor is either told of the other's."""
+    detectors, classifiers = {"topk", "experts", "qfl"}, {"fusion", "text_width", "pfa"}
+    own, foreign = (detectors, classifiers) if check is check_options else (classifiers, detectors)
+    for key in (*foreign, "nothing_like_any"):
+        with pytest.raises(ConfigError, match="expected keys out of ") as e:
+            check({key: None})
+        known = {*e.value.expected.removeprefix("keys out of ").partition(" (did")[0].split(", ")}
+        assert own <= known
+        assert not foreign & known
+
+
+def test_a_layer_in_the_rows_brings_its_keys_into_any_net() -> None:
+    assert check_pair_options({"topk": 3}, ["SparseMoE"]) == {"topk": 3}
+    assert check_options({"text_width": 8}, ["SplitText"]) == {"text_width": 8}
 
 
 @pytest.mark.parametrize(

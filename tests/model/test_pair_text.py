@@ -9,9 +9,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ultralytics.models.yolo.classify import ClassificationPredictor
 
-from ultra_dsmoe.errors import DataError, TextError
+from ultra_dsmoe.errors import ConfigError, DataError, TextError
+from ultra_dsmoe.evaluate.pair_predictor import PairPredictor
+from ultra_dsmoe.model.classifier import PairModel
+from ultra_dsmoe.model.pair_state import entry_of, texts_of
 from ultra_dsmoe.model.pair_text import PairText
+from ultra_dsmoe.model.settings import in_force
+from ultra_dsmoe.text import bank, encoders
+from ultra_dsmoe.text.encoders import HashEncoder
 
 SIDE = 24
 RECORDS = [{"hits": 4, "mu": -1.0}, {"hits": 4, "mu": 1.0}, {"hits": 4, "mu": 3.0}]
@@ -30,6 +37,94 @@ def files(tmp_path: Path) -> list[Path]:
         image.with_suffix(".json").write_text(json.dumps({"vlm": vlm, "llm": llm, "record": record}))
         made.append(image)
     return made
+
+
+class Sentences(HashEncoder):
+    """Stands in for a sentence model: a hub's under its id, a folder's under its fingerprint."""
+
+    def __init__(self, spec: str) -> None:
+        super().__init__(32 if "other" not in spec else 16)
+        self.spec = spec
+
+    @property
+    def id(self) -> str:
+        return self.spec
+
+
+HUB, FOLDER, OTHER = "sentence:me/mini", "sentence:mini@0123abcd", "sentence:other@0123abcd"
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, bool]]:
+    """Return what is asked for, as name and whether it may only be on this disk; a hub's must be fetched."""
+    monkeypatch.setenv("ULTRA_DSMOE_CACHE", str(tmp_path / "cache"))
+    asked: list[tuple[str, bool]] = []
+
+    def make(spec: str, *, local_only: bool = False) -> Any:
+        asked.append((spec, local_only))
+        return Sentences(spec)
+
+    monkeypatch.setattr(bank, "make_encoder", make)
+    monkeypatch.setattr(encoders, "make_encoder", make)
+    return asked
+
+
+def net_of(texts: PairText) -> PairModel:
+    net = PairModel("yolov8n-pfa-cls.yaml", nc=2, verbose=False)
+    net.pair_text = json.loads(json.dumps(texts.state()))
+    net.yaml["dsmoe"]["text_mode"] = "always"
+    return net
+
+
+def test_a_folder_is_known_to_be_the_hubs_model_by_one_sentence(files: list[Path], models: Any) -> None:
+    texts = PairText.fit(files, encoder=HUB)
+    net, wanted = net_of(texts), texts.encode(files).numbers
+    own = net.text_state()
+    for name in (FOLDER, HUB):
+        models.clear()
+        with in_force(net, {"dsmoe_text": name}):
+            found = texts_of(net)
+            assert found is not None
+            (files[0].parent / "new.json").write_text(json.dumps({"vlm": f"seen by {name}", "llm": "new"}))
+            cv2.imwrite(str(files[0].parent / "new.png"), np.zeros((SIDE, SIDE, 3), np.uint8))
+            found.encode([files[0].parent / "new.png"])
+            assert (found.encode(files).numbers == wanted).all()
+            assert "named" not in entry_of(net)
+            assert name == HUB or name not in entry_of(net), "of this call alone"
+        assert models[-1] == (name, False), "what the user names is asked for, and may be fetched"
+        assert net.text_state() == own
+    message = rf"^dsmoe_text: expected the encoder that .* trained on, {HUB}, got"
+    with pytest.raises(ConfigError, match=message), in_force(net, {"dsmoe_text": OTHER}):
+        pass
+    assert net.text_state() == own
+
+
+def test_a_name_reaches_a_predictor_that_was_made_before(
+    files: list[Path], models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClassificationPredictor, "setup_source", lambda self: None)
+    predictor, net = PairPredictor.__new__(PairPredictor), net_of(PairText.fit(files, encoder=HUB))
+    predictor.source_net, predictor.texts, predictor.model = net, texts_of(net), None
+    with in_force(net, {"dsmoe_text": FOLDER}):
+        predictor.setup_source()
+        assert predictor.texts.named == FOLDER
+    predictor.setup_source()
+    assert predictor.texts.named is None
+
+
+def test_a_checkpoint_from_before_says_what_to_do(files: list[Path], models: Any) -> None:
+    net = net_of(PairText.fit(files, encoder=HUB))
+    assert net.pair_text is not None
+    del net.pair_text["probe"]
+    message = rf"^dsmoe_text: expected the id {HUB}: this checkpoint keeps nothing to know a folder by"
+    with pytest.raises(ConfigError, match=message) as e, in_force(net, {"dsmoe_text": FOLDER}):
+        pass
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("encoder", ["hash:32", FOLDER])
+def test_nothing_is_kept_of_an_encoder_whose_id_tells_its_content(files: list[Path], models: Any, encoder: str) -> None:
+    assert "probe" not in PairText.fit(files, encoder=encoder).state()
 
 
 def fit(files: list[Path], **options: Any) -> PairText:

@@ -23,6 +23,16 @@ def test_the_mean_is_over_all_batches_images_and_positions() -> None:
     assert not (mean.like(torch.zeros(1, 3, 1, 1)) == 7).any()
 
 
+@pytest.mark.parametrize("shape", [(3,), (5, 3)])
+def test_vectors_and_cells_have_their_channels_last(shape: tuple[int, ...]) -> None:
+    mean, batches = Mean(), [torch.randn(n, *shape) for n in (2, 1)]
+    for x in batches:
+        mean.add(x)
+    out = mean.like(torch.zeros(4, *shape))
+    expected = torch.cat([x.reshape(-1, 3) for x in batches]).mean(0)
+    torch.testing.assert_close(out, expected.expand(4, *shape))
+
+
 def test_half_precision_and_training_do_not_count() -> None:
     """More cells than half precision can count to, of a net that could be trained."""
     mean = Mean()

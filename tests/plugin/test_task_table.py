@@ -7,11 +7,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.models.yolo.classify import ClassificationTrainer
-from ultralytics.nn.tasks import ClassificationModel, DetectionModel
+from ultralytics.nn.tasks import ClassificationModel, DetectionModel, SegmentationModel
 
+from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.evaluate.pair_predictor import PairPredictor
 from ultra_dsmoe.evaluate.pair_validator import PairValidator
 from ultra_dsmoe.evaluate.reference_predictor import ReferencePredictor
@@ -98,3 +100,26 @@ def test_stock_models_stay_the_hosts_beside_it(classify: dict[str, Any]) -> None
     ours = YOLO("smodel-n.yaml")
     assert ours.task_map["detect"]["trainer"] is DSMoETrainer
     assert ours.task_map["classify"]["trainer"] is ClassificationTrainer
+
+
+@pytest.mark.parametrize("task", ["segment", "pose", "obb", "detect"])
+def test_a_classifiers_yaml_names_its_command(task: str) -> None:
+    command = "'yolo classify train model=yolov8n-pfa-cls.yaml'"
+    message = f"^task: expected classify, as in {command}, since the model YAML is that of a classifier of ours, got"
+    with pytest.raises(ConfigError, match=rf"{message} {task}$"):
+        YOLO("yolov8n-pfa-cls.yaml", task=task)
+
+
+@pytest.mark.parametrize("task", ["segment", "classify"])
+def test_a_detectors_yaml_names_its_command(task: str) -> None:
+    command = "'yolo detect train model=dsmoe-n.yaml'"
+    message = f"^task: expected detect, as in {command}, since the model YAML is that of a detector of ours, got"
+    with pytest.raises(ConfigError, match=rf"{message} {task}$"):
+        YOLO("dsmoe-n.yaml", task=task)
+
+
+def test_a_head_of_another_task_above_layers_of_ours_is_the_hosts(tmp_path: Any) -> None:
+    rows = [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "CBAM", []]]
+    content = {"nc": 3, "backbone": rows, "head": [[[1], 1, "Segment", ["nc", 8, 16]]]}
+    (tmp_path / "own-seg.yaml").write_text(yaml.safe_dump(content))
+    assert type(YOLO(tmp_path / "own-seg.yaml").model) is SegmentationModel

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ultralytics import YOLO
+from ultralytics.nn.tasks import yaml_model_load
 
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.study import cell, store
+from ultra_dsmoe.study.variant import as_file
 
 
 def test_training_seconds(tmp_path: Path) -> None:
@@ -24,8 +27,6 @@ def test_kept_matches_give_the_hosts_map(
     boards: Path, images: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host's validator on a net that half knows the labels: mAP from the kept matches is the host's to 1e-3."""
-    from ultralytics import YOLO
-
     rng = np.random.default_rng(0)
 
     class Knowing(cell.Collector):  # type: ignore[name-defined]  # loaded by its path
@@ -60,3 +61,24 @@ def test_kept_matches_give_the_hosts_map(
     assert 0.1 < result["mAP50-95"] < result["mAP50"] < 0.9
     assert len(stats.files) == images
     assert np.mean(list(result["per_class_AP"].values())) == pytest.approx(result["mAP50-95"])
+
+
+@pytest.mark.parametrize("task", ["detect", "classify"])
+def test_knockouts_are_on_the_images_that_are_judged(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the half that the study names, and where a net was trained on another set, on the study's."""
+    cfg = yaml_model_load("yolov8n-pfa-cls.yaml" if task == "classify" else "dsmoe-n.yaml")
+    if task == "classify":
+        cfg["dsmoe"]["text_mode"] = "always"
+    (file := tmp_path / "yolov8n-net.yaml").write_text(as_file(cfg))
+    YOLO(file).save(tmp_path / "best.pt")
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(cell.class_evaluation, "evaluation_of", seen.update)
+    monkeypatch.setattr(cell.knockout, "evaluate", lambda evaluation, progress: None)
+    monkeypatch.setattr(cell.knockout, "as_csv", lambda report: "table")
+    more = {"task": "classify", "tested": str(tmp_path)} if task == "classify" else {}
+    settings = {"data": "trained", "split": "test", "imgsz": 64, "seed": 3, **more}
+    assert cell.knockouts(tmp_path / "best.pt", settings) == "table"
+    wanted = tmp_path if more else "trained"
+    assert seen == {"model": tmp_path / "best.pt", "data": wanted, "imgsz": 64, "split": "test"}

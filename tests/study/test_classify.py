@@ -48,6 +48,9 @@ def class_stats(seed: int, skill: float) -> ClassStats:
     return ClassStats([f"{i}.png" for i in range(IMAGES)], KINDS, target, found, np.eye(2)[found])
 
 
+HEAD = "knockout,what,macro_f1,macro_f1_change,top1_change,verdict\n"
+
+
 @pytest.fixture
 def classifying(host_class: type[Any]) -> Any:
     """Return a stand-in for processes that trains and validates classifiers."""
@@ -59,6 +62,13 @@ def classifying(host_class: type[Any]) -> Any:
             numbers = {**cell.class_numbers(stats), "seconds": 60.0, "ultralytics": "8", "torch": "2"}
             np.savez(folder / "matches.npz", **store.pack(stats))
             (folder / "result.json").write_text(json.dumps({**numbers, "ultra_dsmoe": "0"}))
+
+        def __call__(self, command: list[str], stdout: Any, **kwargs: Any) -> Any:
+            done = super().__call__(command, stdout, **kwargs)
+            if "--knockouts" in command:
+                rows = "".join(f"{name},,50,{change},0,{said}\n" for name, change, said in self.switched)
+                (Path(command[-1]) / "knockout.csv").write_text(HEAD + rows if rows else "")
+            return done
 
     return Classifying()
 
@@ -94,6 +104,25 @@ def test_whole_study(classifying: Any, write: Callable[..., Path], run: Callable
     # Kept cells give the page again.
     assert run(write(split="val"), type(classifying)())[0] == 0
     assert (tmp_path / "out" / "tiny.md").read_text() == page
+
+
+def test_knockouts_of_a_study_are_in_macro_f1(
+    classifying: Any, write: Callable[..., Path], run: Callable[..., Any], tmp_path: Path
+) -> None:
+    classifying.switched = [("fusion-picture-constant", -12.5, "earns its place"), ("control", 0, "control")]
+    assert run(write(seeds=[0], knockouts=True), classifying)[0] == 0
+    page = (tmp_path / "out" / "tiny.md").read_text()
+    assert "Change of macro_f1, in points, when one thing of the trained nets is switched off" in page
+    assert "| hits | fusion-picture-constant | -12.5 (-12.5 to -12.5), 1 of 1 |" in page
+
+
+def test_a_control_and_a_net_that_reads_no_texts_have_nothing_to_switch_off(tmp_path: Path) -> None:
+    from ultralytics import YOLO
+
+    assert cell.knockouts(tmp_path / "none.pt", {"control": ["record"], "task": "classify"}) == ""
+    for name in ("yolov8n-pfa-cls", "yolov8n-cls"):
+        YOLO(f"{name}.yaml").save(tmp_path / "net.pt")
+        assert cell.knockouts(tmp_path / "net.pt", {"task": "classify", "data": "nowhere", "split": "val"}) == ""
 
 
 def test_what_a_cell_depends_on(write: Callable[..., Path], hits: Path) -> None:
@@ -134,7 +163,7 @@ def test_a_control_is_left_out_where_its_package_is(
         ({"models": [{"name": "a", "control": "record", "rows": {}}]}, "models: rows: expected one of name, control"),
         ({"task": "segment"}, "task: expected one of detect, classify"),
         ({"split": "train"}, "split: expected one of val, test"),
-        ({"knockouts": True}, "knockouts: expected false where task is classify"),
+        ({"knockouts": 1}, "knockouts: expected true or false"),
         ({"overrides": {"dsmoe_topk": 2}}, "dsmoe_topk: expected a key of a classifier of ours"),
         ({"data": ["${SETS}/hits", "${SETS}/more"]}, "data: expected one data set where a model is trained on another"),
     ],
@@ -144,6 +173,20 @@ def test_refused(write: Callable[..., Path], changes: dict[str, Any], words: str
         read_plan(write(**changes))
     assert str(e.value).startswith(words)
     assert "\n" not in str(e.value)
+
+
+def test_an_optional_model_is_left_out_without_its_set(
+    classifying: Any, write: Callable[..., Path], run: Callable[..., Any], hits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = {"name": "more", "model": "yolov8n-pfa-cls", "data": "${SETS}/later", "optional": True}
+    file = write(models=["yolov8n-pfa-cls", more], seeds=[0])
+    assert "not in the study: more, whose weights or data are not there\n" in run(file, classifying)[1]
+    for given in ({"optional": False}, {"data": "${NOWHERE}/later"}):  # which stay mistakes
+        with pytest.raises((DataError, ConfigError)):
+            read_plan(write(models=["yolov8n-pfa-cls", {**more, **given}]))
+    assert read_plan(write(models=["yolov8n-pfa-cls", {**more, "data": {"data": "${SETS}/later"}}])).absent == ("more",)
+    make_set(hits.parent / "later", train=2, val=2)
+    assert not read_plan(file).absent
 
 
 def test_data_refused(write: Callable[..., Path], hits: Path) -> None:

@@ -184,8 +184,10 @@ def test_optional_models(write: Callable[..., Path], run: Callable[..., Any], tm
     monkeypatch.setenv("MINE", str(tmp_path))
     plan = read_plan(file)
     assert ([m.name for m in plan.models], plan.absent) == (["yolov8n"], ("yolo11n",))
-    assert "not in the study: yolo11n, whose weights are not there\n" in run(file)[1]
-    with pytest.raises(ConfigError, match=r"models: expected weights of at least one optional .*, got none of yolo11n"):
+    assert "not in the study: yolo11n, whose weights or data are not there\n" in run(file)[1]
+    with pytest.raises(
+        ConfigError, match=r"models: expected weights and data of at least one optional .*, got none of yolo11n"
+    ):
         read_plan(write(models=[weights]))
     with pytest.raises(ConfigError, match="pretrained: expected an existing file"):
         read_plan(write(models=["yolov8n", {**weights, "optional": False}]))

@@ -30,6 +30,7 @@ def images_of(root: Path, split: str) -> list[Path]:
 def run(options: Given) -> int:
     """Fill the sidecars that lack a text."""
     source = TextSource.named(options.get("provider", "rules"))
+    source.provider.prepare()  # first of all: a set may take hours to read
     root, overwrite = packaged.place_of(options["data"]), options.get("overwrite", False)
     train = images_of(root, "train")
     splits = options.get("split") or [split for split in SPLITS if (root / split).is_dir()]

@@ -5,31 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ultra_dsmoe.causes import reading
 from ultra_dsmoe.commands.opening import output_folder, print_notes
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.hits import demo
 from ultra_dsmoe.errors import ConfigError, WeightsError
+from ultra_dsmoe.evaluate.class_evaluation import open_checkpoint
 from ultra_dsmoe.evaluate.controls import images_of
-from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.explain.pair_pictures import pair_files
 from ultra_dsmoe.files import write_files
 from ultra_dsmoe.model.classifier import IMGSZ, PairModel
 from ultra_dsmoe.parsing import Given
-
-
-def opened(path: str, argument: str = "model") -> Any:
-    """Return what a checkpoint holds.
-
-    Raises:
-        WeightsError: If it is none.
-    """
-    from ultralytics import YOLO
-
-    if not Path(path).is_file():  # the host would go and try to download it
-        raise WeightsError(argument, "an existing checkpoint", f"{path}, which is not a file")
-    with quiet(), reading(argument, "a readable checkpoint", WeightsError, path):
-        return YOLO(path)
 
 
 def run(yolo: Any, options: Given) -> int:
@@ -42,7 +27,7 @@ def run(yolo: Any, options: Given) -> int:
     folder = output_folder(Path(options["model"]), options.get("out"), "pictures")
     if "data" not in options:
         raise ConfigError("data", "the folder of the classification set", "none")
-    before = opened(options["before"], "before").model if "before" in options else None
+    before = open_checkpoint(options["before"], "before").model if "before" in options else None
     if before is not None and not isinstance(before, PairModel):
         raise WeightsError("before", "a checkpoint of a classifier of ours", options["before"])
     root = packaged.place_of(options["data"])

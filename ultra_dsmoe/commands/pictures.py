@@ -9,6 +9,7 @@ from ultra_dsmoe.commands.arguments import CHECKPOINT, evaluation_options
 from ultra_dsmoe.commands.opening import opened, print_notes
 from ultra_dsmoe.commands.routing import SHUFFLES_OPTION
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.evaluate.class_evaluation import open_checkpoint
 from ultra_dsmoe.evaluate.evaluation import quiet
 from ultra_dsmoe.explain.attention import IMAGES, attention_files
 from ultra_dsmoe.explain.bands import band_files
@@ -24,9 +25,7 @@ SHOWN = "experts, hyperbolic distances, attention or bands"
 
 def run(options: Given) -> int:
     """Draw all that a checkpoint can show in one pass over a split."""
-    if options["model"].endswith(".pt") and isinstance(
-        (yolo := pair_pictures.opened(options["model"])).model, PairModel
-    ):
+    if options["model"].endswith(".pt") and isinstance((yolo := open_checkpoint(options["model"])).model, PairModel):
         return pair_pictures.run(yolo, options)
     if "before" in options:
         raise ConfigError("before", "this key with a classifier that texts teach", options["before"])

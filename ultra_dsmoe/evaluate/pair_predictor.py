@@ -12,7 +12,7 @@ from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.models.yolo.classify import ClassificationPredictor
 
 from ultra_dsmoe.data.pairs import require_room, with_plane
-from ultra_dsmoe.model.pair_state import texts_of
+from ultra_dsmoe.model.pair_state import named_encoder, texts_of
 from ultra_dsmoe.nn.fusion.split_text import IMAGE, WITH_TEXT
 
 CHANNELS = ("channels", "ch")  # where newer and older hosts keep how many channels a loaded net takes
@@ -25,7 +25,8 @@ class PairPredictor(ClassificationPredictor):
 
     def setup_model(self, model: Any, *args: Any, **kwargs: Any) -> None:
         """Load the model as the host does; arguments are the host's."""
-        self.texts = texts_of(model if model is not None else self.args.model)
+        self.source_net = model if model is not None else self.args.model
+        self.texts = texts_of(self.source_net)
         super().setup_model(model, *args, **kwargs)
 
     def setup_source(self, *args: Any, **kwargs: Any) -> None:
@@ -34,6 +35,8 @@ class PairPredictor(ClassificationPredictor):
         Pictures have three channels whatever the net takes: the host would make arrays of one or four channels into as
         many as the net has, though the fourth is for the texts.
         """
+        if self.texts is not None:  # a predictor is kept between calls, a name holds for one
+            self.texts.named = named_encoder(self.source_net)
         carried = {name: count for name in CHANNELS if (count := getattr(self.model, name, None)) == WITH_TEXT}
         try:
             for name in carried if self.texts is not None else ():

@@ -16,6 +16,7 @@ from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.explain import switches
 from ultra_dsmoe.explain.record import blocks, head_attentions, hub_outputs
 from ultra_dsmoe.nn import registry
+from ultra_dsmoe.nn.contract import DETECT, task_of
 from ultra_dsmoe.nn.knockout import Knockout, Record, constant
 
 Find = Callable[[nn.Module], list[Any]]
@@ -29,10 +30,12 @@ class Entry:
     Attributes:
         knockout: What is switched off, and how.
         find: Returns the blocks; where there are none, it does not apply.
+        task: Of the nets that have such blocks.
     """
 
     knockout: Knockout
     find: Find
+    task: str = DETECT
 
     @property
     def name(self) -> str:
@@ -60,7 +63,7 @@ def of_class(cls: type[nn.Module], knockout: Knockout) -> Entry:
     def find(net: nn.Module) -> list[Any]:
         return [part for m in blocks(net, cls) if knockout.applies(m) for part in knockout.parts(m)]
 
-    return Entry(replace(knockout, needs=needs), find)
+    return Entry(replace(knockout, needs=needs), find, task_of(cls))
 
 
 _ATTENTION = "a head with attention"
@@ -100,7 +103,20 @@ def applicable(net: nn.Module, only: list[str] | None = None) -> tuple[list[Entr
         net: The network.
         only: Names to choose from; all where omitted.
     """
-    chosen = [k for k in catalogue().values() if only is None or k.name in only]
-    fitting = [k for k in chosen if k.find(net)]
-    rest = [k for k in chosen if k not in fitting]
-    return fitting, [f"{k.name} does not apply: the model has not {k.knockout.needs}" for k in rest]
+    fitting = [k for k in _chosen(only) if k.find(net)]
+    return fitting, [f"{k.name} does not apply: the model has not {k.knockout.needs}" for k in lacking(net, only)]
+
+
+def lacking(net: nn.Module, only: list[str] | None = None) -> list[Entry]:
+    """Return the entries that do not apply to a network, those of other tasks only where they are named.
+
+    Args:
+        net: The network.
+        only: Names to choose from; all where omitted.
+    """
+    task = getattr(net, "task", DETECT)
+    return [k for k in _chosen(only) if not k.find(net) and (only is not None or k.task == task)]
+
+
+def _chosen(only: list[str] | None) -> list[Entry]:
+    return [k for k in catalogue().values() if only is None or k.name in only]

@@ -10,23 +10,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.evaluate.class_evaluation import ClassEvaluation
 from ultra_dsmoe.evaluate.evaluation import Evaluation
+from ultra_dsmoe.evaluate.measures import BOXES, Measures
 from ultra_dsmoe.evaluate.paired_bootstrap import (
     BOOT,
-    CSV_HEAD,
-    HEAD,
     Effect,
     PairedBootstrap,
     Points,
     base_cells,
     base_csv_cells,
+    csv_head,
+    head,
 )
 from ultra_dsmoe.evaluate.text_table import csv_text
-from ultra_dsmoe.explain.catalogue import CONTROL, Entry, applicable
+from ultra_dsmoe.explain.catalogue import CONTROL, Entry, applicable, lacking
 from ultra_dsmoe.explain.record import recording
 from ultra_dsmoe.nn.knockout import Record
 
-WORTH = 1.0  # points of mAP50 that a stage must be worth (our choice; docs/knockout.md, "Verdict")
+WORTH = 1.0  # points of the first measure that a stage must be worth (our choice; docs/knockout.md, "Verdict")
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """All outcomes with what they were measured on; ``base`` is mAP50 and mAP50-95 as trained, in points."""
+    """All outcomes with what they were measured on; ``base`` is both ``measures`` as trained, in points."""
 
     base: Points
     outcomes: list[Outcome]
     notes: list[str]
+    measures: Measures = BOXES
 
 
 def verdict(change: float, low: float, high: float) -> str:
-    """Judge a change of mAP50.
+    """Judge a change of mAP50, or of a classifier's macro F1.
 
     Args:
-        change: mAP50 with the thing off minus mAP50 as trained, in points.
+        change: The measure with the thing off minus the measure as trained, in points.
         low: Lower end of its 95 % interval.
         high: Upper end.
 
@@ -75,7 +78,7 @@ def verdict(change: float, low: float, high: float) -> str:
 
 
 def evaluate(
-    evaluation: Evaluation,
+    evaluation: Evaluation | ClassEvaluation,
     only: list[str] | None = None,
     boot: int = BOOT,
     seed: int = 0,
@@ -95,7 +98,8 @@ def evaluate(
     """
     fitting, notes = applicable(evaluation.net, only)
     if not fitting or (only is None and [k.name for k in fitting] == [CONTROL]):
-        raise ConfigError("model", "a network with something to switch off", "; ".join(notes))
+        lacks = ", ".join(dict.fromkeys(entry.knockout.needs for entry in lacking(evaluation.net, only)))
+        raise ConfigError("model", "a network with something to switch off", f"{evaluation.path} without {lacks}")
     record = Record()
     progress(f"0/{len(fitting)} as trained")
     pairs = PairedBootstrap(evaluation, boot, seed, recording(evaluation.net, record))
@@ -103,16 +107,18 @@ def evaluate(
     for i, knockout in enumerate(fitting, 1):
         progress(f"{i}/{len(fitting)} {knockout.name}")
         outcomes.append(_outcome(knockout, pairs.effect(knockout.switch(evaluation.net, record, seed))))
-    if pairs.base[0] < WORTH:  # no part can lose a point
+    measures = pairs.measures
+    if pairs.base[0] - pairs.chance < WORTH:  # no part can lose a point
         outcomes = [replace(o, verdict="unclear") if o.verdict == "inert" else o for o in outcomes]
-        notes.append(f"mAP50 is {pairs.base[0]:.2f} points as trained: the net finds too little to judge its parts")
+        first = f"{measures.names[0]} is {pairs.base[0]:.2f} points as trained"
+        notes.append(f"{first}: the net finds too little to judge its parts")
     control = next((o for o in outcomes if o.name == CONTROL), None)
     if control and any(control.effect.change):
-        notes.append(f"two equal passes differ by {control.effect.change[0]:+.3f} points mAP50: noise of this device")
-    notes.append(
-        f"change: mAP with it off minus mAP as trained, in points; {pairs.about}; another training run differs by more"
-    )
-    return Report(pairs.base, outcomes, notes)
+        noise = f"{control.effect.change[0]:+.3f} points {measures.names[0]}"
+        notes.append(f"two equal passes differ by {noise}: noise of this device")
+    what = f"change: {measures.unit} with it off minus {measures.unit} as trained"
+    notes.append(f"{what}, in points; {pairs.about}; another training run differs by more")
+    return Report(pairs.base, outcomes, notes, measures)
 
 
 def _outcome(knockout: Entry, effect: Effect) -> Outcome:
@@ -122,21 +128,21 @@ def _outcome(knockout: Entry, effect: Effect) -> Outcome:
 
 def cells(report: Report) -> list[list[str]]:
     """Return the table as text, headings first."""
-    head = ["knock-out", "what is done", *HEAD, "verdict"]
+    top = ["knock-out", "what is done", *head(report.measures), "verdict"]
     base = ["as trained", "nothing", *base_cells(report.base), ""]
-    return [head, base, *([o.name, o.what, *o.effect.cells(), o.verdict] for o in report.outcomes)]
+    return [top, base, *([o.name, o.what, *o.effect.cells(), o.verdict] for o in report.outcomes)]
 
 
 def markdown(report: Report, command: str) -> str:
     """Return the report as a page."""
-    head, *rows = cells(report)
-    bars = ["|" + "|".join(f" {c} " for c in row) + "|" for row in (head, ["---"] * len(head), *rows)]
+    top, *rows = cells(report)
+    bars = ["|" + "|".join(f" {c} " for c in row) + "|" for row in (top, ["---"] * len(top), *rows)]
     notes = [f"- {note}" for note in report.notes]
     return "\n".join(["# Knock-outs", "", f"`{command}`", "", *bars, "", *notes, ""])
 
 
 def as_csv(report: Report) -> str:
     """Return the report as comma-separated values, in points."""
-    head = ["knockout", "what", *CSV_HEAD, "verdict"]
+    top = ["knockout", "what", *csv_head(report.measures), "verdict"]
     base = ["as-trained", "nothing", *base_csv_cells(report.base), ""]
-    return csv_text([head, base, *([o.name, o.what, *o.effect.csv_cells(), o.verdict] for o in report.outcomes)])
+    return csv_text([top, base, *([o.name, o.what, *o.effect.csv_cells(), o.verdict] for o in report.outcomes)])

@@ -14,12 +14,14 @@ from ultralytics.utils import LOGGER
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.model import transfer
 from ultra_dsmoe.model.network import CHECKPOINT_FORMAT, Network
-from ultra_dsmoe.model.options import check_rows
+from ultra_dsmoe.model.options import check_rows, layer_names
 from ultra_dsmoe.model.pair_criterion import PairCriterion
 from ultra_dsmoe.model.pair_options import PairOptions, check_pair_options
+from ultra_dsmoe.model.pair_text import probe_bank
 from ultra_dsmoe.nn.fusion.image_vector import ImageProjection
 from ultra_dsmoe.nn.fusion.split_text import IMAGE, WITH_TEXT
 from ultra_dsmoe.nn.head.pair_classify import PairClassify
+from ultra_dsmoe.text.bank import TextBank
 
 IMGSZ = 224  # pixels, the host's for classifiers
 
@@ -30,6 +32,7 @@ class PairModel(Network, ClassificationModel):
     Attributes:
         pair_text: State of the `PairText` that it was trained with, None before.
         pair_order: Numbers of the training images in the order in which alignment takes them, None before.
+        encoder_name: Name under which the user gives the text encoder for one call.
     """
 
     yaml: dict[str, Any]  # the host's attributes, for the type checker
@@ -37,6 +40,7 @@ class PairModel(Network, ClassificationModel):
     task = "classify"
     pair_text: dict[str, Any] | None = None
     pair_order: list[int] | None = None
+    encoder_name: str | None = None
 
     def __init__(
         self, cfg: str | dict[str, Any] = "pfa-cls.yaml", ch: int = IMAGE, nc: int | None = None, verbose: bool = True
@@ -56,8 +60,8 @@ class PairModel(Network, ClassificationModel):
         self.checkpoint_format = CHECKPOINT_FORMAT
         cfg = deepcopy(cfg) if isinstance(cfg, dict) else yaml_model_load(cfg)
         check_rows(cfg)
-        section = check_pair_options(cfg.get("dsmoe"))
-        options = PairOptions.read(section)
+        section = check_pair_options(cfg.get("dsmoe"), layer_names(cfg))
+        options = PairOptions.read(section, layer_names(cfg))
         cfg["dsmoe"] = {**section, "text_mode": options.text_mode}  # blocks read it too
         cfg["channels"] = WITH_TEXT if options.text_mode == "always" else IMAGE
         super().__init__(cfg, ch, nc, verbose)
@@ -69,7 +73,7 @@ class PairModel(Network, ClassificationModel):
     @property
     def pair_options(self) -> PairOptions:
         """The model YAML's ``dsmoe:`` section with defaults in place."""
-        return PairOptions.read(self.options)
+        return PairOptions.read(self.options, layer_names(self.yaml))
 
     @property
     def wants_text(self) -> bool:
@@ -152,13 +156,21 @@ class PairModel(Network, ClassificationModel):
         """What is known of its texts, its ``encoder`` among it; None before a training."""
         return self.pair_text
 
-    def text_state(self) -> dict[str, Any] | None:
-        """Return a copy of what it knows of its texts."""
-        return deepcopy(self.pair_text)
+    def text_bank(self) -> TextBank | None:
+        """Return what tells its texts' encoder from another; None where the checkpoint keeps nothing of the kind."""
+        return probe_bank(self.pair_text)
 
-    def write_text(self, state: dict[str, Any] | None) -> None:
+    def name_encoder(self, spec: str) -> None:
+        """Take the text encoder of the training under a name of the user's."""
+        self.encoder_name = spec
+
+    def text_state(self) -> tuple[dict[str, Any] | None, str | None]:
+        """Return a copy of what it knows of its texts, and how the user calls their encoder."""
+        return deepcopy(self.pair_text), self.encoder_name
+
+    def write_text(self, state: tuple[dict[str, Any] | None, str | None]) -> None:
         """Take what `text_state` returned."""
-        self.pair_text = deepcopy(state)
+        self.pair_text, self.encoder_name = deepcopy(state[0]), state[1]
 
     def require_finite_text(self, source: str) -> None:
         """Accept any checkpoint: the texts of its images are none of its tensors."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ultra_dsmoe.losses import QualityFocalLoss
-from ultra_dsmoe.model.options import check_options
+from ultra_dsmoe.model.options import check_options, layer_names
 from ultra_dsmoe.nn.base import AuxLossMixin
 from ultra_dsmoe.nn.contract import AUX_COLUMN
 
@@ -53,7 +53,7 @@ class DSMoECriterion:
         """
         self.inner = inner
         self.blocks = [m for m in model.modules() if isinstance(m, AuxLossMixin)]
-        self.gains = check_options(options).get("gains") or {}
+        self.gains = check_options(options, layer_names(getattr(model, "yaml", {}))).get("gains") or {}
         self.columns = extra_names(model, options)
         if options.get("cls_loss", "qfl") == "qfl":
             part: Any

@@ -18,7 +18,7 @@ from ultra_dsmoe.model.augmented import predict_views
 from ultra_dsmoe.model.criterion import DSMoECriterion
 from ultra_dsmoe.model.input_rows import input_rows
 from ultra_dsmoe.model.network import CHECKPOINT_FORMAT, Network
-from ultra_dsmoe.model.options import check_options, check_rows
+from ultra_dsmoe.model.options import check_options, check_rows, layer_names
 from ultra_dsmoe.model.text_side import TextSide
 from ultra_dsmoe.nn.folding import LinearFoldMixin
 from ultra_dsmoe.nn.neck.expert_gate import ExpertGate
@@ -71,7 +71,7 @@ class DSMoEModel(TextSide, Network, DetectionModel):
             raise ConfigError(f"model YAML row {last.i} ({name})", "a detection head in the last row", name)
         self.largest_stride = int(self.stride.max())
         # Here, not only where they are used: a training must not fail after its run folder exists.
-        self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"))
+        self.yaml["dsmoe"] = check_options(self.yaml.get("dsmoe"), layer_names(self.yaml))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take an older checkpoint, and refuse a newer one."""
@@ -176,7 +176,7 @@ class DSMoEModel(TextSide, Network, DetectionModel):
     def init_criterion(self) -> Any:
         """Return the criterion; ``dsmoe: {loss: host}`` in the YAML gives the host's own."""
         inner = super().init_criterion()
-        loss = check_options(self.options).get("loss", "dsmoe")
+        loss = check_options(self.options, layer_names(self.yaml)).get("loss", "dsmoe")
         return inner if loss == "host" else DSMoECriterion(self, inner, self.options)
 
     def load(self, weights: Any, verbose: bool = True) -> None:

@@ -40,6 +40,9 @@ class Network(Base):
         """Return all blocks of a class."""
         return [m for m in self.modules() if isinstance(m, kind)]
 
+    def name_encoder(self, spec: str) -> None:
+        """Take the text encoder of the training under a name of the user's; no use to a net that has its vectors."""
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Refuse a checkpoint that a newer version of this package wrote.
 

@@ -6,14 +6,14 @@ The keys of single blocks are declared in their classes, see `ultra_dsmoe.nn.con
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.checks import is_whole
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn import registry
-from ultra_dsmoe.nn.contract import NET_OPTIONS
+from ultra_dsmoe.nn.contract import DETECT, NET_OPTIONS, Option
 from ultra_dsmoe.ops.gray import check_gamma
 
 LOSSES, CLASS_LOSSES = ("dsmoe", "host"), ("qfl", "bce")
@@ -21,21 +21,29 @@ QFL = {"alpha": 1, "beta": 5}  # the quality focal loss's parameters and how lar
 _PLACE = re.compile(r"\d+\.\w+")  # a part of a row, "22.csp"
 
 
-def check_options(section: Any) -> dict[str, Any]:
-    """Return the section, with an absent one as an empty mapping.
+def check_options(section: Any, rows: Iterable[str] = ()) -> dict[str, Any]:
+    """Return a detector's section, with an absent one as an empty mapping.
+
+    Args:
+        section: Of the model YAML.
+        rows: Names of the layers in its rows, see `layer_names`.
 
     Raises:
         ConfigError: If it is no mapping, or has a key or value that it cannot have.
     """
-    return section_of(section, _CHECKS)
+    return section_of(section, _CHECKS, registry.options(DETECT, rows))
 
 
-def section_of(section: Any, of_net: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+def section_of(
+    section: Any, of_net: Mapping[str, Callable[[Any], Any]], of_blocks: Mapping[str, Option]
+) -> dict[str, Any]:
     """Return a section whose keys are those of a kind of net, and of blocks.
 
     Args:
         section: Of the model YAML; an absent one is an empty mapping.
         of_net: The net's own keys, each with what raises a `ConfigError` for a wrong value.
+        of_blocks: Those of its blocks, and of others that such nets have: where a study takes a block out, its keys
+            stay.
 
     Raises:
         ConfigError: If it is no mapping, or has a key or value that it cannot have.
@@ -44,7 +52,6 @@ def section_of(section: Any, of_net: Mapping[str, Callable[[Any], Any]]) -> dict
         return {}
     if not isinstance(section, dict):
         raise ConfigError("dsmoe: section of the model YAML", "a mapping", section)
-    of_blocks = registry.options()
     checks.known("dsmoe: section of the model YAML", section, sorted({*of_net, *of_blocks}))
     for key, value in section.items():
         if key in of_net:
@@ -52,6 +59,11 @@ def section_of(section: Any, of_net: Mapping[str, Callable[[Any], Any]]) -> dict
         else:
             of_blocks[key].checked(f"dsmoe.{key}", key, section)
     return section
+
+
+def layer_names(cfg: Mapping[str, Any]) -> list[str]:
+    """Return the names of the layers in the rows of a model YAML that `check_rows` accepts."""
+    return [str(row[2]) for row in [*cfg.get("backbone", ()), *cfg.get("head", ())]]
 
 
 def check_rows(cfg: dict[str, Any]) -> list[Any]:

@@ -5,12 +5,14 @@ The keys of single blocks are declared in their classes; those of the whole net 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.options import section_of, transfer_map
+from ultra_dsmoe.nn import registry
+from ultra_dsmoe.nn.contract import CLASSIFY
 
 TEXT_MODES = ("train", "always")
 PFA = ("progressive", "descending", "random", "direct", "none")
@@ -51,13 +53,17 @@ class PairOptions(NamedTuple):
     transfer: dict[Any, Any] | None = None
 
     @classmethod
-    def read(cls, section: Any) -> PairOptions:
+    def read(cls, section: Any, rows: Iterable[str] = ()) -> PairOptions:
         """Read the section of a model YAML.
+
+        Args:
+            section: The section.
+            rows: Names of the layers in its rows, see `ultra_dsmoe.model.options.layer_names`.
 
         Raises:
             ConfigError: If it has a key or value that it cannot have.
         """
-        section = check_pair_options(section)
+        section = check_pair_options(section, rows)
         given = {key: section[key] for key in cls._fields if key in section}
         for key in ("strides", "phases", "pace"):
             if key in given:
@@ -65,13 +71,13 @@ class PairOptions(NamedTuple):
         return cls(**given)
 
 
-def check_pair_options(section: Any) -> dict[str, Any]:
-    """Return the section, with an absent one as an empty mapping.
+def check_pair_options(section: Any, rows: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the section, with an absent one as an empty mapping; arguments as of `PairOptions.read`.
 
     Raises:
         ConfigError: If it is no mapping, or has a key or value that it cannot have.
     """
-    section = section_of(section, _CHECKS)
+    section = section_of(section, _CHECKS, registry.options(CLASSIFY, rows))
     fusion = section.get("fusion")
     if section.get("text_mode", TEXT_MODES[0]) == TEXT_MODES[0] and fusion not in (None, "none"):
         expected = "none beside text_mode: train, whose net sees pictures alone (text_mode: always fuses)"

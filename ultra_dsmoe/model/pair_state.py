@@ -35,7 +35,15 @@ def texts_of(model: Any) -> PairText | None:
         return None
     if state is None:
         raise TextError("model", "one that was trained, which has its texts' encoder", "one that was not")
-    return PairText.from_state(state)
+    texts = PairText.from_state(state)
+    texts.named = named_encoder(model)
+    return texts
+
+
+def named_encoder(model: Any) -> str | None:
+    """Return the name under which the user gives a net's text encoder in this call; ``model`` as of `texts_of`."""
+    net = getattr(model, "module", model)
+    return net.encoder_name if isinstance(net, PairModel) else None
 
 
 def wants_texts(model: Any) -> bool:

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ultra_dsmoe.errors import DataError, TextError
+from ultra_dsmoe.text.bank import RANK, TextBank
 from ultra_dsmoe.text.sentences import encode_sentences
 from ultra_dsmoe.text.sidecars import ImageText, TextSource
 
 CONSTANT = "a picture of a part"  # what the control `constant` says of every image
 SHUFFLE_SEED = 0
+PROBE = "A dark mark lies left of the centre."  # whose vector tells an encoder from another
+DIGITS = 5  # behind the point, of the probe's numbers: vectors of other encoders are 0.1 apart and more
 
 
 class Encoded(NamedTuple):
@@ -39,7 +42,10 @@ class PairText:
         encoder: Id of the encoder.
         width: Length of a vector.
         keys: Names of the record's numbers that go along as numbers, sorted.
+        named: Name under which the user gives the encoder in this call, a folder or its id; None where there is none.
     """
+
+    named: str | None = None
 
     def __init__(
         self,
@@ -50,6 +56,7 @@ class PairText:
         control: str = "none",
         *,
         local_only: bool = True,
+        probe: list[float] | None = None,
     ) -> None:
         """Remember how images get their numbers.
 
@@ -59,10 +66,11 @@ class PairText:
             width: Length of its vectors.
             scales: Mean and deviation of each of the record's numbers that go along.
             control: ``none``, or what stands in for the true texts: ``shuffled``, ``constant``, ``zero``.
-            local_only: Whether the encoder may only be looked for on this disk.
+            local_only: Whether the encoder may only be looked for on this disk, unless the user names it.
+            probe: Its vector of `PROBE`, where its id does not tell its content.
         """
         self.source, self.encoder, self.width, self.control = source, encoder, width, control
-        self.scales, self.local_only = dict(scales or {}), local_only
+        self.scales, self.local_only, self.probe = dict(scales or {}), local_only, probe
 
     @property
     def keys(self) -> list[str]:
@@ -102,7 +110,7 @@ class PairText:
         texts = source.read(images)
         scales = _scales(texts) if numbers else None
         name, vectors = encode_sentences(_sentences(texts), encoder)
-        return cls(source, name, vectors.shape[1], scales, control)
+        return cls(source, name, vectors.shape[1], scales, control, probe=_probe(name))
 
     def encode(self, images: Sequence[Path]) -> Encoded:
         """Return the numbers of image files, in order.
@@ -120,7 +128,8 @@ class PairText:
     def _encode(self, texts: list[ImageText], names: list[str]) -> Encoded:
         records = np.stack([self._record(text.record, name) for text, name in zip(texts, names, strict=True)])
         sentences = [CONSTANT] * 2 * len(texts) if self.control == "constant" else _sentences(texts)
-        _, vectors = encode_sentences(sentences, self.encoder, local_only=self.local_only)
+        local_only = self.local_only and self.named is None
+        _, vectors = encode_sentences(sentences, self.named or self.encoder, local_only=local_only)
         if vectors.shape[1] != self.width:
             raise TextError("dsmoe_text", f"vectors of {self.width} numbers, as in training", vectors.shape[1])
         kinds = np.unique(sentences, return_inverse=True)[1].reshape(-1, 2)
@@ -153,6 +162,7 @@ class PairText:
             "width": self.width,
             "scales": scales,
             "control": self.control,
+            **({} if self.probe is None else {"probe": self.probe}),
         }
 
     @classmethod
@@ -165,9 +175,28 @@ class PairText:
         try:
             scales = {str(key): (float(mean), float(dev)) for key, (mean, dev) in state["scales"].items()}
             source = TextSource.from_state(state["source"])
-            return cls(source, str(state["encoder"]), int(state["width"]), scales, str(state["control"]))
+            probe = [float(value) for value in state["probe"]] if "probe" in state else None
+            return cls(source, str(state["encoder"]), int(state["width"]), scales, str(state["control"]), probe=probe)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise TextError("texts of the model", "what a training of this package wrote", state) from e
+
+
+def _probe(encoder: str) -> list[float] | None:
+    """Return an encoder's vector of `PROBE`; None of one whose id tells its content, or that is no longer here."""
+    if encoder.partition(":")[0] not in RANK or "@" in encoder:
+        return None
+    try:
+        return [round(float(v), DIGITS) for v in encode_sentences([PROBE], encoder, local_only=True)[1][0]]
+    except TextError:  # its vectors of the set were kept from before
+        return None
+
+
+def probe_bank(state: dict[str, Any] | None) -> TextBank | None:
+    """Return the vector by which the encoder of a state is known, as a bank of one; None where none was kept."""
+    if state is None or state.get("probe") is None:
+        return None
+    vectors = np.asarray(state["probe"], dtype=np.float32)[None]
+    return TextBank(("probe",), ((PROBE,),), str(state["encoder"]), vectors, "")
 
 
 def _sentences(texts: Sequence[ImageText]) -> list[str]:

@@ -44,6 +44,8 @@ def apply_keys(net: Any, given: dict[str, Any], kept: Kept | None = None) -> Non
     """
     if "dsmoe_text" in given:
         _same_encoder(net, given["dsmoe_text"])
+        if given["dsmoe_text"] != "auto":
+            net.name_encoder(given["dsmoe_text"])
     if "dsmoe_moe" in given:
         net.set_moe_mode("gather")  # experts kept by hand would bound k
     if "dsmoe_topk" in given:
@@ -76,7 +78,8 @@ def _set_gamma(net: Any, gamma: float) -> None:
 def _same_encoder(net: Any, spec: str) -> None:
     """Refuse another encoder than the one that a network's text side was trained on.
 
-    A folder may be the model of a hub id that a checkpoint remembers: its vectors of the trained prompts tell.
+    A folder may be the model of a hub id that a checkpoint remembers: its vectors of the trained prompts tell, or that
+    of the one sentence that a classifier keeps for it.
     """
     from ultra_dsmoe.text.bank import gives_same
     from ultra_dsmoe.text.encoders import make_encoder
@@ -90,8 +93,11 @@ def _same_encoder(net: Any, spec: str) -> None:
     if named.id == trained:
         return
     is_folder = "@" in named.id and "@" not in trained and named.id.partition(":")[0] == trained.partition(":")[0]
-    kept = getattr(net, "text_bank", None)  # a classifier keeps no vectors to compare with
-    if not (is_folder and kept and gives_same(named, kept())):
+    bank = net.text_bank() if is_folder else None
+    if is_folder and bank is None:
+        expected = f"the id {trained}: this checkpoint keeps nothing to know a folder by (one trained anew does)"
+        raise ConfigError("dsmoe_text", expected, spec)
+    if bank is None or not gives_same(named, bank):
         raise ConfigError("dsmoe_text", f"the encoder that the model was trained on, {trained}", spec)
 
 

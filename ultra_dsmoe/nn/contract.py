@@ -7,6 +7,7 @@
 ``knockouts``       what of it can be switched off, see `Knockout`
 ``connect``         method that is given the layers which its row reads, once all are built
 ``fast_parameters`` parameters that the trainer gives a faster pace, and its kin: `ultra_dsmoe.train.optimizer`
+``task``            of the nets that it is made for, ``detect`` where it says nothing: theirs know its options
 ==================  ========================================================================================
 
 `register` checks them, and whoever needs them asks the registry or the net: a new block touches its own file alone.
@@ -22,6 +23,7 @@ from torch import Tensor
 
 # Keys of the model YAML's ``dsmoe:`` section that concern the whole net, `ultra_dsmoe.model.options`.
 NET_OPTIONS = ("loss", "cls_loss", "qfl", "gains", "gamma", "transfer")
+DETECT, CLASSIFY = "detect", "classify"  # tasks of our nets, as Ultralytics calls them
 AUX_COLUMN = "aux_loss"  # of results.csv, where all terms are added up that have no column of their own
 HOST_COLUMNS = ("box_loss", "cls_loss", "dfl_loss", "l1_loss")
 
@@ -73,3 +75,8 @@ class AuxTerm:
     gain: float
     loss: Callable[[Tensor, dict[str, Tensor]], Tensor] | None = None
     column: str = AUX_COLUMN
+
+
+def task_of(layer: type) -> str:
+    """Return the task of the nets that a layer is made for; any net may have it in a row."""
+    return str(getattr(layer, "task", DETECT))

@@ -17,21 +17,28 @@ from torch import Tensor, nn
 
 @dataclass
 class Mean:
-    """Running mean per channel over images and positions."""
+    """Running mean per channel over images and positions: of maps (B, C, H, W), cells (B, N, C), vectors (B, C)."""
 
     total: Tensor | None = None
     count: int = 0
 
     def add(self, x: Tensor) -> None:
-        """Take in a map (B, C, H, W)."""
-        new = x.detach().float().sum((0, 2, 3)).cpu().double()
+        """Take in what came out for a batch."""
+        channel = _channel(x)
+        new = x.detach().float().sum([d for d in range(x.ndim) if d != channel]).cpu().double()
         self.total = new if self.total is None else self.total + new
-        self.count += x.shape[0] * x.shape[2] * x.shape[3]
+        self.count += x.numel() // x.shape[channel]
 
     def like(self, x: Tensor) -> Tensor:
-        """Return a map of the shape, type and device of ``x`` that is the mean everywhere, (B, C, H, W)."""
+        """Return what has the shape, type and device of ``x`` and is the mean everywhere."""
         assert self.total is not None, "nothing was recorded"
-        return (self.total / self.count).to(x)[None, :, None, None].expand_as(x).clone()
+        shape = [-1 if d == _channel(x) else 1 for d in range(x.ndim)]
+        return (self.total / self.count).to(x).view(shape).expand_as(x).clone()
+
+
+def _channel(x: Tensor) -> int:
+    """Return which dimension is that of the channels: with cells they come last."""
+    return 2 if x.ndim == 3 else 1
 
 
 @dataclass
@@ -75,7 +82,7 @@ class Knockout:
             works through hooks (`hooked`) or puts back what it changes: no weight is edited.
         needs: What a net must have for it; a row of the class where omitted.
         applies: Whether it concerns a block of the class.
-        mean: Whether ``record.means`` must hold their mean output, a map (B, C, H, W), as `constant` wants it.
+        mean: Whether ``record.means`` must hold their mean output, as `Mean` takes it and `constant` wants it.
         parts: What of the block is handed to ``switch``; the block itself where omitted.
         text: Whether it changes what folded text was computed from: all text is then computed anew.
     """

@@ -9,7 +9,7 @@ these classes: `ultra_dsmoe.plugin` swaps them in. What else a layer may bring a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import nn
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.nn.base import AuxLossMixin
-from ultra_dsmoe.nn.contract import HOST_COLUMNS, NET_OPTIONS, AuxTerm, Option
+from ultra_dsmoe.nn.contract import HOST_COLUMNS, NET_OPTIONS, AuxTerm, Option, task_of
 from ultra_dsmoe.nn.knockout import Knockout
 
 LAYERS: dict[str, type[nn.Module]] = {}
@@ -175,9 +175,16 @@ def contract(cls: type, attribute: str) -> dict[str, Any]:
     return dict(getattr(cls, attribute, None) or {})
 
 
-def options() -> dict[str, Option]:
-    """Return the options of all layers."""
-    return {name: option for cls in LAYERS.values() for name, option in contract(cls, "options").items()}
+def options(task: str | None = None, rows: Iterable[str] = ()) -> dict[str, Option]:
+    """Return the options of all layers.
+
+    Args:
+        task: Only those of layers that are made for nets of this task.
+        rows: Names of layers whose options belong to them in any case: those that a net has.
+    """
+    named = set(rows)
+    layers = [cls for name, cls in LAYERS.items() if task in (None, task_of(cls)) or name in named]
+    return {name: option for cls in layers for name, option in contract(cls, "options").items()}
 
 
 def aux_names() -> list[str]:

@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ultra_dsmoe.errors import ConfigError
+
 
 class Task(NamedTuple):
     """Dotted paths of classes; imported when one is needed, since this runs in every program with the host.
@@ -65,6 +67,24 @@ def load(path: str) -> Any:
     """Import the class that a dotted path names."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
+
+
+def require_task(own: str | None, asked: str, cfg: dict[str, Any]) -> None:
+    """Refuse to build a model YAML of ours for another task than its own.
+
+    Args:
+        own: Task of its head, None for one that is not told by it.
+        asked: Task of the command.
+        cfg: Its content.
+
+    Raises:
+        ConfigError: If they differ and the net is one of `TASKS`.
+    """
+    if own is None or own == asked or own not in TASKS:
+        return
+    name = Path(str(cfg.get("yaml_file") or "MODEL.yaml")).name
+    command, kind = f"as in 'yolo {own} train model={name}'", TASKS[own].what
+    raise ConfigError("task", f"{own}, {command}, since the model YAML is that of {kind}", asked)
 
 
 def task_of_file(model: Any, task: str | None) -> str | None:

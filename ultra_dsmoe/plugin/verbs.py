@@ -24,8 +24,8 @@ from ultra_dsmoe.plugin import (
 )
 from ultra_dsmoe.plugin.data_yaml import require_classes, require_images
 from ultra_dsmoe.plugin.leftovers import nothing_left
-from ultra_dsmoe.plugin.task_table import TASKS, Task, load, task_of, task_of_file
-from ultra_dsmoe.plugin.yaml_rows import is_ours
+from ultra_dsmoe.plugin.task_table import TASKS, Task, load, require_task, task_of, task_of_file
+from ultra_dsmoe.plugin.yaml_rows import is_ours, task_of_head
 
 
 def our_net(model: Any) -> Any:
@@ -49,24 +49,25 @@ def our_map(stock: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str, 
 
 def choosing_map(stock: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the host's task map for a model that is being built: its YAML decides whose network it becomes."""
-    known = {name: task for name, task in TASKS.items() if name in stock}
-    ours = {name: {**stock[name], "model": chooser(stock[name]["model"], task.model)} for name, task in known.items()}
-    return {**stock, **ours}
+    return {name: {**roles, "model": chooser(roles["model"], name)} for name, roles in stock.items()}
 
 
-def chooser(stock_class: Any, path: str) -> Any:
+def chooser(stock_class: Any, name: str) -> Any:
     """Return a stand-in for a model of the host's that builds ours from a YAML that names layers of ours.
 
     Args:
         stock_class: The host's class.
-        path: Dotted path of ours.
+        name: Its task.
     """
 
     @functools.wraps(stock_class, updated=())
     def build(cfg: Any, *args: Any, **kwargs: Any) -> Any:
         from ultralytics.nn import tasks
 
-        cls = load(path) if is_ours(cfg, vars(tasks)) else stock_class
+        if not is_ours(cfg, vars(tasks)):
+            return stock_class(cfg, *args, **kwargs)
+        require_task(task_of_head(cfg, vars(tasks)), name, cfg)
+        cls = load(TASKS[name].model) if name in TASKS else stock_class  # a stock head above layers of ours
         return cls(cfg, *args, **kwargs)
 
     return build

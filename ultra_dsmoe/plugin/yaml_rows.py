@@ -130,6 +130,21 @@ def is_ours(d: Any, known: Mapping[str, Any]) -> bool:
     return False
 
 
+def task_of_head(d: Any, known: Mapping[str, Any]) -> str | None:
+    """Return the task of a model YAML by its last layer: ``detect``, ``classify``, or None for any other.
+
+    Args:
+        d: Content of the YAML.
+        known: Names that the host's parser knows.
+    """
+    names = names_of(d)
+    head = load_layers().get(names[-1], known.get(names[-1])) if names else None
+    if not isinstance(head, type) or issubclass(head, tuple(known[name] for name in ("Segment", "Pose", "OBB"))):
+        return None
+    kinds = {"classify": known["Classify"], "detect": known["Detect"]}
+    return next((task for task, kind in kinds.items() if issubclass(head, kind)), None)
+
+
 def load_layers() -> dict[str, type[nn.Module]]:
     """Import all layers of the package and return the registry."""
     from ultra_dsmoe.nn.registry import LAYERS

@@ -18,19 +18,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ultra_dsmoe.data.labelled import read_set
 from ultra_dsmoe.data.reference.in_force import in_force
-from ultra_dsmoe.data.reference.references import References
-from ultra_dsmoe.data.reference.spec import read_spec
+from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.evaluate import class_evaluation, controls
 from ultra_dsmoe.evaluate.class_metrics import counts, f1_scores, recalls
 from ultra_dsmoe.evaluate.class_stats import MEASURES, ClassStats, scores
-from ultra_dsmoe.evaluate.evaluation import Collector, Evaluation, ImageStats, quiet
+from ultra_dsmoe.evaluate.evaluation import Collector, ImageStats, quiet
+from ultra_dsmoe.evaluate.reference_choice import references_of
 from ultra_dsmoe.explain import knockout
 from ultra_dsmoe.explain.catalogue import CONTROL, applicable
 from ultra_dsmoe.files import write_files
-from ultra_dsmoe.model.detector import DSMoEModel
-from ultra_dsmoe.model.reference_row import has_reference, reference_channels
+from ultra_dsmoe.model.network import Network
 from ultra_dsmoe.study.folders import place
 from ultra_dsmoe.study.store import KNOCKOUTS, MATCHES, RESULT, compressed, pack
 from ultra_dsmoe.study.task import CLASSIFY
@@ -49,7 +47,7 @@ ALSO_VALIDATION = (
     "agnostic_nms",
 )
 FOR_CLASSIFIERS = ("imgsz", "batch", "device", "workers")
-FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device")
+FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device", "split")
 PACKAGES = {"ultralytics": "ultralytics", "torch": "torch", "ultra_dsmoe": "ultra-dsmoe"}
 
 
@@ -72,7 +70,7 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     with TemporaryDirectory() as folder, ExitStack() as stack, quiet():
         net: Any = YOLO(str(best)).model
         net.float().eval()
-        stack.enter_context(in_force(references_of(net, settings["data"])))
+        stack.enter_context(in_force(references_of(net, None, DataSource(settings["data"], named=True), str(best))))
         collector = Collector(stack, nullcontext(), dataloader=None, save_dir=Path(folder), args=args)
         collector(model=net)
     box = collector.metrics.box
@@ -82,15 +80,6 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     scores = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "precision": float(box.mp),
               "recall": float(box.mr)}  # fmt: skip
     return collector.images, {**scores, "per_class_AP": ap, "prompt_hash": info.get("key", "")}
-
-
-def references_of(net: Any, data: str) -> References | None:
-    """Return the known-good pictures of a data set for a net that takes them, None for any other."""
-    if not has_reference(net):
-        return None
-    content = read_set(data)
-    spec = read_spec("reference", content.get("reference"), Path(content["path"]))
-    return None if spec is None else References(spec, reference_channels(net))
 
 
 def validate_classifier(best: Path, settings: dict[str, Any]) -> tuple[ClassStats, dict[str, Any]]:
@@ -156,15 +145,21 @@ def knockouts(best: Path, settings: dict[str, Any]) -> str:
         settings: Arguments of the training.
 
     Returns:
-        The table of ``dsmoe-yolo knockout``; empty for a net with nothing to switch off, as a stock one.
+        The table of ``dsmoe-yolo knockout``; empty for a net with nothing to switch off, as a stock one, and for a
+        control, which is no net.
     """
     from ultralytics import YOLO
 
+    if "control" in settings:
+        return ""
     with quiet():
         net = YOLO(str(best)).model
-    if not isinstance(net, DSMoEModel) or {k.name for k in applicable(net, None)[0]} <= {CONTROL}:
+    if not isinstance(net, Network) or {k.name for k in applicable(net, None)[0]} <= {CONTROL}:
         return ""
-    evaluation = Evaluation({"model": best, **{k: settings[k] for k in FOR_KNOCKOUTS if k in settings}})
+    options = {"model": best, **{k: settings[k] for k in FOR_KNOCKOUTS if k in settings}}
+    if settings.get("task") == CLASSIFY.name:
+        options["data"] = place(settings.get("tested", settings["data"]))
+    evaluation = class_evaluation.evaluation_of(options)
     return knockout.as_csv(knockout.evaluate(evaluation, progress=lambda line: print(line, flush=True)))
 
 

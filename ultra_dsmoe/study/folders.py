@@ -25,6 +25,11 @@ def place(source: str) -> Path:
     return packaged.place_of(os.path.expandvars(source))
 
 
+def is_there(source: str) -> bool:
+    """Whether a set's folder is there, or can be drawn."""
+    return source == demo.NAME or place(source).is_dir()
+
+
 def read_folder(entry: Any, split: str) -> Data:
     """Look at a set that a study names; the embedded one is drawn where it is missing.
 

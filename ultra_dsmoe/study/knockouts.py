@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ultra_dsmoe.evaluate.measures import column
 from ultra_dsmoe.explain.catalogue import CONTROL, catalogue
 
 from .plan import Plan
@@ -16,10 +17,11 @@ EARNS = "earns its place"  # the verdict of `ultra_dsmoe.explain.knockout`
 Changes = dict[str, tuple[float, str]]
 
 
-def read_changes(table: str) -> Changes:
-    """Return change of mAP50 in points and verdict per knock-out; none for a stock net."""
-    rows = [r for r in csv.DictReader(table.splitlines()) if r["map50_change"]]
-    return {r["knockout"]: (float(r["map50_change"]), r["verdict"]) for r in rows}
+def read_changes(table: str, measure: str) -> Changes:
+    """Return change of a measure in points and verdict per knock-out; none for a stock net."""
+    change = f"{column(measure)}_change"
+    rows = [r for r in csv.DictReader(table.splitlines()) if r[change]]
+    return {r["knockout"]: (float(r[change]), r["verdict"]) for r in rows}
 
 
 def knockout_table(plan: Plan, rows: Sequence[dict[str, Any]], kept: Mapping[str, Kept]) -> list[list[str]] | None:
@@ -35,7 +37,7 @@ def knockout_table(plan: Plan, rows: Sequence[dict[str, Any]], kept: Mapping[str
     """
     found: dict[tuple[str, str], list[Changes]] = {}
     for row in rows:
-        if changes := read_changes(kept[row["cell"]].knockouts or ""):
+        if changes := read_changes(kept[row["cell"]].knockouts or "", plan.task.measures[0]):
             found.setdefault((row["data"], row["model"]), []).append(changes)
     models = [m.name for m in plan.models if any(m.name == model for _, model in found)]
     table = [["data", "knock-out", *models]]

@@ -15,6 +15,7 @@ from ultra_dsmoe.evaluate.evaluation import quiet
 
 from .checks import digest, file_digest, known, pinned, plain
 from .data import Data
+from .folders import is_there
 from .overrides import WEIGHTS, is_at_hand, read_overrides
 from .variant import TEXTS, as_file, check_net, edited
 
@@ -60,12 +61,18 @@ def beside(file: Path, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_absent(entry: dict[str, Any]) -> bool:
-    """Whether a model is optional and a file of weights that it names is not there; an unset variable is a mistake."""
+    """Whether a model is optional and weights, or a set of its own, that it names are not there.
+
+    A variable that is not set is a mistake, and stays one.
+    """
     optional, overrides = entry.get("optional", False), entry.get("overrides")
     checks.flag("models: optional", optional)
     files = [overrides[k] for k in WEIGHTS if isinstance(overrides.get(k), str)] if isinstance(overrides, dict) else []
     paths = [os.path.expandvars(file) for file in files]
-    return optional and any("$" not in path and not is_at_hand(path) for path in paths)
+    own = entry.get(TRAINED_ON)
+    source = own.get("data") if isinstance(own, dict) else own
+    no_set = isinstance(source, str) and "$" not in os.path.expandvars(source) and not is_there(source)
+    return optional and (no_set or any("$" not in path and not is_at_hand(path) for path in paths))
 
 
 def read_model(entry: dict[str, Any]) -> Model:

@@ -22,7 +22,8 @@ knockouts: true # evaluate every trained net with one thing switched off at a ti
 
 Weights of the user's are named with a variable of the environment, ``pretrained: ${WEIGHTS}/yolov8n.pt``, so that one
 study file serves every machine; a cell is known by their content, not by where they lie. So are a teacher's
-(``distill_model``). A model with ``optional: true`` is left out where its weights are not there; the page names it.
+(``distill_model``). A model with ``optional: true`` is left out where its weights, or the set that it is trained on,
+are not there; the page names it.
 
 With ``task: classify`` data are folders of images, ``hits-demo`` or such as ``${SETS}/crops``, with ``groups`` where
 images belong together; a model's ``data`` is a set that it is trained on in place of the study's; and controls, see
@@ -83,7 +84,9 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     models = [_model(m, task, split) for m in given if m not in missing]
     absent = tuple(str(m.get("name", m.get("model"))) for m in missing)
     if not models:
-        raise ConfigError(f"{file}: models", "weights of at least one optional model", f"none of {', '.join(absent)}")
+        raise ConfigError(
+            f"{file}: models", "weights and data of at least one optional model", f"none of {', '.join(absent)}"
+        )
     distinct([m.name for m in models], "models")
     seeds = [whole("seeds", s, 0, MAX_SEED) for s in entries(content["seeds"], "seeds")]
     distinct(seeds, "seeds")
@@ -97,8 +100,6 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     sizes = {key: whole(key, content[key], least) for key, least in SIZES.items()}
     if not isinstance(knockouts := content.get("knockouts", False), bool):
         raise ConfigError("knockouts", "true or false", knockouts)
-    if knockouts and task is not DETECT:
-        raise ConfigError("knockouts", "false where task is classify", knockouts)
     if len(data) > 1 and any(m.trained_on for m in models):
         raise ConfigError("data", "one data set where a model is trained on another", ", ".join(d.name for d in data))
     name = plain(content["name"], "name")

@@ -54,7 +54,7 @@ def write_report(plan: Plan, rows: Sequence[dict[str, Any]], out: Path) -> list[
     means, comparisons = judge(sets, plan.pairs())
     notes = [f"left out: {r['cell']}, since {KEPT}/{r['settings_hash']}.npz is gone or damaged" for r in rows
              if r["cell"] not in kept]  # fmt: skip
-    notes += [f"not in the study: {', '.join(plan.absent)}, whose weights are not there"] if plan.absent else []
+    notes += [f"not in the study: {', '.join(plan.absent)}, whose weights or data are not there"] if plan.absent else []
     undone = len(plan.cells()) - len(rows)
     notes += [f"unfinished: {undone} of {len(plan.cells())} runs are missing"] if undone else []
     if plan.knockouts:
@@ -126,9 +126,9 @@ def markdown(
                   f"{c.p_holm:.3f}" if c.seeds > 1 else "", str(c.seeds)] for c in comparisons]  # fmt: skip
         lines += [*_table(head, table, left=5), ""]
     if switched:
-        lines += ["Change of mAP50, in points, when one thing of the trained nets is switched off: mean over trainings "
-                  "(lowest to highest), and how many of them need it (a point or more, interval below zero):", "",
-                  *_table(switched[0], switched[1:], left=2), ""]  # fmt: skip
+        lines += [f"Change of {plan.task.measures[0]}, in points, when one thing of the trained nets is switched off: "
+                  "mean over trainings (lowest to highest), and how many of them need it (a point or more, interval "
+                  "below zero):", "", *_table(switched[0], switched[1:], left=2), ""]  # fmt: skip
     lines += [f"- {note}" for note in [*notes, *_unseen(comparisons, plan.task), *_reading(plan, rows)]]
     return "\n".join(lines) + "\n"
 

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ultra_dsmoe.evaluate import class_stats
-from ultra_dsmoe.evaluate.bootstrap import mean_ap, mean_f1, replicates
+from ultra_dsmoe.evaluate.bootstrap import mean_f1
 from ultra_dsmoe.evaluate.class_stats import ClassStats
 from ultra_dsmoe.evaluate.evaluation import ImageStats
+from ultra_dsmoe.evaluate.measures import BOXES, CLASSES, Measures
 
 UNLEARNED = 0.01  # mAP50 below which a detector has learned nothing that could be compared (our choice)
 
@@ -22,8 +23,7 @@ class Detection:
     """Studies of detectors."""
 
     name: ClassVar[str] = "detect"
-    measures: ClassVar[tuple[str, str]] = ("mAP50", "mAP50-95")
-    unit: ClassVar[str] = "mAP"
+    measured: ClassVar[Measures] = BOXES
     averaged: ClassVar[tuple[str, ...]] = ("precision", "recall", "F1")  # means over seeds, on the page
     numbers: ClassVar[tuple[str, ...]] = ("mAP50", "mAP50-95", "precision", "recall")  # columns of the table
     hashes: ClassVar[tuple[str, ...]] = ("settings_hash", "data_hash", "prompt_hash")
@@ -32,13 +32,23 @@ class Detection:
         "Precision, recall and F1 are means over classes at the confidence where the mean F1 is highest."
     )
 
+    @property
+    def measures(self) -> tuple[str, str]:
+        """Names of both measures."""
+        return self.measured.names
+
+    @property
+    def unit(self) -> str:
+        """What both measures are."""
+        return self.measured.unit
+
     def score(self, stats: Any) -> np.ndarray:
         """Return the measures over all images, (2,)."""
-        return mean_ap(stats)
+        return self.measured.score(stats)
 
     def replicates(self, stats: Any, counts: np.ndarray) -> np.ndarray:
         """Return the measures of resamples, (R, 2); ``counts`` says how often each image is drawn, (R, I)."""
-        return replicates(stats, counts)
+        return self.measured.replicates(stats, counts)
 
     def beside(self, a: Any, b: Any) -> Any:
         """Return two nets' images as those of one."""
@@ -63,21 +73,12 @@ class Classification(Detection):
     """Studies of classifiers; every class counts alike, however rare."""
 
     name = "classify"
-    measures = class_stats.MEASURES  # type: ignore[assignment]  # two
-    unit = "macro F1 or accuracy"
+    measured = CLASSES
     averaged = ("recall",)
     numbers = (*class_stats.MEASURES, "recall")
     hashes = ("settings_hash", "data_hash")
     per_class = ("per_class_recall", "per_class_F1")
     reading = "macro_f1 and recall are unweighted means over the classes; top1 is the share of images named rightly."
-
-    def score(self, stats: Any) -> np.ndarray:
-        """Return macro F1 and accuracy over all images, (2,)."""
-        return class_stats.scores(stats)
-
-    def replicates(self, stats: Any, counts: np.ndarray) -> np.ndarray:
-        """Return macro F1 and accuracy of resamples, (R, 2)."""
-        return class_stats.replicates(stats, counts)
 
     def beside(self, a: ClassStats, b: ClassStats) -> ClassStats:
         """Return two nets' images as those of one."""
@@ -93,7 +94,7 @@ class Classification(Detection):
 
     def unlearned(self, stats: ClassStats) -> float:
         """Return the macro F1 of always naming the commonest class."""
-        return class_stats.commonest(stats)
+        return self.measured.chance(stats)
 
 
 DETECT, CLASSIFY = Detection(), Classification()

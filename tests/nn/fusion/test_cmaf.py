@@ -14,6 +14,7 @@ from block_checks import assert_exports, assert_gradients_reach_all, assert_refu
 from torch import nn
 
 from ultra_dsmoe.errors import ConfigError, ShapeError
+from ultra_dsmoe.explain.record import recording
 from ultra_dsmoe.nn import CMAF, Record, RowContext
 from ultra_dsmoe.train.optimizer import regroup
 
@@ -22,7 +23,8 @@ GATED = ("cmaf", "cmaf_nosig")
 FORMS = [(fusion, attention) for fusion in GATED for attention in ("cells", "channel")]
 FORMS += [("concat", "cells"), ("mean", "cells")]
 KNOCKOUTS = {k.name: k for k in CMAF.knockouts}
-WEIGHTS, TEXTS, UNIFORM = KNOCKOUTS  # in the order of their declaration
+PICTURE, VLM, LLM, TEXTS, WEIGHTS, UNIFORM = KNOCKOUTS  # in the order of their declaration
+OF_INPUTS = (PICTURE, VLM, LLM, TEXTS)
 
 
 def inputs(b: int = 2, h: int = 3, w: int = 5, c: int = C, c_map: int = C_MAP) -> list[Any]:
@@ -178,9 +180,12 @@ def test_weights_are_recorded_on_request_alone_and_travel_nowhere() -> None:
     assert block.weights is not None
 
 
-def knocked(block: Any, x: list[Any], name: str) -> Any:
-    knockout = KNOCKOUTS[name]
-    with knockout.switch(list(knockout.parts(block)), Record(), 0), torch.no_grad():
+def knocked(block: Any, x: list[Any], name: str, seen: list[Any] | None = None) -> Any:
+    """Return what a block gives with something off, its means being those of ``seen``."""
+    knockout, record = KNOCKOUTS[name], Record()
+    with recording(block, record), torch.no_grad():
+        block(x if seen is None else seen)
+    with knockout.switch(list(knockout.parts(block)), record, 0), torch.no_grad():
         return block(x)
 
 
@@ -194,7 +199,7 @@ def test_knockouts(fusion: str, attention: str) -> None:
             assert not torch.allclose(knocked(block, x, name), before, atol=1e-6), name
         else:
             assert fusion not in GATED
-            assert name != TEXTS
+            assert name not in OF_INPUTS
     assert torch.equal(block(x), before)
     block.record_weights = True
     if fusion in GATED:
@@ -208,8 +213,28 @@ def test_knockouts(fusion: str, attention: str) -> None:
         torch.testing.assert_close(knocked(block, x, UNIFORM), zero(x))
     if fusion != "concat":
         return
-    texts = knocked(block, x, TEXTS)[:, : 2 * C]
-    torch.testing.assert_close(texts, before[:, : 2 * C].mean(0, keepdim=True).expand(6, -1))
+    mean = before.mean(0, keepdim=True).expand(6, -1)
+    for name, off in ((VLM, (0, 1)), (LLM, (1, 2)), (TEXTS, (0, 2)), (PICTURE, (2, 3))):
+        part, expected = slice(off[0] * C, off[1] * C), before.clone()
+        expected[:, part] = mean[:, part]
+        torch.testing.assert_close(knocked(block, x, name), expected)
+
+
+@pytest.mark.parametrize(("fusion", "attention"), FORMS)
+def test_without_an_input_nothing_of_it_is_left(fusion: str, attention: str) -> None:
+    """Whatever else the image is: neither its vector nor its map, or neither text, says anything about it."""
+    block, x, other = small(fusion, attention).eval(), inputs(4), inputs(4)
+    for name, own in ((PICTURE, (0, 1)), (VLM, (2,)), (LLM, (3,)), (TEXTS, (2, 3))):
+        mixed = [other[i] if i in own else t for i, t in enumerate(x)]
+        torch.testing.assert_close(knocked(block, x, name), knocked(block, mixed, name, seen=x), msg=name)
+
+
+def test_the_mean_is_that_of_all_batches() -> None:
+    """A loader gives images class by class: the mean of a batch would still say which class it is."""
+    block, (one, other) = small().eval(), (inputs(3), inputs(3))
+    both = [torch.cat(pair) for pair in zip(one, other, strict=True)]
+    for name in (*OF_INPUTS, WEIGHTS):
+        torch.testing.assert_close(knocked(block, one, name, seen=both), knocked(block, both, name)[:3], msg=name)
 
 
 def test_no_knockout_applies_without_texts() -> None:

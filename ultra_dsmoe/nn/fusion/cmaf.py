@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, ShapeError
 from ultra_dsmoe.nn.base import autocast_off
-from ultra_dsmoe.nn.contract import Option
+from ultra_dsmoe.nn.contract import CLASSIFY, Option
 from ultra_dsmoe.nn.fusion.cross_attention import CellAttention, ChannelAttention, Norm
 from ultra_dsmoe.nn.fusion.text_adapter import WIDTH
-from ultra_dsmoe.nn.knockout import Knockout, Record, hooked
+from ultra_dsmoe.nn.knockout import Knockout, Record, constant, hooked
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 GATED, PLAIN, NONE = ("cmaf", "cmaf_nosig"), ("concat", "mean"), "none"
@@ -55,11 +55,6 @@ class Gate(nn.Linear):
             return w.sigmoid() if self.sigmoid else w
 
 
-def mean_of_batch(parts: list[Any], record: Record, seed: int) -> AbstractContextManager[None]:
-    """Give every image of a batch the batch's mean of what the parts return; one image alone keeps its own."""
-    return hooked(parts, lambda m, args, out: out.mean(0, keepdim=True).expand_as(out))
-
-
 def uniform(parts: list[Any], record: Record, seed: int) -> AbstractContextManager[None]:
     """Let an attention weigh everything equally."""
     return hooked(parts, lambda m, args, out: torch.full_like(out, 1 / out.shape[-1]))
@@ -69,12 +64,29 @@ def _gated(block: Any) -> bool:
     return block.fusion in GATED
 
 
+def _reads_texts(block: Any) -> bool:
+    return block.fusion != NONE
+
+
+def _picture(block: Any) -> list[nn.Module]:
+    """Return where the picture comes in: its vector, and the cells of its map where the texts look at them."""
+    looked_at = _gated(block) and block.form == CELLS
+    return [block.norm_image, *([block.attention.norm] if looked_at else [])]
+
+
 def _knockouts() -> Iterator[Knockout]:
-    row, gated = "a CMAF row that reads texts", "a CMAF row with a gate"
-    yield Knockout("fusion-weights-constant", "weights W of picture and texts replaced by the batch's mean",
-                   mean_of_batch, gated, _gated, parts=lambda m: [m.gate])  # fmt: skip
-    yield Knockout("fusion-texts-constant", "both texts replaced by the batch's mean", mean_of_batch, row,
-                   lambda m: m.fusion != NONE, parts=lambda m: [m.norm_vlm, m.norm_llm])  # fmt: skip
+    row, gated = "a CMAF row that reads texts (text_mode: always)", "a CMAF row with a gate"
+    inputs: dict[str, tuple[str, Callable[[Any], list[nn.Module]]]] = {
+        "picture": ("picture, vector and map,", _picture),
+        "vlm": ("text of the picture", lambda m: [m.norm_vlm]),
+        "llm": ("text of the record", lambda m: [m.norm_llm]),
+        "texts": ("both texts", lambda m: [m.norm_vlm, m.norm_llm]),
+    }
+    for name, (what, parts) in inputs.items():
+        yield Knockout(f"fusion-{name}-constant", f"{what} replaced by the mean in the fusion", constant, row,
+                       _reads_texts, mean=True, parts=parts)  # fmt: skip
+    yield Knockout("fusion-weights-constant", "weights W of picture and texts replaced by their mean",
+                   constant, gated, _gated, mean=True, parts=lambda m: [m.gate])  # fmt: skip
     yield Knockout("fusion-attention-uniform", "attention of the fusion weighs everything equally", uniform, gated,
                    _gated, parts=lambda m: [m.attention.softmax])  # fmt: skip
 
@@ -99,6 +111,7 @@ class CMAF(nn.Module):
     choice.
     """
 
+    task: ClassVar[str] = CLASSIFY
     options: ClassVar[dict[str, Option]] = {
         "fusion": Option(None, lambda argument, value: checks.one_of(argument, value, FUSIONS)),
         "fusion_attention": Option(CELLS, lambda argument, value: checks.one_of(argument, value, ATTENTIONS)),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError, ShapeError
-from ultra_dsmoe.nn.contract import Option
+from ultra_dsmoe.nn.contract import CLASSIFY, Option
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
 IMAGE, WITH_TEXT = 3, 4  # channels of the input without and with the plane of texts
@@ -32,6 +32,7 @@ class SplitText(nn.Module):
     tensor.
     """
 
+    task: ClassVar[str] = CLASSIFY
     options: ClassVar[dict[str, Option]] = {"text_width": Option(TEXT_WIDTH, checks.whole), "text_numbers": NUMBERS}
     mean: Tensor
     std: Tensor

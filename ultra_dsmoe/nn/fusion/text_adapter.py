@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ultra_dsmoe import checks
 from ultra_dsmoe.errors import ConfigError
-from ultra_dsmoe.nn.contract import Option
+from ultra_dsmoe.nn.contract import CLASSIFY, Option
 from ultra_dsmoe.nn.fusion.split_text import NUMBERS
 from ultra_dsmoe.nn.registry import RowContext, RowPlan, register
 
@@ -31,6 +31,7 @@ class TextAdapter(nn.Module):
     our choice.
     """
 
+    task: ClassVar[str] = CLASSIFY
     options: ClassVar[dict[str, Option]] = {"text_numbers": NUMBERS}
     scale: Tensor
 

@@ -23,6 +23,9 @@ class Describer(Protocol):
     def id(self) -> str:
         """Name that tells it from any other; holds no path of this machine."""
 
+    def prepare(self) -> None:
+        """Load what it needs, so that what is missing is found before any image is read."""
+
     def fit(self, images: Iterable[np.ndarray], records: Sequence[Record | None]) -> None:
         """Learn what is usual from the training half: RGB uint8 images, one record or None each."""
 
@@ -39,6 +42,9 @@ class RecordReader(Protocol):
     @property
     def id(self) -> str:
         """Name that tells it from any other."""
+
+    def prepare(self) -> None:
+        """Load what it needs."""
 
     def read(self, image: np.ndarray) -> dict[str, float]:
         """Return the numbers on an RGB uint8 image by their names."""
@@ -61,6 +67,17 @@ class TextProvider:
         """Return the ids of its parts, joined by ``+``."""
         first = [] if self.reader is None else [self.reader.id]
         return "+".join(dict.fromkeys([*first, self.vlm.id, self.llm.id]))
+
+    def prepare(self) -> None:
+        """Have each part load what it needs.
+
+        Raises:
+            TextError: If weights or a package are missing.
+        """
+        if self.reader is not None:
+            self.reader.prepare()
+        for part in self._parts():
+            part.prepare()
 
     def fit(self, images: Iterable[np.ndarray], records: Sequence[Record | None]) -> None:
         """Let each part learn what is usual from the training half.

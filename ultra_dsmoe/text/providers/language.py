@@ -42,6 +42,14 @@ class Language:
         """Return ``llm:<hub id>``, or ``llm:<folder's name>@<fingerprint of its files>``."""
         return self.weights.id
 
+    def prepare(self) -> None:
+        """Load the model.
+
+        Raises:
+            TextError: If it cannot be loaded.
+        """
+        self._loaded()
+
     def fit(self, images: Iterable[np.ndarray], records: Sequence[Record | None]) -> None:
         """Learn nothing: the model is as it is."""
 
@@ -57,16 +65,20 @@ class Language:
             DataError: If the model says nothing.
             TextError: If the model cannot be loaded.
         """
+        answer = without_thoughts(ask(self._loaded(), self.question(image, record), int(self.settings["tokens"])))
+        if not answer.strip():
+            raise DataError(self.id, "an answer to the question about the record", "nothing")
+        return " ".join(answer.split())
+
+    def _loaded(self) -> Model:
+        """Return tokenizer and network, loaded when they are first needed."""
         if self._model is None:
             source = self.weights.source()
             try:
                 self._model = load_model(source, self.weights.device, local_only=self.weights.is_kept)
             except TextError as e:  # "model" would be another argument where a classifier is trained
                 raise TextError("provider", e.expected, f"{self.weights.kind}:{e.got}") from e
-        answer = without_thoughts(ask(self._model, self.question(image, record), int(self.settings["tokens"])))
-        if not answer.strip():
-            raise DataError(self.id, "an answer to the question about the record", "nothing")
-        return " ".join(answer.split())
+        return self._model
 
     def question(self, image: np.ndarray, record: Record | None) -> str:
         """Return what the model is asked."""

@@ -51,6 +51,20 @@ class OcrReader:
         """Return ``ocr``, with the engine where it is not the usual one."""
         return "ocr" if self.engine == ENGINES[0] else f"ocr:{self.engine}"
 
+    def prepare(self) -> None:
+        """Load the engine.
+
+        Raises:
+            TextError: If it is not installed.
+        """
+        self._loaded()
+
+    def _loaded(self) -> Engine:
+        """Return the engine, loaded when it is first needed."""
+        if self._run is None:
+            self._run = {"rapidocr": _rapidocr, "cnocr": _cnocr}[self.engine]()
+        return self._run
+
     def read(self, image: np.ndarray) -> dict[str, float]:
         """Return the numbers on a picture by their names.
 
@@ -61,9 +75,7 @@ class OcrReader:
             DataError: If nothing is read that looks like names with numbers.
             TextError: If the engine is not installed.
         """
-        if self._run is None:
-            self._run = {"rapidocr": _rapidocr, "cnocr": _cnocr}[self.engine]()
-        lines = lines_of(self._run(np.ascontiguousarray(image[..., ::-1])))  # both engines take BGR
+        lines = lines_of(self._loaded()(np.ascontiguousarray(image[..., ::-1])))  # both engines take BGR
         record = parse(lines)
         if not record:
             raise DataError(self.id, "lines such as 'mu_x: 1.5'", " / ".join(lines)[:SHOWN] or "no text at all")

@@ -39,6 +39,9 @@ class Rules:
         """Return ``rules``."""
         return "rules"
 
+    def prepare(self) -> None:
+        """Need nothing."""
+
     def fit(self, images: Iterable[np.ndarray], records: Sequence[Record | None]) -> None:
         """Learn bounds from the training half.
 

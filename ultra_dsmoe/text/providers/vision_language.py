@@ -41,6 +41,14 @@ class VisionLanguage:
         """Return ``vlm:<hub id>``, or ``vlm:<folder's name>@<fingerprint of its files>``."""
         return self.weights.id
 
+    def prepare(self) -> None:
+        """Load the model.
+
+        Raises:
+            TextError: If it cannot be loaded.
+        """
+        self._loaded()
+
     def fit(self, images: Iterable[np.ndarray], records: Sequence[Record | None]) -> None:
         """Learn nothing: the model is as it is."""
 
