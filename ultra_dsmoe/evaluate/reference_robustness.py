@@ -20,13 +20,14 @@ from ultra_dsmoe.data.labelled import class_names, read_piece, read_set, split_l
 from ultra_dsmoe.data.reference.in_force import in_force
 from ultra_dsmoe.data.reference.references import References
 from ultra_dsmoe.data.reference.spec import read_spec
+from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
 from ultra_dsmoe.evaluate.evaluation import Collector, ImageStats, quiet
+from ultra_dsmoe.evaluate.reference_choice import references_of
 from ultra_dsmoe.evaluate.reference_conditions import Condition, Pair, conditions, known_good, write_set
 from ultra_dsmoe.evaluate.text_table import csv_text
 from ultra_dsmoe.logs import at_level
-from ultra_dsmoe.model.reference_row import has_reference, reference_channels
 
 WITH, WITHOUT = "with reference", "without"
 OFF, ON = "none", "affine"  # registration
@@ -185,11 +186,7 @@ def matches(file: Path, data: Path, args: dict[str, Any]) -> ImageStats:
     with quiet():
         net: Any = YOLO(str(file)).model
     net.float().eval()
-    references = None
-    if has_reference(net):
-        spec = read_spec("reference", read_set(data)["reference"], data.parent)
-        assert spec is not None  # written there
-        references = References(spec, reference_channels(net))
+    references = references_of(net, None, DataSource(str(data), named=True), str(file))
     wanted = {**args, "task": "detect", "mode": "val", "model": str(file), "data": str(data), "split": "val"}
     # What the host and the references warn of, images without labels or references, is there on purpose.
     with TemporaryDirectory() as folder, ExitStack() as stack, at_level(LOGGER, logging.ERROR), in_force(references):

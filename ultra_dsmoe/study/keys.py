@@ -44,7 +44,7 @@ def check_arguments(plan: Plan) -> None:
 
 def _check_stock(model: Model, arguments: dict[str, Any]) -> None:
     """Refuse what `ultra_dsmoe.plugin.verbs` would refuse of a stock model."""
-    ours = [k for k in arguments if k in keys.KEYS and k not in keys.FOR_ANY_TRAINED]
+    ours = [k for k in arguments if k in keys.KEYS and k not in keys.FOR_ANY_DETECTOR]
     if str(arguments.get("cache")).lower() == "lmdb":
         ours.append("cache")
     if ours and _is_stock(model):
