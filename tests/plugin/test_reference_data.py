@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,6 +127,45 @@ def test_what_is_no_detector_takes_no_references(pairs: Path, caplog: pytest.Log
         wanted(pairs, key="golden", ours=False)
     assert not wanted(pairs, ours=False)
     assert "reference: not used, since x.pt" in caplog.text
+
+
+def test_another_meaning_of_the_word_is_left_alone(
+    tiny_boards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a model that is no detector: its YAML may cite a paper there."""
+    cited = tmp_path / "cited.yaml"
+    cited.write_text(f"{tiny_boards.read_text()}\nreference: [Smith 2020]\n")
+    assert not wanted(cited, ours=False)
+    assert "reference" not in caplog.text
+
+
+def test_the_class_of_the_host_comes_back_whoever_ends_first() -> None:
+    """Two calls in threads of their own take turns."""
+    stock = build.YOLODataset
+    entered, may_end = threading.Event(), threading.Event()
+    seen: list[Any] = []
+
+    def first() -> None:
+        with reference_data._pairs(build):
+            entered.set()
+            may_end.wait(5)
+
+    def second() -> None:
+        entered.wait(5)
+        with reference_data._pairs(build):
+            seen.append(build.YOLODataset)
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    entered.wait(5)
+    threads[1].join(0.2)
+    assert not seen  # it waits
+    may_end.set()
+    for thread in threads:
+        thread.join(5)
+    assert seen == [ReferenceDataset]
+    assert build.YOLODataset is stock
 
 
 def test_calibration_images_are_pairs(pairs: Path, references: References) -> None:

@@ -16,12 +16,15 @@ from ultra_dsmoe.causes import reading
 from ultra_dsmoe.data import packaged
 from ultra_dsmoe.data.hits import demo
 from ultra_dsmoe.data.pairs import PairDataset, require_classes
+from ultra_dsmoe.data.reference.choice import KEY
+from ultra_dsmoe.data.reference.spec import is_nothing
 from ultra_dsmoe.data.source import NETWORK_SHARE
 from ultra_dsmoe.errors import ConfigError, DataError, WeightsError
 from ultra_dsmoe.evaluate.class_stats import ClassStats
 from ultra_dsmoe.evaluate.controls import images_of
 from ultra_dsmoe.evaluate.evaluation import NEEDS, Evaluation, checked_device, quiet
 from ultra_dsmoe.evaluate.pair_validator import PairValidator
+from ultra_dsmoe.evaluate.reference_choice import without_row
 from ultra_dsmoe.model.classifier import IMGSZ, PairModel
 from ultra_dsmoe.nn.fusion.split_text import WITH_TEXT
 
@@ -175,6 +178,8 @@ def evaluation_of(options: dict[str, Any], needs: str = NEEDS) -> Evaluation | C
     """
     path = Path(options["model"])
     if path.suffix == ".pt" and (yolo := open_checkpoint(path)).task == "classify":
+        if not is_nothing(options.get(KEY)):
+            raise without_row(str(path), options[KEY])
         return ClassEvaluation(yolo, options)
     return Evaluation(options, needs)
 

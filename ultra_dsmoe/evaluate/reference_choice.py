@@ -14,7 +14,7 @@ from ultralytics.utils import LOGGER
 from ultra_dsmoe.data.reference.choice import SECTION
 from ultra_dsmoe.data.reference.references import References
 from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
-from ultra_dsmoe.data.reference.spec import ReferenceSpec, read_spec
+from ultra_dsmoe.data.reference.spec import ReferenceSpec, is_nothing, read_spec
 from ultra_dsmoe.data.source import NETWORK_SHARE, DataSource, table_of
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.reference_row import has_reference, reference_channels
@@ -155,7 +155,7 @@ def references_of(net: Any, given: Any, source: DataSource | None, name: str) ->
     """
     entry = entry_of(net)
     if entry is None:
-        if given is not None:
+        if given is not None and not is_nothing(given):
             raise without_row(name, given)
         return None
     found = choose(entry, given, source, spec_of_net(net))

@@ -17,9 +17,9 @@ import numpy as np
 
 from ultra_dsmoe.data.groups import check_groups, group_numbers
 from ultra_dsmoe.data.labelled import class_names, read_piece, read_set, split_labels
+from ultra_dsmoe.data.reference.choice import chosen
 from ultra_dsmoe.data.reference.in_force import in_force
 from ultra_dsmoe.data.reference.references import References
-from ultra_dsmoe.data.reference.spec import read_spec
 from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.errors import DataError
 from ultra_dsmoe.evaluate.bootstrap import mean_ap
@@ -81,7 +81,7 @@ def read_pairs(data: str, split: str, most: int = 0) -> tuple[list[Pair], list[s
         DataError: If the set has no references, or none for one of the images.
     """
     content = read_set(data)
-    spec = read_spec("reference", content.get("reference"), Path(content["path"]))
+    spec = chosen(content, Path(content["path"]))
     if spec is None:
         raise DataError("data", "a data YAML with a 'reference' section", data)
     labels = split_labels(content, split)

@@ -115,4 +115,5 @@ def is_stock_detector(model: Any) -> bool:
     from ultralytics.nn.modules import Detect
 
     net = getattr(model.model, "student_model", model.model)
-    return isinstance(model, YOLO) and model.task == "detect" and isinstance(net.model[-1], Detect)
+    is_net = isinstance(model, YOLO) and model.task == "detect" and hasattr(net, "model")  # else a file's path
+    return is_net and isinstance(net.model[-1], Detect)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ultra_dsmoe.plugin import host
 
 DATASET = "YOLODataset"  # the host's class, which its modules import by name
+# Whoever builds a data set holds it: in another thread the class of the host's module would be the wrong one.
+_building = threading.RLock()
 
 
 def patch_utils(utils: Any) -> None:
@@ -38,9 +41,7 @@ def patch_build(build: Any) -> None:
     def build_yolo_dataset(cfg: Any, img_path: Any, batch: int, data: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         from ultra_dsmoe.data.reference.in_force import DATA_KEY
 
-        if DATA_KEY not in data:
-            return stock(cfg, img_path, batch, data, *args, **kwargs)
-        with _pairs(build):
+        with _pairs(build) if DATA_KEY in data else _building:
             return stock(cfg, img_path, batch, data, *args, **kwargs)
 
     host.replace(build, "build_yolo_dataset", host.mark(build_yolo_dataset), everywhere=True)
@@ -57,9 +58,7 @@ def patch_exporter(exporter: Any) -> None:
     def get_int8_calibration_dataloader(self: Any, prefix: str = "") -> Any:
         from ultra_dsmoe.data.reference.in_force import current
 
-        if current() is None:
-            return stock(self, prefix)
-        with _pairs(exporter):
+        with _building if current() is None else _pairs(exporter):
             return stock(self, prefix)
 
     host.replace(cls, "get_int8_calibration_dataloader", host.mark(get_int8_calibration_dataloader))
@@ -70,9 +69,10 @@ def _pairs(module: Any) -> Iterator[None]:
     """Let a module of the host make our data set for the length of the block; all other times it never sees it."""
     from ultra_dsmoe.data.reference.dataset import ReferenceDataset
 
-    stock = vars(module)[DATASET]
-    setattr(module, DATASET, ReferenceDataset)
-    try:
-        yield
-    finally:
-        setattr(module, DATASET, stock)
+    with _building:
+        stock = vars(module)[DATASET]
+        setattr(module, DATASET, ReferenceDataset)
+        try:
+            yield
+        finally:
+            setattr(module, DATASET, stock)

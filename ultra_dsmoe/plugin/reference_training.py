@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ultra_dsmoe.errors import ConfigError
+from ultra_dsmoe.errors import ConfigError, DSMoEError
 from ultra_dsmoe.plugin import distill_choice
 
 
@@ -27,23 +28,37 @@ def is_wanted(model: Any, ours: bool, given: Mapping[str, Any], arguments: Mappi
 
     if arguments.get("resume"):
         return False
-    data, key = arguments.get("data"), given.get(KEY)
+    data, key = arguments.get("data") or getattr(model, "overrides", {}).get("data"), given.get(KEY)
     named = data if isinstance(data, (list, tuple)) else [data]
+    if not (ours or distill_choice.is_stock_detector(model)):
+        _no_detector(model, key, named)
+        return False
     found = [_has_references(name, key) for name in named]
     if not any(found):
         return False
     if not all(found):
         without = named[found.index(False)]
         raise ConfigError("data", "several data sets that all have references, or none of them", f"{without} without")
-    if ours or distill_choice.is_stock_detector(model):
-        return True
-    name = str(getattr(model, "model_name", None) or type(model).__name__)
-    if key is not None:
-        raise ConfigError(KEY, "a detector (YOLOv8, YOLO11, YOLO26 or one of ours)", name)
+    return True
+
+
+def _no_detector(model: Any, key: Any, named: Sequence[Any]) -> None:
+    """Say that a model that is no detector does not compare; its data YAML may say anything under ``reference:``.
+
+    Raises:
+        ConfigError: If the key names references.
+    """
     from ultralytics.utils import LOGGER
 
-    LOGGER.warning(f"reference: not used, since {name} is no detector that compares images with references")
-    return False
+    from ultra_dsmoe.data.reference.choice import KEY
+    from ultra_dsmoe.data.reference.spec import is_nothing
+
+    name = str(getattr(model, "model_name", None) or type(model).__name__)
+    if key is not None and not is_nothing(key):
+        raise ConfigError(KEY, "a detector (YOLOv8, YOLO11, YOLO26 or one of ours)", name)
+    with suppress(DSMoEError):  # what is no place of references means something else
+        if any(_has_references(data, key) for data in named):
+            LOGGER.warning(f"reference: not used, since {name} is no detector that compares images with references")
 
 
 def _has_references(data: Any, key: Any) -> bool:

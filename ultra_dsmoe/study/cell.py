@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ultra_dsmoe.data.reference.choice import KEY
 from ultra_dsmoe.data.reference.in_force import in_force
 from ultra_dsmoe.data.source import DataSource
 from ultra_dsmoe.evaluate import class_evaluation, controls
@@ -47,7 +48,7 @@ ALSO_VALIDATION = (
     "agnostic_nms",
 )
 FOR_CLASSIFIERS = ("imgsz", "batch", "device", "workers")
-FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device", "split")
+FOR_KNOCKOUTS = ("data", "imgsz", "batch", "device", "split", KEY)
 PACKAGES = {"ultralytics": "ultralytics", "torch": "torch", "ultra_dsmoe": "ultra-dsmoe"}
 
 
@@ -70,7 +71,9 @@ def validate(best: Path, settings: dict[str, Any]) -> tuple[ImageStats, dict[str
     with TemporaryDirectory() as folder, ExitStack() as stack, quiet():
         net: Any = YOLO(str(best)).model
         net.float().eval()
-        stack.enter_context(in_force(references_of(net, None, DataSource(settings["data"], named=True), str(best))))
+        stack.enter_context(
+            in_force(references_of(net, settings.get(KEY), DataSource(settings["data"], named=True), str(best)))
+        )
         collector = Collector(stack, nullcontext(), dataloader=None, save_dir=Path(folder), args=args)
         collector(model=net)
     box = collector.metrics.box

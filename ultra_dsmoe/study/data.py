@@ -11,8 +11,8 @@ import yaml
 
 from ultra_dsmoe.checks import whole
 from ultra_dsmoe.data.groups import check_groups
+from ultra_dsmoe.data.reference.choice import SECTION, chosen
 from ultra_dsmoe.data.reference.references import References
-from ultra_dsmoe.data.reference.spec import read_spec
 from ultra_dsmoe.errors import ConfigError, DataError, did_you_mean
 from ultra_dsmoe.evaluate.evaluation import quiet
 
@@ -116,14 +116,19 @@ def data_digest(content: dict[str, Any], split: str = "val") -> str:
 
 
 def _reference_parts(content: dict[str, Any], images: list[str | Path]) -> list[str]:
-    """Return what a set's known-good pictures add to its hash: what is said of them, and each file once."""
-    spec = read_spec("reference", content.get("reference"), Path(content.get("path") or "."))
+    """Return what a set's known-good pictures add to its hash: what is said of them, and the one of each image."""
+    section = content.get(SECTION)
+    spec = chosen(content, Path(content.get("path") or "."))
     if spec is None:
         return []
     references = References(spec, content.get("channels", 3))
-    files = sorted({found for image in images if (found := references.find(image)) is not None})
-    return [repr(sorted(content["reference"].items() if isinstance(content["reference"], dict) else [])),
-            *(f"reference {file.name} {digest(file.read_bytes())}" for file in files)]  # fmt: skip
+    known: dict[Path, str] = {}
+    parts = [repr(sorted(section.items())) if isinstance(section, dict) else ""]
+    for image in images:
+        if found := references.find(image):
+            known[found] = known.get(found) or digest(found.read_bytes())
+            parts.append(f"reference {Path(image).name} {known[found]}")
+    return parts
 
 
 def list_images(places: str | list[str] | None) -> list[str]:
