@@ -250,7 +250,10 @@ def test_command(exported: Export, tiny_boards: Path, tmp_path: Path, capsys: py
         (["images=2"], "model: expected one .onnx file as first argument, such as best.onnx, got none"),
         (["a.onnx", "b.onnx"], "b.onnx: expected a value, as in 'key=value', got none"),
         (["a.onnx"], "data: expected a data YAML with a 'val' split, for calibration, got none"),
-        (["a.onnx", "dato=x"], r"dato: expected one of model, data, images, target, out \(did you mean 'data'\?\)"),
+        (
+            ["a.onnx", "dato=x"],
+            r"dato: expected one of model, data, dsmoe_reference, images, target, out \(did you mean 'data'\?\)",
+        ),
         (["a.onnx", "data="], "data: expected a value, as in 'key=value', got none"),
         (["a.onnx", "data=x", "images=0"], "images: expected a positive integer, got 0"),
         (["a.onnx", "data=x", "images=all"], "images: expected a positive integer, got all"),
