@@ -63,7 +63,7 @@ def test_places_are_those_of_the_host(
         ("a: [", "a data YAML with images that can be read"),
         ("val: 3\npath: .", "paths as text"),
         ("val: [v, 1]", "paths as text"),
-        ("val: v\npath: 5", "paths as text"),
+        ("val: v\npath: 5", "a path as text"),
     ],
 )
 def test_what_is_no_data_yaml_is_one_line(content: str | None, message: str, tmp_path: Path) -> None:

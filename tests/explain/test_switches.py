@@ -30,7 +30,9 @@ KNOCKOUTS = catalogue()
 GASNET = ("MFA", "BandSplit", "FGPEM", "Allocate", "ChannelSync")  # of nets without text: tests/configs/test_gasnet.py
 OF_GASNET = {knockout.name for cls, knockout in registry.knockouts() if cls.__name__ in GASNET}
 OF_CLASSIFIERS = {knockout.name for knockout in CMAF.knockouts}  # tests/nn/fusion/test_cmaf.py
-NAMES = [name for name in KNOCKOUTS if name not in {CONTROL, *OF_GASNET, *OF_CLASSIFIERS}]
+COMPARING = ("Reference", "FeatureDifference")  # of nets that take pairs: tests/nn/reference
+OF_PAIRS = {knockout.name for cls, knockout in registry.knockouts() if cls.__name__ in COMPARING}
+NAMES = [name for name in KNOCKOUTS if name not in {CONTROL, *OF_GASNET, *OF_CLASSIFIERS, *OF_PAIRS}]
 
 
 @torch.no_grad()

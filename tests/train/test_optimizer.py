@@ -18,7 +18,9 @@ from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import yaml_model_load
 
+from ultra_dsmoe.export.images import channels_of
 from ultra_dsmoe.model.detector import DSMoEModel
+from ultra_dsmoe.model.reference_row import with_reference
 from ultra_dsmoe.nn.attention.dual_attention import DualAttention
 from ultra_dsmoe.nn.head.text_logits import TextLogits
 from ultra_dsmoe.nn.neck.experts import CrossModalExperts, GlobalExpert, LocalExpert
@@ -29,7 +31,9 @@ from ultra_dsmoe.train.optimizer import FAST_LR, Movement, fits
 from ultra_dsmoe.train.trainer import DSMoETrainer
 
 # Nets that hold all blocks between them, and the image sizes they take.
-NETS = {"dsmoe-n": 64, "dsmoe": 64, "yolov8n-dsmoe": 64, "smodel-n": 128, "no text": 64, "yolov8n-gasnet": 64}
+NETS = {"dsmoe-n": 64, "dsmoe": 64, "yolov8n-dsmoe": 64, "smodel-n": 128, "no text": 64, "yolov8n-gasnet": 64,
+        "conv reference": 64, "features reference": 64}  # fmt: skip
+FEATURES = Path(__file__).parents[2] / "benchmarks/studies/nets/yolov8-ref-features.yaml"
 WITHOUT_PARAMETERS = {"Pick", "SplitText"}
 OF_CLASSIFIERS = {"CMAF", "ImageProjection", "PairClassify", "TextAdapter"}  # tests/nn/fusion/test_rows.py
 # name, learning rate, iterations: ``auto`` chooses by the last
@@ -57,6 +61,10 @@ def make_net(name: str) -> DSMoEModel:
     if name == "yolov8n-gasnet":
         cfg = yaml_model_load(cfg)
         cfg["dsmoe"]["split"] = "learned"  # its shares are parameters
+    if name == "conv reference":
+        cfg = with_reference("yolov8n.yaml", "conv")
+    if name == "features reference":
+        cfg = str(FEATURES)
     torch.manual_seed(0)
     net = DSMoEModel(cfg, nc=6, verbose=False)
     net.args = get_cfg()
@@ -73,7 +81,7 @@ def trained_once(name: str) -> tuple[DSMoEModel, list[dict[str, Tensor]]]:
     gradients = []
     for _ in range(STEPS):
         batch = {
-            "img": torch.rand(4, 3, size, size),
+            "img": torch.rand(4, channels_of(net), size, size),
             "cls": torch.randint(6, (12, 1)).float(),
             "bboxes": torch.cat([0.3 + 0.4 * torch.rand(12, 2), 0.2 + 0.3 * torch.rand(12, 2)], 1),
             "batch_idx": torch.arange(4).repeat_interleave(3).float(),
@@ -143,7 +151,8 @@ def test_ours_move_like_the_stock_layers_beside_them(optimizer: str, name: str) 
     for name, row, m, p in owners(net):
         if not all(name in gradient for gradient in gradients):  # of an expert that no image chose
             continue
-        matrix = is_matrix(name, p)
+        # What starts at zero has no size of its own to move by, whatever its shape.
+        matrix = is_matrix(name, p) and name.rpartition(".")[2] not in getattr(m, "fast_parameters", ())
         pace = step[name] / float(p.detach().square().mean().sqrt()) if matrix else step[name]
         if is_stock(m):
             for place in (row, "net"):
