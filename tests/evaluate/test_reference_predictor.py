@@ -248,6 +248,15 @@ def test_log_warns_once_for_frames_in_a_row(tmp_path: Path, caplog: pytest.LogCa
     assert (tmp_path / FILE).read_text().splitlines()[-1] == "other.png,,unregistered,,0.2000"
 
 
+def test_log_warns_once_for_each_of_several_cameras(caplog: pytest.LogCaptureFixture) -> None:
+    log = ReferenceLog(0.5)
+    for left, right in ((0.9, 0.9), (0.9, 0.9), (0.9, 0.1), (0.9, 0.9)):
+        log.add("left", PictureReference("ok", left))
+        log.add("right", PictureReference("ok", right))
+    warned = [r.getMessage().partition(":")[0].split()[-1] for r in caplog.records]
+    assert warned == ["left", "right", "right"]
+
+
 def test_blank_where_it_is_permitted(save_reference_net: SaveNet, caplog: pytest.LogCaptureFixture) -> None:
     yolo = YOLO(save_reference_net(missing="blank"))
     (result,) = yolo.predict(faulty_picture(), **USUAL)

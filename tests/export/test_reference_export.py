@@ -21,7 +21,7 @@ from ultra_dsmoe.data.reference.in_force import in_force
 from ultra_dsmoe.data.reference.references import References
 from ultra_dsmoe.data.reference.spec import ReferenceSpec
 from ultra_dsmoe.edge.lint import lint
-from ultra_dsmoe.errors import ConfigError, DSMoEError
+from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
 from ultra_dsmoe.evaluate.reference_choice import NoReferences
 from ultra_dsmoe.export import quantize as quantizing
 from ultra_dsmoe.export.images import drawn_images, drawn_pairs, load_images, pictures
@@ -117,6 +117,18 @@ def test_files_are_read_with_their_references(references: References, pair_set: 
     with in_force(NoReferences(3)):
         (pair,) = pictures(files[:1], 6)
     assert not pair[..., 3:].any()
+
+
+def test_a_picture_that_cannot_be_read_is_left_out(references: References, pair_set: Pairs) -> None:
+    first, *others = sorted((references.spec.folder.parent / "images" / "val").iterdir())
+    first.write_bytes(b"no picture")
+    pair = stacked(faulty_picture(), golden_picture())
+    with in_force(references):
+        assert load_images([first, *others], SIZE, 6).shape == (3, 6, SIZE, SIZE)
+        (alone,) = pictures([pair], 6)
+        assert np.array_equal(alone, pair), "an array is a pair already"
+        with pytest.raises(DataError, match="images: expected at least one picture of 3 channels"):
+            load_images([first], SIZE, 6)
 
 
 def test_int8_is_calibrated_on_pairs(

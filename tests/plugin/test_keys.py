@@ -178,6 +178,15 @@ def test_keys_have_their_verbs(verb: str, key: str, value: object, message: str)
         keys.check_verb("val", {key: value})
 
 
+@pytest.mark.parametrize("verb", ["train", "val", "export", "benchmark"])
+def test_references_one_by_one_are_for_images_one_by_one(verb: str) -> None:
+    given = {"dsmoe_reference": ["a.png", "b.png"]}
+    with pytest.raises(ConfigError, match=f"^dsmoe_reference: expected .*, got {verb} with a list of 2$"):
+        keys.check_verb(verb, given)
+    for allowed in ("predict", "track"):
+        keys.check_verb(allowed, given)
+
+
 @pytest.mark.parametrize("verb", ["train", "export", "benchmark"])
 def test_a_second_stage_is_for_val_and_predict(verb: str) -> None:
     given = {"dsmoe_verify": "cls.pt", "dsmoe_verify_band": (0.1, 0.5), "dsmoe_verify_min": 0.3}

@@ -73,6 +73,8 @@ def test_evaluations_of_ours_see_pairs(save_reference_net: SaveNet, pair_set: Pa
     bare = pair_set("bare", reference=None)
     with pytest.raises(DSMoEError, match="dsmoe_reference: expected known-good pictures for"):
         Evaluation({"model": path, "data": str(bare)})
+    with pytest.raises(DSMoEError, match=r"^dsmoe_reference: .* with a list of 1$"):
+        Evaluation({"model": path, "data": str(data), "dsmoe_reference": [str(data.parent / "golden")]})
     named = Evaluation({"model": path, "data": str(bare), "dsmoe_reference": str(data.parent / "golden")})
     for ours, theirs in zip(named.run().conf, stats.conf, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)

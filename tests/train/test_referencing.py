@@ -113,13 +113,18 @@ class Scores:
         return None if image == "none" else float(image)
 
 
-def test_the_limit_is_above_what_is_usual() -> None:
+def test_the_limit_is_above_what_is_usual(caplog: pytest.LogCaptureFixture) -> None:
     references: Any = Scores()
     scores = [str(i / 1000) for i in range(101)]
     limit = usual_mismatch(references, ["none", *scores])
     assert limit == pytest.approx(0.095 + (1 - 0.095) / 4)
     assert usual_mismatch(references, ["none"]) is None
-    assert usual_mismatch(references, ["0.8"] * 1000) == pytest.approx(0.85)
+    assert not [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert usual_mismatch(references, [*["0.8"] * 900, *["0.1"] * 100]) == pytest.approx(0.85)
+    warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warned) == 1
+    assert "90% of the training's pairs have a mismatch above 0.4" in warned[0]
+    assert "only above 0.85" in warned[0]
 
 
 def test_pictures_of_batches_show_the_image(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 from ultralytics.utils import LOGGER
 
-from ultra_dsmoe.data.reference.choice import SECTION
+from ultra_dsmoe.data.reference.choice import SECTION, require_no_list
 from ultra_dsmoe.data.reference.references import References
 from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
 from ultra_dsmoe.data.reference.spec import ReferenceSpec, is_nothing, read_spec
@@ -146,7 +146,7 @@ def references_of(net: Any, given: Any, source: DataSource | None, name: str) ->
 
     Args:
         net: The network, or the path of an exported file.
-        given: The key, None without.
+        given: The key, None without; no list, since the images are those of the data set.
         source: Data set.
         name: Of the network, for errors.
 
@@ -158,6 +158,7 @@ def references_of(net: Any, given: Any, source: DataSource | None, name: str) ->
         if given is not None and not is_nothing(given):
             raise without_row(name, given)
         return None
+    require_no_list(given, name)
     found = choose(entry, given, source, spec_of_net(net))
     if found is None:
         raise missing(name)

@@ -8,11 +8,11 @@ from typing import Any
 
 from ultralytics.utils import LOGGER
 
+from ultra_dsmoe.data.reference.places import SHOWN, named
 from ultra_dsmoe.runtime.reference_entry import ABSENT, OK, UNREGISTERED, PictureReference
 
 FILE = "reference.csv"  # in the run folder
 COLUMNS = ("image", "reference", "state", "mismatch", "quality")
-SHOWN = 3  # names in the last line
 
 
 class ReferenceLog:
@@ -33,13 +33,14 @@ class ReferenceLog:
         self.counts = {OK: 0, ABSENT: 0, UNREGISTERED: 0}
         self.others: list[str] = []
         self._other_count = 0
-        self._last: tuple[str, bool] = ("", False)
+        self._warned: set[str] = set()  # pictures, videos and streams whose last reference was wrong
         self._rows: list[tuple[Any, ...]] = []
 
     def add(self, image: str, reference: PictureReference) -> None:
         """Count a picture, and say so where its reference seems to be that of another product.
 
-        Of the frames of one video or stream the first of several in a row is warned of.
+        Of the frames of one video or stream the first of several in a row is warned of, also where frames of others
+        come in between.
         """
         self.counts[reference.state] += 1
         is_other = reference.is_other(self.limit)
@@ -47,9 +48,11 @@ class ReferenceLog:
             self._other_count += 1
             if image not in self.others and len(self.others) <= SHOWN:
                 self.others.append(image)
-            if self._last != (image, True):
+            if image not in self._warned:
                 LOGGER.warning(f"{image}: {reference.note(self.limit)} ({reference.file or 'the reference'})")
-        self._last = (image, is_other)
+            self._warned.add(image)
+        else:
+            self._warned.discard(image)
         if self.file is not None:
             numbers = ["" if v is None else f"{v:.4f}" for v in (reference.mismatch, reference.quality)]
             self._rows.append((image, reference.file or "", reference.state, *numbers))
@@ -72,9 +75,8 @@ class ReferenceLog:
         parts = ", ".join(f"{count} {state}" for state, count in self.counts.items() if count)
         line = f"references of {total} images: {parts}"
         if self._other_count:
-            names = ", ".join(Path(image).name for image in self.others[:SHOWN])
-            more = ", ..." if len(self.others) > SHOWN else ""
-            line += f"; {self._other_count} with a mismatch above {self.limit:.2f}, another product? ({names}{more})"
+            names = named(Path(image).name for image in self.others)
+            line += f"; {self._other_count} with a mismatch above {self.limit:.2f}, another product? ({names})"
         if self._other_count or total > self.counts[OK]:
             LOGGER.warning(line)
         elif verbose:

@@ -9,6 +9,7 @@ import torch
 from ultralytics.models.yolo.detect import DetectionValidator
 
 from ultra_dsmoe.data.reference import in_force
+from ultra_dsmoe.data.reference.pairing import images_alone
 from ultra_dsmoe.data.reference.references import References
 from ultra_dsmoe.evaluate.reference_choice import entry_of, limit_of, missing
 from ultra_dsmoe.evaluate.reference_log import FILE, ReferenceLog
@@ -62,6 +63,17 @@ class ReferenceValidator(DetectionValidator):
         super().update_metrics(preds, batch)
         for file in batch["im_file"] if self.entry is not None else ():
             self.log.add(str(file), self.references.report(file))
+
+    def plot_val_samples(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Plot the images of a batch as the host does, without their references; arguments are the host's."""
+        super().plot_val_samples(self._shown(batch), *args, **kwargs)
+
+    def plot_predictions(self, batch: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Plot what was found in a batch as the host does, without references; arguments are the host's."""
+        super().plot_predictions(self._shown(batch), *args, **kwargs)
+
+    def _shown(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch if self.entry is None else images_alone(batch, self.entry.channels)
 
     def print_results(self) -> None:
         """Print the host's table, and below it the line about the references."""

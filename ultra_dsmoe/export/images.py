@@ -19,7 +19,7 @@ from ultra_dsmoe.constants import LETTERBOX_GRAY
 from ultra_dsmoe.data.reference import in_force
 from ultra_dsmoe.data.source import split_places
 from ultra_dsmoe.errors import DataError
-from ultra_dsmoe.runtime.detections import network_input, read_image, read_images
+from ultra_dsmoe.runtime.detections import network_input, read_each, read_images
 from ultra_dsmoe.runtime.pairing import PAIR, stacked
 
 BLOBS = 12  # per drawn image (our choice)
@@ -105,12 +105,9 @@ def pictures(paths: Iterable[str | Path | np.ndarray], channels: int) -> Iterato
     if references is None or channels != PAIR * references.channels:
         yield from read_images(paths, channels)
         return
-    for path in paths:
-        if isinstance(path, np.ndarray):  # a pair
-            yield read_image(path, channels)
-            continue
-        for picture in read_images([path], references.channels):
-            yield stacked(picture, references.load(path, picture).pixels)
+    for path, picture in read_each(paths, references.channels, of_arrays=channels):
+        is_pair = isinstance(path, np.ndarray)
+        yield picture if is_pair else stacked(picture, references.load(path, picture).pixels)  # type: ignore[arg-type]
 
 
 def image_batches(

@@ -196,6 +196,10 @@ def check_verb(verb: str, given: dict[str, Any]) -> None:
             raise ConfigError(key, "this key with val or predict only", f"{verb} {key}={given[key]}")
         if key in VERIFYING and "dsmoe_verify" not in given:
             raise ConfigError(key, "this key beside dsmoe_verify, the classifier", f"{key}={given[key]} alone")
+        if verb not in ("predict", "track") and key == "dsmoe_reference":
+            from ultra_dsmoe.data.reference.choice import require_no_list
+
+            require_no_list(given[key], verb)
         if verb == "train" and key == "dsmoe_reference" and not isinstance(given[key], (bool, str, Mapping)):
             raise ConfigError(key, "a folder, a CSV, a pattern or a picture's file in a training", "an array")
         if verb == "train" and key in NOT_FOR_TRAINING:

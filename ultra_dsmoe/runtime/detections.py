@@ -21,9 +21,10 @@ MAX_BOXES = 30000  # candidates that NMS looks at, the host's
 CLASS_OFFSET = 7680  # pixels between the classes' boxes in one NMS over all classes, the host's
 FINAL_COLUMNS = 6  # x1, y1, x2, y2, score, class
 LEVELS = 255
+Image = str | Path | np.ndarray
 
 
-def read_image(source: str | Path | np.ndarray, channels: int = 3) -> np.ndarray:
+def read_image(source: Image, channels: int = 3) -> np.ndarray:
     """Return a picture as the host's loaders do.
 
     Args:
@@ -55,21 +56,34 @@ def read_image(source: str | Path | np.ndarray, channels: int = 3) -> np.ndarray
     raise ShapeError("image", f"{channels} channels", f"{found}")
 
 
-def read_images(sources: Iterable[str | Path | np.ndarray], channels: int = 3) -> Iterator[np.ndarray]:
+def read_images(sources: Iterable[Image], channels: int = 3) -> Iterator[np.ndarray]:
     """Yield pictures as `read_image` returns them; unreadable ones are skipped with a warning, as in the host.
 
     Raises:
         DataError: After the last, if there was none that can be read.
     """
+    return (picture for _, picture in read_each(sources, channels))
+
+
+def read_each(
+    sources: Iterable[Image], channels: int, of_arrays: int | None = None
+) -> Iterator[tuple[Image, np.ndarray]]:
+    """Yield sources with their pictures; the rest is as in `read_images`.
+
+    Args:
+        sources: Files or arrays.
+        channels: Of the pictures.
+        of_arrays: Of those that are given as arrays, where it is another number.
+    """
     count = 0
     for source in sources:
         try:
-            picture = read_image(source, channels)
+            picture = read_image(source, (of_arrays or channels) if isinstance(source, np.ndarray) else channels)
         except DSMoEError as e:
             logging.getLogger("ultralytics").warning(f"image skipped: {e}")
             continue
         count += 1
-        yield picture
+        yield source, picture
     if not count:
         raise DataError("images", f"at least one picture of {channels} channels that can be read", "none")
 

@@ -16,7 +16,9 @@ from ultralytics.utils import LOGGER, RANK
 
 from ultra_dsmoe.data.reference.choice import KEY, SECTION, chosen
 from ultra_dsmoe.data.reference.in_force import attach, in_force
+from ultra_dsmoe.data.reference.pairing import images_alone
 from ultra_dsmoe.data.reference.references import References
+from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.logs import at_level
 from ultra_dsmoe.model.reference_row import converted, with_reference
@@ -129,7 +131,7 @@ class Referencing(Base):
 
     def _images_alone(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return a batch without references."""
-        return batch if self.references is None else {**batch, "img": batch["img"][:, : self.references.channels]}
+        return batch if self.references is None else images_alone(batch, self.references.channels)
 
     def final_eval(self) -> None:
         """Validate the best checkpoint as the host does, which reads the data anew, with its references."""
@@ -148,4 +150,11 @@ def usual_mismatch(references: References, images: list[str]) -> float | None:
     if not scores:
         return None
     usual = float(np.quantile(scores, USUAL))
-    return usual + MARGIN * (1 - usual)
+    limit = usual + MARGIN * (1 - usual)
+    if limit > MISMATCH_LIMIT and RANK in {-1, 0}:
+        share = np.mean(np.array(scores) > MISMATCH_LIMIT)
+        LOGGER.warning(
+            f"reference: {share:.0%} of the training's pairs have a mismatch above {MISMATCH_LIMIT:g}, as pictures of "
+            f"different products have; the net will warn of other products only above {limit:.2f}"
+        )
+    return limit

@@ -174,6 +174,15 @@ def test_a_changed_reference_is_cached_anew(pairs: Path, cache: str) -> None:
     assert all(np.abs(image + reference - 255).max() <= 1 for image, reference in require_other_negatives)
 
 
+@pytest.mark.parametrize("cache", ["disk", "lmdb"])
+def test_pairs_of_other_channels_are_cached_anew(pairs: Path, cache: str) -> None:
+    dataset_of(pairs, cache=cache)
+    pairs.write_text(yaml.safe_dump({**yaml.safe_load(pairs.read_text()), "channels": 1}))
+    gray = dataset_of(pairs, cache=cache)
+    assert gray[0]["img"].shape == (2, SIZE, SIZE)
+    require_negatives(gray, tolerance=5)
+
+
 def test_a_damaged_file_of_the_cache_is_written_anew(pairs: Path) -> None:
     dataset = dataset_of(pairs, cache="disk")
     (kept, *_) = sorted(Path(dataset.im_files[0]).parent.glob("*.reference.npz"))

@@ -50,6 +50,33 @@ def test_sub_folders_mirror_those_of_the_images(tmp_path: Path, images: list[Pat
     assert [found.find(image) for image in images] == [golden[0], None, golden[1], golden[2]]
 
 
+@pytest.mark.parametrize("layout", ["images/{}/a_1.jpg", "{}/images/a_1.jpg", "images/{}/camera 1/a_1.jpg"])
+@pytest.mark.parametrize("golden", ["g/train", "g/train/camera 1"])
+def test_a_reference_of_another_split_is_none(tmp_path: Path, layout: str, golden: str) -> None:
+    train, val = put(*(tmp_path / layout.format(split) for split in ("train", "val")))
+    (good,) = put(tmp_path / golden / "a_1.png")
+    found = references("g", tmp_path)
+    assert (found.find(train), found.find(val)) == (good, None)
+    with pytest.raises(DataError, match=r"got 1 of 1 missing \(a_1.jpg\)"):
+        found.require([val])
+
+
+def test_names_of_splits_above_images_and_references_say_nothing(tmp_path: Path) -> None:
+    image, good = put(tmp_path / "test" / "parts" / "a.jpg", tmp_path / "test" / "g" / "train" / "a.png")
+    assert references("test/g", tmp_path).find(image) == good
+    assert references("test/g", tmp_path).find(put(tmp_path / "test" / "valid" / "a.jpg")[0]) is None
+    (valid,) = put(tmp_path / "test" / "g" / "val" / "a.png")
+    assert references("test/g", tmp_path).find(tmp_path / "test" / "valid" / "a.jpg") == valid
+
+
+def test_one_reference_in_a_sub_folder_for_images_of_two_folders_is_refused(tmp_path: Path) -> None:
+    images = put(tmp_path / "images" / "lot 1" / "a.jpg", tmp_path / "images" / "lot 2" / "a.jpg")
+    put(tmp_path / "g" / "product" / "a.png")
+    with pytest.raises(DataError, match=r"a reference for each of .*lot 1.a.jpg and .*lot 2.a.jpg, got product.a.png"):
+        references("g", tmp_path).require(images)
+    references("g", tmp_path).require(images[:1])
+
+
 def test_sub_folders_of_products_mirror_nothing(tmp_path: Path, images: list[Path]) -> None:
     a, b = put(tmp_path / "g" / "product 1" / "a_1.png", tmp_path / "g" / "product 2" / "b_2.png")
     assert [references("g", tmp_path).find(image) for image in images[:2]] == [a, b]
@@ -89,6 +116,23 @@ def test_a_table_may_know_images_that_nobody_asks_for_now(tmp_path: Path, images
 
 def table(text: str) -> Any:
     return lambda root: (root / "pairs.csv").write_text(text)
+
+
+def test_a_typo_in_a_table_is_no_blank_reference(tmp_path: Path, images: list[Path]) -> None:
+    (tmp_path / "pairs.csv").write_text("image,reference\na_1.jpg,gone.png\n")
+    found = references({"csv": "pairs.csv", "missing": "blank"}, tmp_path)
+    assert found.find(images[1]) is None, "an image that the table does not know may go without"
+    with pytest.raises(DataError, match=r"got 1 in .* that are not"):
+        found.require(images)
+    with pytest.raises(DataError, match=r"got 1 in .* that are not"):
+        found.load(images[0])
+
+
+def test_a_table_of_bare_names_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "set" / "train" / "a.jpg", tmp_path / "set" / "val" / "b.jpg", tmp_path / "g.png")
+    (tmp_path / "pairs.csv").write_text("image,reference\na.jpg,g.png\nb.jpg,g.png\n")
+    monkeypatch.chdir(tmp_path / "set" / "train")
+    references(tmp_path / "pairs.csv", tmp_path).require(["a.jpg"])  # the other one is that of a folder beside it
 
 
 WRONG = [
@@ -183,7 +227,7 @@ WRONG = [
     pytest.param(
         "pairs.csv",
         table("image,reference\na_1.jpg,gone.png\nb_2.jpg,gone.png\n"),
-        "got 4 of 4 missing",
+        r"a CSV of references that are there, got 1 in .*pairs.csv that are not \(gone.png\)",
         id="row without a file",
     ),
 ]

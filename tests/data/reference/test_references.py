@@ -21,6 +21,8 @@ from ultra_dsmoe.data.reference.references import References
 from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
 from ultra_dsmoe.data.reference.spec import read_spec
 from ultra_dsmoe.errors import DataError, DSMoEError
+from ultra_dsmoe.evaluate.reference_choice import NoReferences
+from ultra_dsmoe.runtime.reference_entry import PictureReference
 
 SIDE = 160
 
@@ -191,6 +193,36 @@ def test_frames_of_a_stream_need_no_file(tmp_path: Path, drawn: list[tuple[np.nd
     assert one.find("frame_1") is None
     assert one.load("frame_1", drawn[0][0]).mismatch < MISMATCH_LIMIT  # type: ignore[operator]
     one.prepare([])
+
+
+def test_images_of_bare_names_are_measured(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files[0].parent)
+    one = made("golden", tmp_path)
+    one.prepare(["0.png", "1.png"])
+    assert one.mismatch("0.png") is not None
+    (kept,) = (tmp_path / "images").glob("*.json")
+    assert sorted(json.loads(kept.read_text())["rows"]) == ["0.png", "1.png"]
+
+
+def test_a_reference_that_lies_nowhere_has_no_mismatch_of_its_own(tmp_path: Path, files: list[Path]) -> None:
+    """The limit that a training learns must not rise with it."""
+    shutil.copy(tmp_path / "golden" / "0.png", tmp_path / "golden" / "2.png")  # a wrong one
+    one = made({"folder": "golden", "align": "shift"}, tmp_path)
+    one.prepare(files[:3])
+    assert one.report(files[2]).state == "unregistered"
+    assert [one.mismatch(file) is None for file in files[:3]] == [False, False, True]
+
+
+def test_going_without_references_reads_no_picture(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_decoded", "_read_file"):
+        monkeypatch.setattr(references, name, None)
+    blank = {"missing": "blank"}
+    for one in (NoReferences(3), made({"pattern": "^(x)$", "file": "{1}.png", **blank}, tmp_path)):
+        one.prepare(files)
+        assert one.report(files[0]) == PictureReference("missing")
+    assert not list((tmp_path / "images").glob("*.json"))
 
 
 def test_references_are_in_force_inside_the_block_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ultra_dsmoe.data.reference.spec import ReferenceSpec, is_nothing, read_spec
+from ultra_dsmoe.errors import ConfigError
 
 KEY, SECTION = "dsmoe_reference", "reference"  # of a call, and of a data YAML
 
@@ -26,3 +27,18 @@ def chosen(content: Mapping[str, Any], root: Path, key: Any = None) -> Reference
         return None
     section = read_spec(SECTION, content.get(SECTION), root)
     return section if key is None else read_spec(KEY, key, Path.cwd(), section)
+
+
+def require_no_list(value: Any, what: str) -> None:
+    """Refuse references one by one where images are not listed one by one.
+
+    Args:
+        value: Of the key.
+        what: What it was given to, for the error.
+
+    Raises:
+        ConfigError: If it is a list.
+    """
+    if isinstance(value, (list, tuple)):
+        expected = "a folder, a CSV, a pattern or one picture for all images (a list with predict and track alone)"
+        raise ConfigError(KEY, expected, f"{what} with a list of {len(value)}")

@@ -92,7 +92,7 @@ class ReferenceDataset(YOLODataset):
         if self.cache != "disk" or self.references.spec.image is not None:
             return self._laid_on(i, size)
         file = Path(self.im_files[i]).with_suffix(CACHED)
-        state = json.dumps([self.references.spec.align, *((str(f), file_state(f)) for f in self.sources(i))])
+        state = json.dumps([self.references.settings, *((str(f), file_state(f)) for f in self.sources(i))])
         try:
             with np.load(file) as kept:
                 if str(kept["state"]) == state:

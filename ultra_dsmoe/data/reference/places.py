@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from ultra_dsmoe.constants import SPLITS
 from ultra_dsmoe.data.packaged import command_for_references
 from ultra_dsmoe.data.reference.spec import GROUP, ReferenceSpec
 from ultra_dsmoe.errors import DataError
@@ -17,6 +18,7 @@ from ultra_dsmoe.errors import DataError
 SHOWN = 3  # names in an error
 COLUMNS = ("image", "reference")
 DELIMITERS = ",;\t"
+SPLIT_OF = {**{split: split for split in SPLITS}, "valid": "val"}  # folders that are named for a split
 
 
 class Place(Protocol):
@@ -77,25 +79,39 @@ class Folder:
         return sorted({file.parent for files in self._by_stem.values() for file in files})
 
     def check(self, images: Sequence[Path]) -> None:
-        """Refuse a folder without pictures and two pictures for one image."""
+        """Refuse a folder without pictures, two pictures for one image, and one in a sub-folder for two folders.
+
+        What serves images of one name in several folders is known-good for all of them only in the folder itself.
+        """
+        users: dict[Path, Path] = {}
         for image in images:
-            self.find(image)
+            found = self.find(image)
+            if found is None or found.parent == self.folder:
+                continue
+            first = users.setdefault(found, image)
+            if first.absolute().parent != image.absolute().parent:
+                expected = f"a reference for each of {first} and {image}"
+                raise DataError(self.argument, expected, f"{found.relative_to(self.folder)} alone in {self.folder}")
 
     def find(self, image: Path) -> Path | None:
         """Return the picture of an image's name, None where there is none.
 
-        Where a sub-folder mirrors the image's own, a picture of another sub-folder is that of another image.
+        Where a sub-folder mirrors the image's own, a picture of another sub-folder is that of another image; so is one
+        in a sub-folder that is named for another split.
 
         Raises:
             DataError: If there are two.
         """
         files = self._by_stem.get(image.stem, [])
         parents = image.absolute().parent.parts
+        split = _split(_below(self.folder, parents))
         likeness = {folder: _common_tail(folder.relative_to(self.folder).parts, parents) for folder in self._folders}
         best = max(likeness.values())
         if best:
             mirrored = [file for file in files if likeness[file.parent] == best]
             files = mirrored or [file for file in files if file.parent == self.folder]
+        if split is not None:
+            files = [f for f in files if _split(f.parent.relative_to(self.folder).parts) in (None, split)]
         if len(files) > 1:
             names = " and ".join(str(file.relative_to(self.folder)) for file in files[:2])
             raise DataError(self.argument, f"one reference for {image.name}", f"{names} in {self.folder}")
@@ -110,6 +126,16 @@ def _common_tail(one: Sequence[str], other: Sequence[str]) -> int:
             break
         count += 1
     return count
+
+
+def _below(folder: Path, parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what of a path is not above a folder too."""
+    return parts[_common_tail(folder.absolute().parts[::-1], parts[::-1]) :]
+
+
+def _split(parts: Sequence[str]) -> str | None:
+    """Return the split that the innermost folder with the name of one is for."""
+    return next((SPLIT_OF[part] for part in reversed(parts) if part in SPLIT_OF), None)
 
 
 class Pattern:
@@ -182,35 +208,53 @@ class Table:
         return found
 
     def check(self, images: Sequence[Path]) -> None:
-        """Refuse a CSV that cannot be used, has an image twice, or knows images that are nowhere.
+        """Refuse a CSV that cannot be used, has an image twice, or knows images or references that are nowhere.
 
         Raises:
             DataError: If it does.
         """
-        known = {row for image in images for row in self._of(image)}
-        around = sorted({image.parent for image in images})
+        known = {row for image in images if (row := self._row(image)) is not None}
+        around = sorted({image.absolute().parent for image in images})
         around = [*around, *{folder for p in around for folder in p.parent.iterdir() if folder.is_dir()}]
         others = (row for rows in self._rows.values() for row in rows if row not in known)
         lost = [row[0] for row in others if not any((place / row[0]).is_file() for place in (*self.roots, *around))]
         if lost:
             got = f"{len(lost)} others in {self.file} ({named(lost)})"
             raise DataError(self.argument, "a CSV of images that are there", got)
+        gone = sorted({str(row[1]) for row in known if self._picture(row[1]) is None})
+        if gone:
+            raise self._gone(gone)
 
     def find(self, image: Path) -> Path | None:
         """Return the picture that the CSV names, None where it does not know the image.
 
         Raises:
-            DataError: If the image is there twice, or its picture is not there.
+            DataError: If the CSV has the image twice, or names a picture that is not there.
         """
-        rows = self._of(image)
+        row = self._row(image)
+        if row is None:
+            return None
+        picture = self._picture(row[1])
+        if picture is None:
+            raise self._gone([str(row[1])])
+        return picture
+
+    def _picture(self, name: Path) -> Path | None:
+        """Return the file that a row names, None where it is not there."""
+        return next((place / name for place in self.roots if (place / name).is_file()), None)
+
+    def _gone(self, names: Sequence[str]) -> DataError:
+        got = f"{len(names)} in {self.file} that are not ({named(names)})"
+        return DataError(self.argument, "a CSV of references that are there", got)
+
+    def _row(self, image: Path) -> tuple[Path, Path] | None:
+        """Return the row of an image, whose path is the end of the image's, None where there is none.
+
+        Raises:
+            DataError: If there are two.
+        """
+        parts = image.absolute().parts
+        rows = [row for row in self._rows.get(image.name, []) if parts[-len(row[0].parts) :] == row[0].parts]
         if len(rows) > 1:
             raise DataError(self.argument, "each image once", f"{named(row[0] for row in rows)} in {self.file}")
-        if not rows:
-            return None
-        return next((place / rows[0][1] for place in self.roots if (place / rows[0][1]).is_file()), None)
-
-    def _of(self, image: Path) -> list[tuple[Path, Path]]:
-        """Return the rows of an image: those whose path is the end of the image's."""
-        parts = image.absolute().parts
-        rows = self._rows.get(image.name, [])
-        return [row for row in rows if parts[-len(row[0].parts) :] == row[0].parts]
+        return rows[0] if rows else None

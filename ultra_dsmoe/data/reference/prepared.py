@@ -44,7 +44,7 @@ class Prepared:
             align: How references are laid on their images.
             channels: Of the pictures.
         """
-        self.settings = {"format": FORMAT, "align": align, "channels": channels}
+        self.settings = {"format": FORMAT, "align": align, "channels": channels}  # without which nothing of it holds
         self._rows: dict[str, dict[str, Any]] = {}  # by the image's path
         self._read: set[Path] = set()  # files that were looked at
 
@@ -78,7 +78,7 @@ class Prepared:
     def write(self, folder: Path) -> bool:
         """Keep what is known of the images of a folder; return whether it could be written."""
         rows = {Path(image).name: row for image, row in self._rows.items() if Path(image).parent == folder}
-        if not can_write(folder.parent):
+        if not can_write(folder.absolute().parent):
             return False
         try:
             with whole_file(self._file(folder)) as part:
@@ -88,6 +88,7 @@ class Prepared:
         return True
 
     def _file(self, folder: Path) -> Path:
+        folder = folder.absolute()  # the one of bare names has no name
         return folder.with_name(f"{folder.name}-{self.settings['align']}-{self.settings['channels']}.references.json")
 
 

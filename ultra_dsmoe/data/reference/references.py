@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -64,6 +64,11 @@ class References:
         self._prepared = Prepared(spec.align, channels)
         self._required: set[Path] = set()
         self._last: tuple[tuple[Path, int], np.ndarray] | None = None  # one picture often serves many images
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What all that is kept of the references on disk depends on, beside the files themselves."""
+        return self._prepared.settings
 
     def find(self, image: str | Path) -> Path | None:
         """Return the file of an image's reference, None where it has none or all share an array."""
@@ -136,11 +141,12 @@ class References:
         file = Path(image)
         found, known = self.find(file), self._known(file)
         name = None if found is None else str(found)
+        if self.spec.missing == "blank" and not self._has(file):
+            return PictureReference(ABSENT)
         if known is None:
             loaded = self.load(file)
             return PictureReference(loaded.state, loaded.mismatch, loaded.quality, name)
-        lost = known.quality is not None and known.quality < QUALITY_LIMIT
-        return PictureReference(UNREGISTERED if lost else OK, known.mismatch, known.quality, name)
+        return PictureReference(UNREGISTERED if _is_lost(known) else OK, known.mismatch, known.quality, name)
 
     def prepare(self, images: Sequence[str | Path], prefix: str = "") -> None:
         """Measure all pairs once: how the reference lies on its image, and whether it shows the same product.
@@ -170,14 +176,17 @@ class References:
         LOGGER.info(f"{prefix}references: {self._summary(files)}")
 
     def mismatch(self, image: str | Path) -> float | None:
-        """Return what `prepare` has measured of the mismatch of a pair, None where there is no reference to compare."""
+        """Return what `prepare` has measured of the mismatch of a pair, None where there is no reference to compare.
+
+        One that could not be laid on its image is none: the pair goes without it.
+        """
         known = self._known(Path(image))
-        return None if known is None else known.mismatch
+        return None if known is None or _is_lost(known) else known.mismatch
 
     def _summary(self, files: Sequence[Path]) -> str:
         """Return in a line what is known of the references of some images."""
         known = {file: found for file in files if (found := self._known(file))}
-        lost = [file.name for file, one in known.items() if one.quality is not None and one.quality < QUALITY_LIMIT]
+        lost = [file.name for file, one in known.items() if _is_lost(one)]
         other = [file.name for file, one in known.items() if one.mismatch > MISMATCH_LIMIT]
         said = [f"{len(known) - len(lost)} of {len(files)} images have one"]
         if lost:
@@ -190,7 +199,7 @@ class References:
 
     def _has(self, image: Path) -> bool:
         """Whether there is a reference for an image."""
-        return self._place is None or self._place.find(image) is not None
+        return self.spec.image is not None or self.find(image) is not None
 
     def _prepare(self, image: Path) -> None:
         """Measure a pair and remember it; a picture that cannot be read is left to the host, which says so."""
@@ -247,6 +256,11 @@ class References:
             DataError: If it shows a piece of another shape.
         """
         return fitted(self.spec.argument, reference, picture, image.name, self.find(image))
+
+
+def _is_lost(known: Known) -> bool:
+    """Whether a reference could not be laid on its image."""
+    return known.quality is not None and known.quality < QUALITY_LIMIT
 
 
 def _read_file(argument: str, file: Path, channels: int) -> np.ndarray:
