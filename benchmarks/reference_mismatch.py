@@ -78,9 +78,9 @@ def read_pairs(data: str, count: int) -> list[tuple[Picture, Picture, Picture]]:
 
 
 def scores(image: Picture, reference: Picture, align: str) -> tuple[float, float]:
-    """Return mismatch and quality of a pair."""
-    found, mismatch = measured(image, reference, align)
-    return mismatch, found.quality
+    """Return mismatch and quality of a pair, the latter nan where it is not registered."""
+    found = measured(image, reference, align)
+    return found.mismatch, np.nan if found.quality is None else found.quality
 
 
 def row(pairs: list[tuple[Picture, Picture, Picture]], change: Callable[[Picture], Picture], align: str) -> str:

@@ -20,11 +20,13 @@ try:
     runtime = Runtime(model)
     for path in pictures:
         found = runtime.predict(path, reference=golden, conf=0.25)
-        mismatch = found.reference.mismatch
+        state, mismatch = found.reference.state, found.reference.mismatch
         if found.other_product:
             others += 1
             print(f"{path}: not the part of {golden}? mismatch {mismatch:.2f} above {runtime.limit:.2f}")
             continue
+        if state != "ok":  # it could not be laid on the picture, so that nothing was compared
+            print(f"{path}: reference {state}, looked at alone")
         for d in found:
             left, top, right, bottom = (round(v) for v in d.box_xyxy_px)
             print(f"{path}: {d.name} {d.score:.2f} at {left},{top} to {right},{bottom} (mismatch {mismatch:.2f})")

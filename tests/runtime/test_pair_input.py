@@ -18,10 +18,12 @@ from reference_fixtures import HEIGHT, PAIR_NAMES, SIZE, WIDTH, faulty_picture, 
 from ultralytics import YOLO
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError, WeightsError
+from ultra_dsmoe.runtime import registration
 from ultra_dsmoe.runtime.detector import Runtime
 from ultra_dsmoe.runtime.pair_input import paired
 from ultra_dsmoe.runtime.pairing import halves
 from ultra_dsmoe.runtime.reference_entry import ReferenceEntry, read_entry
+from ultra_dsmoe.runtime.registration import MISMATCH_LIMIT
 
 ROOT = Path(__file__).resolve().parents[2]
 SaveNet = Callable[..., Path]
@@ -156,13 +158,36 @@ def test_damaged_entries_are_refused(text: Any) -> None:
     assert read_entry({}, "best.onnx") is None
 
 
+def edited_entry(file: Path, **changed: Any) -> Path:
+    """Write a copy of a file whose entry about references says something else."""
+    model, target = onnx.load(file), file.with_name(f"edited-{file.name}")
+    for p in model.metadata_props:
+        if p.key == "dsmoe_reference":
+            p.value = json.dumps({**json.loads(p.value), **changed})
+    onnx.save(model, target)
+    return target
+
+
+def test_limit_is_the_usual_one_where_none_was_measured() -> None:
+    assert ReferenceEntry(limit=0.2).mismatch_limit == 0.2
+    assert ReferenceEntry(limit=0.0).mismatch_limit == 0.0
+    assert ReferenceEntry().mismatch_limit == MISMATCH_LIMIT
+
+
+def test_nothing_is_registered_where_references_are_not_laid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "register", None)
+    pair, known = paired(faulty_picture(), golden_picture(), ReferenceEntry())
+    assert np.array_equal(halves(pair)[1], golden_picture())
+    assert (known.state, known.quality) == ("ok", None)
+
+
 def test_example_runs_where_torch_and_the_host_are_blocked(exported_pairs: Callable[..., Path], tmp_path: Path) -> None:
     file = exported_pairs(limit=0.3)
     for name, picture in (("good", golden_picture()), ("board", faulty_picture()), ("other", faulty_picture(seed=9))):
         cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_",))}
 
-    def run(*pictures: str) -> subprocess.CompletedProcess[str]:
+    def run(*pictures: str, file: Path = file) -> subprocess.CompletedProcess[str]:
         words = [str(ROOT / "examples" / "03_reference.py"), str(file), "good.png", *pictures]
         return subprocess.run(
             [sys.executable, "-c", BLOCK, *words], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
@@ -176,3 +201,7 @@ def test_example_runs_where_torch_and_the_host_are_blocked(exported_pairs: Calla
     done = run("board.png", "other.png")
     assert done.returncode == 2
     assert "other.png: not the part of good.png? mismatch" in done.stdout
+    blank = edited_entry(file, align="shift", limit=1.0)
+    noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "good.png"), noise)
+    assert "board.png: reference unregistered, looked at alone" in run("board.png", file=blank).stdout

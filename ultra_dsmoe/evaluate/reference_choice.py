@@ -13,8 +13,12 @@ from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.data.reference.choice import SECTION, require_no_list
 from ultra_dsmoe.data.reference.references import References
+<<<<<<< HEAD
 from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
 from ultra_dsmoe.data.reference.spec import ReferenceSpec, is_nothing, read_spec
+=======
+from ultra_dsmoe.data.reference.spec import ReferenceSpec, read_spec
+>>>>>>> mendA
 from ultra_dsmoe.data.source import NETWORK_SHARE, DataSource, table_of
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.reference_row import has_reference, reference_channels
@@ -180,11 +184,6 @@ def _made(entry: ReferenceEntry, spec: ReferenceSpec) -> References | None:
     if is_placed:
         return References(spec, entry.channels)
     return NoReferences(entry.channels) if spec.missing == BLANK else None
-
-
-def limit_of(entry: ReferenceEntry) -> float:
-    """Return the mismatch above which a reference counts as that of another product."""
-    return MISMATCH_LIMIT if entry.limit is None else entry.limit
 
 
 def missing(what: str) -> ConfigError:

@@ -16,7 +16,7 @@ from ultra_dsmoe.data.reference import in_force
 from ultra_dsmoe.data.reference.references import Loaded, References
 from ultra_dsmoe.data.reference.registration import mismatch
 from ultra_dsmoe.errors import ConfigError, ShapeError
-from ultra_dsmoe.evaluate.reference_choice import ListedReferences, entry_of, limit_of, missing, require_length
+from ultra_dsmoe.evaluate.reference_choice import ListedReferences, entry_of, missing, require_length
 from ultra_dsmoe.evaluate.reference_log import FILE, ReferenceLog
 from ultra_dsmoe.runtime.detections import read_image
 from ultra_dsmoe.runtime.pairing import PAIR, blank_like, halves, stacked
@@ -88,7 +88,7 @@ class ReferencePredictor(DetectionPredictor):
                 raise missing(str(self.args.model))
             self.references = references
             self._check_source()
-        self.log = ReferenceLog(limit_of(self.entry), self._csv())
+        self.log = ReferenceLog(self.entry.mismatch_limit, self._csv())
 
     def _csv(self) -> Path | None:
         """Return the CSV to write, without the rows of an earlier run; None where nothing is saved."""
@@ -160,9 +160,7 @@ class ReferencePredictor(DetectionPredictor):
             places = enumerate(zip(self.batch[0], pictures, strict=True))
             loaded = [self._loaded(i, str(path), picture) for i, (path, picture) in places]
             img = [stacked(picture, found.pixels) for picture, (_, found) in zip(pictures, loaded, strict=True)]
-            self._states = [
-                PictureReference(found.state, found.mismatch, found.quality, file) for file, found in loaded
-            ]
+            self._states = [found.report(file) for file, found in loaded]
         for path, state in zip(self.batch[0], self._states, strict=True):
             self.log.add(str(path), state)
         return super().preprocess(img)

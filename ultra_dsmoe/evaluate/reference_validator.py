@@ -11,7 +11,7 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultra_dsmoe.data.reference import in_force
 from ultra_dsmoe.data.reference.pairing import images_alone
 from ultra_dsmoe.data.reference.references import References
-from ultra_dsmoe.evaluate.reference_choice import entry_of, limit_of, missing
+from ultra_dsmoe.evaluate.reference_choice import entry_of, missing
 from ultra_dsmoe.evaluate.reference_log import FILE, ReferenceLog
 from ultra_dsmoe.runtime.reference_entry import ReferenceEntry
 
@@ -56,7 +56,7 @@ class ReferenceValidator(DetectionValidator):
             self.references = references
             file = Path(self.save_dir) / FILE
             file.unlink(missing_ok=True)  # of an earlier run in the same folder
-            self.log = ReferenceLog(limit_of(self.entry), file)
+            self.log = ReferenceLog(self.entry.mismatch_limit, file)
 
     def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
         """Count a batch as the host does, and its references."""

@@ -43,9 +43,12 @@ def of_call(model: Any, verb: str, given: dict[str, Any], kwargs: dict[str, Any]
     """
     is_given, value = KEY in given, given.pop(KEY, None)
     if not wants_references(model):
-        if is_given and not _is_nothing(value):
+        if is_given:
+            from ultra_dsmoe.data.reference.spec import is_nothing
             from ultra_dsmoe.evaluate.reference_choice import without_row
 
+            if is_nothing(value):
+                return None
             raise without_row(str(getattr(model, "model_name", None) or model.model), value)
         return None
     from ultra_dsmoe.evaluate import reference_choice
@@ -63,10 +66,6 @@ def of_call(model: Any, verb: str, given: dict[str, Any], kwargs: dict[str, Any]
     if found is None and verb != "export" and not _is_tensor(source):  # what an export needs it knows itself
         raise reference_choice.missing(str(getattr(model, "ckpt_path", None) or model.model_name))
     return found
-
-
-def _is_nothing(value: Any) -> bool:
-    return value is None or value is False or (isinstance(value, str) and value.strip().lower() in ("none", "false"))
 
 
 def _is_tensor(source: Any) -> bool:

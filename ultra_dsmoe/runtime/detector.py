@@ -31,8 +31,7 @@ from ultra_dsmoe.runtime.detections import (
 from ultra_dsmoe.runtime.model_file import ModelInfo, model_info, read_engine, read_onnx
 from ultra_dsmoe.runtime.pair_input import paired
 from ultra_dsmoe.runtime.pairing import PAIR
-from ultra_dsmoe.runtime.reference_entry import PictureReference
-from ultra_dsmoe.runtime.registration import MISMATCH_LIMIT
+from ultra_dsmoe.runtime.reference_entry import PictureReference, ReferenceEntry
 
 CONF, IOU, MAX_DET = 0.25, 0.7, 300  # what the host's `yolo predict` takes by itself
 Image = str | Path | np.ndarray
@@ -243,8 +242,7 @@ class Runtime:
     @property
     def limit(self) -> float:
         """Mismatch above which a reference counts as that of another product."""
-        limit = None if self.info.reference is None else self.info.reference.limit
-        return MISMATCH_LIMIT if limit is None else limit
+        return (self.info.reference or ReferenceEntry()).mismatch_limit
 
     def _read(self, images: Sequence[Image], references: Any) -> tuple[list[np.ndarray], list[PictureReference | None]]:
         """Return what the network takes, (H, W, channels), and what is known of the references."""

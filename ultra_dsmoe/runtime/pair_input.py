@@ -3,18 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from ultra_dsmoe.errors import ConfigError, DataError, DSMoEError
-from ultra_dsmoe.runtime.detections import read_image
+from ultra_dsmoe.runtime.detections import Image, read_image
 from ultra_dsmoe.runtime.pairing import blank_like, stacked
 from ultra_dsmoe.runtime.reference_entry import ABSENT, BLANK, OK, UNREGISTERED, PictureReference, ReferenceEntry
-from ultra_dsmoe.runtime.registration import QUALITY_LIMIT, laid_on, measured
+from ultra_dsmoe.runtime.registration import Measured, laid_on, measured
 
-Image = str | Path | np.ndarray
 SAME_ASPECT = 0.01  # relative difference of height / width up to which two pictures show the same piece
+
+
+class Loaded(NamedTuple):
+    """A known-good picture in the frame of its image.
+
+    Attributes:
+        pixels: (H, W, C), uint8, BGR, of the image's size; zeros where there is none.
+        mismatch: 0 where both show the same product, 1 where they have nothing in common; None without a reference.
+        quality: How well it lies on the image, up to 1; None where it was not registered.
+        state: ``ok``, ``missing``, or ``unregistered`` where it could not be laid on the image.
+    """
+
+    pixels: np.ndarray
+    mismatch: float | None
+    quality: float | None
+    state: str
+
+    def report(self, file: str | None) -> PictureReference:
+        """Return all of it but the pixels, with the reference's file."""
+        return PictureReference(self.state, self.mismatch, self.quality, file)
+
+
+def laid(picture: np.ndarray, reference: np.ndarray, known: Measured) -> Loaded:
+    """Return a reference as it lies on its image, blank where it could not be laid.
+
+    Args:
+        picture: The image, (H, W, C), uint8.
+        reference: Of the same shape.
+        known: What was measured of both.
+    """
+    if known.is_lost:
+        return Loaded(blank_like(picture), known.mismatch, known.quality, UNREGISTERED)
+    return Loaded(laid_on(picture, reference, known.matrix), known.mismatch, known.quality, OK)
 
 
 def paired(image: Image, reference: Image | None, entry: ReferenceEntry) -> tuple[np.ndarray, PictureReference]:
@@ -41,13 +74,8 @@ def paired(image: Image, reference: Image | None, entry: ReferenceEntry) -> tupl
     except DSMoEError as e:
         raise type(e)("reference", e.expected, f"{e.got} ({name or 'an array'})") from e
     good = fitted("reference", good, picture, "the image", name)
-    found, difference = measured(picture, good, entry.align)
-    if entry.align == "none":
-        return stacked(picture, good), PictureReference(OK, difference, None, name)
-    if found.quality < QUALITY_LIMIT:
-        return stacked(picture, blank_like(picture)), PictureReference(UNREGISTERED, difference, found.quality, name)
-    laid = laid_on(picture, good, found.matrix)
-    return stacked(picture, laid), PictureReference(OK, difference, found.quality, name)
+    found = laid(picture, good, measured(picture, good, entry.align))
+    return stacked(picture, found.pixels), found.report(name)
 
 
 def fitted(

@@ -9,6 +9,7 @@ from typing import Any
 
 from ultra_dsmoe.checks import is_number, is_whole
 from ultra_dsmoe.errors import WeightsError
+from ultra_dsmoe.runtime.registration import MISMATCH_LIMIT
 
 KEY = "dsmoe_reference"  # of an exported file's metadata, and of every command line
 ORDERS = {1: "image, reference", 3: "image RGB, reference RGB"}
@@ -33,6 +34,11 @@ class ReferenceEntry:
     align: str = "none"
     limit: float | None = None
     form: str | None = None
+
+    @property
+    def mismatch_limit(self) -> float:
+        """The limit, or the usual one where none was measured."""
+        return MISMATCH_LIMIT if self.limit is None else self.limit
 
     def as_text(self) -> str:
         """Return the entry for an exported file's metadata, JSON."""

@@ -24,7 +24,6 @@ COMPARED = 96  # pixels of the longer side in which two pictures are compared
 REACH = 2  # of these pixels that they may be shifted against each other
 FLOOR = 16.0  # deviation of gradients, in grey levels per 8 pixels, of a picture with hardly any structure
 MISMATCH_LIMIT = 0.4  # above it two pictures show different products
-MOST_CHANNELS = 4  # that OpenCV warps at once
 IDENTITY = np.eye(2, 3, dtype=np.float32)
 
 
@@ -38,6 +37,25 @@ class Registration(NamedTuple):
 
     matrix: np.ndarray
     quality: float
+
+
+class Measured(NamedTuple):
+    """What was measured of a pair.
+
+    Attributes:
+        matrix: From pixels of the image to those of the reference, (2, 3), float32.
+        quality: How well the reference lies; None where it was not to be registered.
+        mismatch: Of image and reference, as that lies.
+    """
+
+    matrix: np.ndarray
+    quality: float | None
+    mismatch: float
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the reference could not be laid on the image."""
+        return self.quality is not None and self.quality < QUALITY_LIMIT
 
 
 def register(image: np.ndarray, reference: np.ndarray, align: str) -> Registration:
@@ -63,16 +81,19 @@ def register(image: np.ndarray, reference: np.ndarray, align: str) -> Registrati
     return _best(known, image, reference)
 
 
-def measured(image: np.ndarray, reference: np.ndarray, align: str) -> tuple[Registration, float]:
-    """Return how a reference lies on its image, and their mismatch.
+def measured(image: np.ndarray, reference: np.ndarray, align: str) -> Measured:
+    """Return how a reference lies on its image of the same shape, and their mismatch.
 
     What could be laid is compared as it is and as it is laid, since either may be the better view of nearly empty
     pictures; what could not, as it is: a map found by chance would make a wrong reference look right.
     """
-    found, score = register(image, reference, align), mismatch(image, reference)
-    if align == "none" or found.quality < QUALITY_LIMIT:
-        return found, score
-    return found, min(score, mismatch(image, laid_on(image, reference, found.matrix)))
+    score = mismatch(image, reference)
+    if align == "none":
+        return Measured(IDENTITY, None, score)
+    found = Measured(*register(image, reference, align), score)
+    if found.is_lost:
+        return found
+    return found._replace(mismatch=min(score, mismatch(image, laid_on(image, reference, found.matrix))))
 
 
 def laid_on(image: np.ndarray, reference: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -83,8 +104,7 @@ def laid_on(image: np.ndarray, reference: np.ndarray, matrix: np.ndarray) -> np.
     """
     if np.array_equal(matrix, IDENTITY):
         return reference
-    parts = np.array_split(reference, -(-reference.shape[2] // MOST_CHANNELS), axis=2)
-    moved = np.dstack([_warped(np.ascontiguousarray(part), matrix) for part in parts])
+    moved = _warped(reference, matrix).reshape(reference.shape)  # OpenCV drops a single channel
     return np.where(_reached(image.shape[:2], matrix)[..., None], moved, image)
 
 

@@ -22,6 +22,13 @@ def test_halves_undo_stacking(channels: int) -> None:
         assert np.array_equal(back, one)
 
 
+def test_views_of_pictures_are_stacked_as_copies_are() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (8, 10, 6), dtype=np.uint8)
+    image, reference = picture[::2, 9:1:-1, :3], picture[1::2, 1:9, 3:]
+    assert np.array_equal(stacked(image, reference), stacked(image.copy(), reference.copy()))
+    assert np.array_equal(stacked(image, reference), np.dstack([image[..., ::-1], reference[..., ::-1]]))
+
+
 def test_a_blank_reference_is_black() -> None:
     assert not blank_like(np.ones((2, 3, 1), np.uint8)).any()
 

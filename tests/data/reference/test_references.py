@@ -184,7 +184,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(
     assert "references: measured in each run, nothing can be written beside the images" in said.text
     assert "references: 3 of 3 images have one" in said.text
     assert not list((tmp_path / "images").glob("*.json"))
-    monkeypatch.setattr(references, "mismatch", None)  # what is measured is in memory
+    monkeypatch.setattr(references, "measured", None)  # what is measured is in memory
     assert one.load(files[0]).state == "ok"
 
 

@@ -9,29 +9,16 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from ultra_dsmoe.data.reference.registration import Measured
 from ultra_dsmoe.errors import PlaceError
 from ultra_dsmoe.files import can_write, file_state, whole_file
 
 FORMAT = 1
 Stamp = list[Any]  # state of an image and its reference
-
-
-class Known(NamedTuple):
-    """What was measured of a pair.
-
-    Attributes:
-        matrix: From pixels of the image to those of the reference, (2, 3), float32.
-        quality: How well the reference lies; None where it was not to be registered.
-        mismatch: Of image and reference, as that lies.
-    """
-
-    matrix: np.ndarray
-    quality: float | None
-    mismatch: float
 
 
 class Prepared:
@@ -48,14 +35,14 @@ class Prepared:
         self._rows: dict[str, dict[str, Any]] = {}  # by the image's path
         self._read: set[Path] = set()  # files that were looked at
 
-    def get(self, image: Path, stamp: Stamp) -> Known | None:
+    def get(self, image: Path, stamp: Stamp) -> Measured | None:
         """Return what is known of a pair in this state, None where nothing is."""
         row = self._rows.get(str(image))
         if row is None or row["stamp"] != stamp:
             return None
-        return Known(np.array(row["matrix"], np.float32), row["quality"], row["mismatch"])
+        return Measured(np.array(row["matrix"], np.float32), row["quality"], row["mismatch"])
 
-    def put(self, image: Path, stamp: Stamp, known: Known) -> None:
+    def put(self, image: Path, stamp: Stamp, known: Measured) -> None:
         """Remember a pair."""
         matrix = known.matrix.astype(float).tolist()
         self._rows[str(image)] = {

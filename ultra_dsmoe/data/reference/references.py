@@ -5,48 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ultra_dsmoe.data.reference.pairing import blank_like
 from ultra_dsmoe.data.reference.places import named, place_of
-from ultra_dsmoe.data.reference.prepared import Known, Prepared, stamp
-from ultra_dsmoe.data.reference.registration import (
-    IDENTITY,
-    MISMATCH_LIMIT,
-    QUALITY_LIMIT,
-    laid_on,
-    measured,
-    mismatch,
-)
+from ultra_dsmoe.data.reference.prepared import Prepared, stamp
+from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT, Measured, measured
 from ultra_dsmoe.data.reference.spec import ReferenceSpec
 from ultra_dsmoe.errors import DataError, DSMoEError
 from ultra_dsmoe.runtime.detections import read_image
-from ultra_dsmoe.runtime.pair_input import fitted
+from ultra_dsmoe.runtime.pair_input import Loaded as Loaded
+from ultra_dsmoe.runtime.pair_input import fitted, laid
 from ultra_dsmoe.runtime.reference_entry import ABSENT as ABSENT
 from ultra_dsmoe.runtime.reference_entry import OK as OK
 from ultra_dsmoe.runtime.reference_entry import UNREGISTERED as UNREGISTERED
 from ultra_dsmoe.runtime.reference_entry import PictureReference
 
 EACH = "a reference for each image (or missing: blank)"
-
-
-class Loaded(NamedTuple):
-    """A known-good picture in the frame of its image.
-
-    Attributes:
-        pixels: (H, W, C), uint8, BGR, of the image's size; zeros where there is none.
-        mismatch: 0 where both show the same product, 1 where they have nothing in common; None without a reference.
-        quality: How well it lies on the image, up to 1; None where it was not registered.
-        state: ``ok``, ``missing``, or ``unregistered`` where it could not be laid on the image.
-    """
-
-    pixels: np.ndarray
-    mismatch: float | None
-    quality: float | None
-    state: str
 
 
 class References:
@@ -124,10 +102,7 @@ class References:
                 raise DataError(self.spec.argument, EACH, f"none for {file}")
             return Loaded(blank_like(picture), None, None, ABSENT)
         reference = self._fitted(file, reference, picture)
-        known = self._known(file) or self._measured(picture, reference)
-        if known.quality is not None and known.quality < QUALITY_LIMIT:
-            return Loaded(blank_like(picture), known.mismatch, known.quality, UNREGISTERED)
-        return Loaded(laid_on(picture, reference, known.matrix), known.mismatch, known.quality, OK)
+        return laid(picture, reference, self._known(file) or measured(picture, reference, self.spec.align))
 
     def report(self, image: str | Path) -> PictureReference:
         """Return what is known of the reference of an image; measured here where `prepare` has not done it.
@@ -144,9 +119,8 @@ class References:
         if self.spec.missing == "blank" and not self._has(file):
             return PictureReference(ABSENT)
         if known is None:
-            loaded = self.load(file)
-            return PictureReference(loaded.state, loaded.mismatch, loaded.quality, name)
-        return PictureReference(UNREGISTERED if _is_lost(known) else OK, known.mismatch, known.quality, name)
+            return self.load(file).report(name)
+        return PictureReference(UNREGISTERED if known.is_lost else OK, known.mismatch, known.quality, name)
 
     def prepare(self, images: Sequence[str | Path], prefix: str = "") -> None:
         """Measure all pairs once: how the reference lies on its image, and whether it shows the same product.
@@ -181,12 +155,12 @@ class References:
         One that could not be laid on its image is none: the pair goes without it.
         """
         known = self._known(Path(image))
-        return None if known is None or _is_lost(known) else known.mismatch
+        return None if known is None or known.is_lost else known.mismatch
 
     def _summary(self, files: Sequence[Path]) -> str:
         """Return in a line what is known of the references of some images."""
         known = {file: found for file in files if (found := self._known(file))}
-        lost = [file.name for file, one in known.items() if _is_lost(one)]
+        lost = [file.name for file, one in known.items() if one.is_lost]
         other = [file.name for file, one in known.items() if one.mismatch > MISMATCH_LIMIT]
         said = [f"{len(known) - len(lost)} of {len(files)} images have one"]
         if lost:
@@ -206,22 +180,15 @@ class References:
         picture, reference = _decoded(image, self.channels), self._pixels(image)
         if picture is not None and reference is not None:
             picture = read_image(picture, self.channels)
-            known = self._measured(picture, self._fitted(image, reference, picture))
+            known = measured(picture, self._fitted(image, reference, picture), self.spec.align)
             self._prepared.put(image, stamp(image, self._source(image)), known)
 
-    def _known(self, image: Path) -> Known | None:
+    def _known(self, image: Path) -> Measured | None:
         """Return what was measured of a pair that has not changed since."""
         try:
             return self._prepared.get(image, stamp(image, self._source(image)))
         except (FileNotFoundError, DSMoEError):  # a picture that is no file, or no reference: nothing was measured
             return None
-
-    def _measured(self, picture: np.ndarray, reference: np.ndarray) -> Known:
-        """Measure a pair of one size."""
-        if self.spec.align == "none":
-            return Known(IDENTITY, None, mismatch(picture, reference))
-        found, score = measured(picture, reference, self.spec.align)
-        return Known(found.matrix, found.quality, score)
 
     def _source(self, image: Path) -> Path | np.ndarray:
         """Return the file of an image's reference, or the array that serves all.
@@ -256,11 +223,6 @@ class References:
             DataError: If it shows a piece of another shape.
         """
         return fitted(self.spec.argument, reference, picture, image.name, self.find(image))
-
-
-def _is_lost(known: Known) -> bool:
-    """Whether a reference could not be laid on its image."""
-    return known.quality is not None and known.quality < QUALITY_LIMIT
 
 
 def _read_file(argument: str, file: Path, channels: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from ultra_dsmoe.runtime.registration import (
     IDENTITY,
     MISMATCH_LIMIT,
     QUALITY_LIMIT,
+    Measured,
     Registration,
     laid_on,
     measured,
@@ -11,4 +12,14 @@ from ultra_dsmoe.runtime.registration import (
     register,
 )
 
-__all__ = ["IDENTITY", "MISMATCH_LIMIT", "QUALITY_LIMIT", "Registration", "laid_on", "measured", "mismatch", "register"]
+__all__ = [
+    "IDENTITY",
+    "MISMATCH_LIMIT",
+    "QUALITY_LIMIT",
+    "Measured",
+    "Registration",
+    "laid_on",
+    "measured",
+    "mismatch",
+    "register",
+]
