@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def settings(data: Path, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("key", "differs"), [({}, True), ({"dsmoe_reference": "images"}, False)], ids=["as the set says", "key"]
+    ("key", "differs"), [({}, True), ({"dsmoe_reference": "same"}, False)], ids=["as the set says", "key"]
 )
 def test_a_net_is_validated_with_the_references_it_was_trained_with(
     key: dict[str, str], differs: bool, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -46,8 +47,9 @@ def test_a_net_is_validated_with_the_references_it_was_trained_with(
             return batch
 
     monkeypatch.setattr(cell, "Collector", Looking)
+    shutil.copytree(pairs.parent / "images", pairs.parent / "same")
     YOLO("yolov8n-ref.yaml").save(tmp_path / "best.pt")
-    absolute = {name: str(pairs.parent / folder / "val") for name, folder in key.items()}
+    absolute = {name: str(pairs.parent / folder) for name, folder in key.items()}
     cell.validate(tmp_path / "best.pt", settings(pairs, **absolute))
     image, reference = np.split(np.concatenate(seen), 2, axis=1)
     assert bool((image != reference).any()) is differs

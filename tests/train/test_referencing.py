@@ -14,6 +14,7 @@ from reference_sets import negative_set
 from ultralytics.nn.tasks import DetectionModel
 
 from ultra_dsmoe.data.reference.in_force import DATA_KEY
+from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.detector import DSMoEModel
 from ultra_dsmoe.model.reference_row import has_reference
@@ -120,11 +121,12 @@ def test_the_limit_is_above_what_is_usual(caplog: pytest.LogCaptureFixture) -> N
     assert limit == pytest.approx(0.095 + (1 - 0.095) / 4)
     assert usual_mismatch(references, ["none"]) is None
     assert not [r for r in caplog.records if r.levelno == logging.WARNING]
-    assert usual_mismatch(references, [*["0.8"] * 900, *["0.1"] * 100]) == pytest.approx(0.85)
+    # Wrong pairs are said, and do not move the limit.
+    assert usual_mismatch(references, [*["0.8"] * 900, *["0.1"] * 100]) == pytest.approx(0.1 + 0.9 / 4)
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warned) == 1
     assert "90% of the training's pairs have a mismatch above 0.4" in warned[0]
-    assert "only above 0.85" in warned[0]
+    assert usual_mismatch(references, ["0.8", "0.9"]) == MISMATCH_LIMIT
 
 
 def test_pictures_of_batches_show_the_image(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:

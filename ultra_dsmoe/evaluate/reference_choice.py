@@ -13,12 +13,7 @@ from ultralytics.utils import LOGGER
 
 from ultra_dsmoe.data.reference.choice import SECTION, require_no_list
 from ultra_dsmoe.data.reference.references import References
-<<<<<<< HEAD
-from ultra_dsmoe.data.reference.registration import MISMATCH_LIMIT
 from ultra_dsmoe.data.reference.spec import ReferenceSpec, is_nothing, read_spec
-=======
-from ultra_dsmoe.data.reference.spec import ReferenceSpec, read_spec
->>>>>>> mendA
 from ultra_dsmoe.data.source import NETWORK_SHARE, DataSource, table_of
 from ultra_dsmoe.errors import ConfigError
 from ultra_dsmoe.model.reference_row import has_reference, reference_channels

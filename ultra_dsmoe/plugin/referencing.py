@@ -63,6 +63,8 @@ def of_call(model: Any, verb: str, given: dict[str, Any], kwargs: dict[str, Any]
         return reference_choice.NoReferences(entry.channels) if is_foreign else around
     source_of_data = _source(model, held, kwargs)
     found = reference_choice.choose(entry, value, source_of_data, reference_choice.spec_of_net(held))
+    if verb == "predict" and not is_given and found is not None and not getattr(source_of_data, "named", False):
+        _say_whose(found)
     if found is None and verb != "export" and not _is_tensor(source):  # what an export needs it knows itself
         raise reference_choice.missing(str(getattr(model, "ckpt_path", None) or model.model_name))
     return found
@@ -116,3 +118,12 @@ def streamed(references: Any, results: Iterator[Any]) -> Iterator[Any]:
             except StopIteration:
                 return
         yield result
+
+
+def _say_whose(found: Any) -> None:
+    """Say which references a prediction takes where the user named none."""
+    from ultralytics.utils import LOGGER
+
+    spec = found.spec
+    if place := spec.folder or spec.csv or spec.file:
+        LOGGER.info(f"references: those of the training, {place} (others: {KEY}=)")

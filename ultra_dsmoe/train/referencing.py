@@ -149,12 +149,14 @@ def usual_mismatch(references: References, images: list[str]) -> float | None:
     scores = [score for image in images if (score := references.mismatch(image)) is not None]
     if not scores:
         return None
-    usual = float(np.quantile(scores, USUAL))
-    limit = usual + MARGIN * (1 - usual)
-    if limit > MISMATCH_LIMIT and RANK in {-1, 0}:
-        share = np.mean(np.array(scores) > MISMATCH_LIMIT)
+    # Pairs of different products must not teach the net that such pairs are usual.
+    alike = [score for score in scores if score <= MISMATCH_LIMIT]
+    if len(alike) < len(scores) and RANK in {-1, 0}:
         LOGGER.warning(
-            f"reference: {share:.0%} of the training's pairs have a mismatch above {MISMATCH_LIMIT:g}, as pictures of "
-            f"different products have; the net will warn of other products only above {limit:.2f}"
+            f"reference: {1 - len(alike) / len(scores):.0%} of the training's pairs have a mismatch above "
+            f"{MISMATCH_LIMIT:g}, as pictures of different products have ('dsmoe-yolo reference preview' draws them)"
         )
-    return limit
+    if not alike:
+        return MISMATCH_LIMIT
+    usual = float(np.quantile(alike, USUAL))
+    return usual + MARGIN * (1 - usual)

@@ -233,3 +233,19 @@ def test_references_are_in_force_inside_the_block_alone(tmp_path: Path) -> None:
         with in_force(None):
             assert current() is None
     assert current() is None
+
+
+def test_images_are_not_their_own_references(tmp_path: Path) -> None:
+    """A folder that was mistyped; one good part among the images of a camera may be itself."""
+    for name in ("a", "b"):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((8, 8, 3), 90, np.uint8))
+    files = [tmp_path / "a.png", tmp_path / "b.png"]
+    spec = read_spec("dsmoe_reference", str(tmp_path), tmp_path)
+    assert spec is not None
+    with pytest.raises(
+        DataError, match=r"pictures of known-good parts, got the image itself for 2 of 2 \(a.png, b.png\)"
+    ):
+        References(spec, 3).require(files)
+    one = read_spec("dsmoe_reference", str(files[0]), tmp_path)
+    assert one is not None
+    References(one, 3).require(files)

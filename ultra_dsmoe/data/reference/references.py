@@ -68,6 +68,7 @@ class References:
             return
         if self._place is not None:
             self._place.check(files)
+            self._refuse_themselves(files)
             missing = [file for file in files if self._place.find(file) is None]
             found = f"{len(missing)} of {len(files)} missing ({named(file.name for file in missing)})"
             if missing and self.spec.missing == "error":
@@ -81,6 +82,17 @@ class References:
                 self._fitted(file, reference, picture)
                 break
         self._required.update(files)
+
+    def _refuse_themselves(self, files: Sequence[Path]) -> None:
+        """Refuse images as their own references: nothing differs then, and a net would see no defect.
+
+        Raises:
+            DataError: If several images are; one that is the good part itself may stand among them.
+        """
+        same = [file for file in files if (found := self.find(file)) and found.resolve() == file.resolve()]
+        if len(same) > 1 or same == list(files):
+            got = f"the image itself for {len(same)} of {len(files)} ({named(file.name for file in same)})"
+            raise DataError(self.spec.argument, "pictures of known-good parts", got)
 
     def load(self, image: str | Path, picture: np.ndarray | None = None) -> Loaded:
         """Return the reference of an image in its frame.
