@@ -9,7 +9,6 @@ from typing import Any
 
 from ultra_dsmoe.checks import is_number, is_whole
 from ultra_dsmoe.errors import WeightsError
-from ultra_dsmoe.runtime.registration import MISMATCH_LIMIT
 
 KEY = "dsmoe_reference"  # of an exported file's metadata, and of every command line
 ORDERS = {1: "image, reference", 3: "image RGB, reference RGB"}
@@ -38,6 +37,10 @@ class ReferenceEntry:
     @property
     def mismatch_limit(self) -> float:
         """The limit, or the usual one where none was measured."""
+        from ultra_dsmoe.runtime.registration import (
+            MISMATCH_LIMIT,
+        )  # late: every process with the host loads this module
+
         return MISMATCH_LIMIT if self.limit is None else self.limit
 
     def as_text(self) -> str:
