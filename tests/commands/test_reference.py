@@ -51,7 +51,8 @@ def test_the_key_wins_over_the_data(
     boards: Path, tiny_boards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Boards that have none can be shown with some, as long as both show the same piece."""
-    value = f"dsmoe_reference={{folder: {tiny_boards.parent / 'images'}, missing: blank}}"
+    golden = shutil.copytree(tiny_boards.parent / "images", tmp_path / "golden")
+    value = f"dsmoe_reference={{folder: {golden}, missing: blank}}"
     assert reference.PREVIEW.main([str(tiny_boards), value, "pairs=2", f"out={tmp_path / 'p.png'}"]) == 0
     assert "all 2 pairs show the same product" in capsys.readouterr().out
 
