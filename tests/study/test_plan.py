@@ -37,6 +37,15 @@ def test_baselines(write: Callable[..., Path]) -> None:
     assert both == [*steps, ("dsmoe-n", "yolov8n")]
 
 
+def test_baseline_of_each(write: Callable[..., Path]) -> None:
+    """Pairs that belong together, and no others; a pair whose weights are not here is left out with its model."""
+    weights = {"optional": True, "overrides": {"pretrained": "gone.pt"}}
+    models = ["yolov8n", "yolo11n", "dsmoe-n", {"model": "yolo26n", **weights}]
+    plan = read_plan(write(models=models, baseline={"dsmoe-n": "yolov8n", "yolo26n": "yolo11n"}))
+    assert plan.pairs() == [("dsmoe-n", "yolov8n")]
+    assert plan.absent == ("yolo26n",)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -53,6 +62,8 @@ def test_baselines(write: Callable[..., Path]) -> None:
         ({"models": ["yolov8n", "yolov8n"]}, "models: expected every entry once"),
         ({"models": [{"model": "yolov8n", "name": "a/b"}]}, "models: name: expected a name of letters"),
         ({"baseline": "yolov8s"}, r"baseline: expected one of yolov8n, k2, previous \(did you mean 'yolov8n'\?\)"),
+        ({"baseline": {"k2": "k2"}}, "baseline: k2: expected one of yolov8n, got k2"),
+        ({"baseline": {"k3": "yolov8n"}}, "baseline: expected one of yolov8n, k2, got k3"),
         ({"baseline": ["k2", "k2"]}, "baseline: expected every entry once"),
         ({"data": ["neu-dett"]}, r"data: expected a data YAML whose images are there \(did you mean 'neu-det'\?\)"),
         ({"data": [3]}, "data: expected names of data YAMLs, or mappings with the key 'data', got 3"),

@@ -39,7 +39,8 @@ class Plan:
     """A checked study file.
 
     ``sizes`` holds what of `SIZES` its data sets do not say otherwise; ``absent`` the models that are left out;
-    ``split`` is what the nets are validated on.
+    ``split`` is what the nets are validated on; ``against`` what single models are compared with, in place of
+    ``baselines``.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Plan:
     absent: tuple[str, ...] = ()
     task: Detection = DETECT
     split: str = "val"
+    against: tuple[tuple[str, str], ...] = ()
 
     def cells(self) -> list[Cell]:
         """Return all cells, seed by seed, so that a study that is cut off has compared everything a little."""
@@ -65,6 +67,8 @@ class Plan:
 
     def pairs(self) -> list[tuple[str, str]]:
         """Return the models, each with the one that it is compared with, baseline by baseline."""
+        if self.against:
+            return list(self.against)
         names = [m.name for m in self.models]
         above = {PREVIOUS: list(zip(names[1:], names, strict=False))}
         pairs = [pair for b in self.baselines for pair in above.get(b, [(name, b) for name in names if name != b])]

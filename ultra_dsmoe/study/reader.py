@@ -16,7 +16,8 @@ imgsz: 160
 batch: 16
 seeds: [0, 1, 2]
 overrides: {device: cpu} # arguments of `yolo train` for all
-baseline: yolov8n # what the others are compared with, or a list; `previous`: each with the one above it; else the first
+baseline: yolov8n # what the others are compared with; a list; `previous`: each with the one above it; else the first
+# or a mapping, {no-cbam: k2, mine: k2}: each named model with its own
 knockouts: true # evaluate every trained net with one thing switched off at a time, too; default false
 ```
 
@@ -90,11 +91,7 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     distinct([m.name for m in models], "models")
     seeds = [whole("seeds", s, 0, MAX_SEED) for s in entries(content["seeds"], "seeds")]
     distinct(seeds, "seeds")
-    baseline = content.get("baseline") or models[0].name
-    baselines = [str(b) for b in (baseline if isinstance(baseline, list) else [baseline])]
-    distinct(baselines, "baseline")
-    for name in baselines:
-        one_of("baseline", name, [*(m.name for m in models), PREVIOUS])
+    baselines, against = _baselines(content.get("baseline"), [m.name for m in models], absent)
     data = [read(d, split) for d in entries(content["data"], "data")]
     distinct([d.name for d in data], "data")
     sizes = {key: whole(key, content[key], least) for key, least in SIZES.items()}
@@ -103,11 +100,38 @@ def read_plan(file: Path, changes: Sequence[str] = ()) -> Plan:
     if len(data) > 1 and any(m.trained_on for m in models):
         raise ConfigError("data", "one data set where a model is trained on another", ", ".join(d.name for d in data))
     name = plain(content["name"], "name")
-    plan = Plan(name, models, data, sizes, seeds, overrides, baselines, knockouts, absent, task, split)
+    plan = Plan(name, models, data, sizes, seeds, overrides, baselines, knockouts, absent, task, split, against)
     for cell in plan.cells():
         plan.files(cell)  # fails here where there is nothing to shuffle
     check_arguments(plan)
     return plan
+
+
+def _baselines(
+    baseline: Any, names: Sequence[str], absent: Sequence[str]
+) -> tuple[list[str], tuple[tuple[str, str], ...]]:
+    """Return what models are compared with: all with each of a list, or each with its own, as pairs.
+
+    Args:
+        baseline: Of the study file, None where it says nothing.
+        names: Of the models.
+        absent: Of those that are left out, whose pairs are too.
+
+    Raises:
+        ConfigError: If a name is none of them, or comes twice, or a model is compared with itself.
+    """
+    if isinstance(baseline, dict) and baseline:
+        known_names = [*names, *absent]
+        for model, other in baseline.items():
+            one_of("baseline", model, known_names)
+            one_of(f"baseline: {model}", other, [n for n in known_names if n != model])
+        pairs = tuple((m, b) for m, b in baseline.items() if m in names and b in names)
+        return list(dict.fromkeys(b for _, b in pairs)), pairs
+    baselines = [str(b) for b in (baseline if isinstance(baseline, list) else [baseline or names[0]])]
+    distinct(baselines, "baseline")
+    for name in baselines:
+        one_of("baseline", name, [*names, PREVIOUS])
+    return baselines, ()
 
 
 def _model(entry: dict[str, Any], task: Detection, split: str) -> Model:
